@@ -1,0 +1,203 @@
+//! The command line: clap types and nothing else. The doc comments are the help texts.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::scan::MAX_INDEX;
+use crate::units;
+
+/// Says which logical databases of a Redis or Valkey endpoint answer, and during an upgrade, when they stopped
+/// answering, why, and when they came back.
+#[derive(Debug, Parser)]
+#[command(name = "redis-health", version, disable_help_flag = true, disable_help_subcommand = true)]
+#[command(
+    after_help = "Exit codes: 0 every check passed, 1 a check failed, 2 wrong usage or configuration, 3 the log \
+    folder is held by another cycles run, 4 a record could not be written, 128+n ended by signal n."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Print help.
+    #[arg(long, global = true, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// PING every logical database once, log a block, and exit.
+    Dbs(Dbs),
+    /// Check on a fixed schedule: timed cycles with breaks between them.
+    Cycles(Cycles),
+}
+
+#[derive(Debug, Args)]
+pub struct Dbs {
+    #[command(flatten)]
+    pub connection: Connection,
+
+    /// Check databases 0 to N; `auto` goes up until the server says that an index is out of range [default: 15].
+    #[arg(long, value_name = "N|auto", env = "REDIS_HEALTH_MAX_DB", value_parser = max_db)]
+    pub max_db: Option<MaxDb>,
+
+    /// Print only failures, on standard error, so that cron mails only bad news.
+    #[arg(short, long, env = "REDIS_HEALTH_QUIET", value_parser = FalseyValueParser::new())]
+    pub quiet: bool,
+
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Args)]
+pub struct Cycles {
+    #[command(flatten)]
+    pub connection: Connection,
+
+    /// Check databases 0 to N instead of a single one; `auto` goes up until the server says that an index is out of
+    /// range.
+    #[arg(long, value_name = "N|auto", env = "REDIS_HEALTH_MAX_DB", value_parser = max_db)]
+    pub max_db: Option<MaxDb>,
+
+    /// How many cycles to run.
+    #[arg(long, value_name = "COUNT", env = "REDIS_HEALTH_CYCLES", default_value = "4")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub cycles: u32,
+
+    /// How long one cycle lasts.
+    #[arg(long, value_name = "DURATION", env = "REDIS_HEALTH_RUN_DURATION", default_value = "300")]
+    #[arg(value_parser = units::nonzero_duration)]
+    pub run_duration: Duration,
+
+    /// Time from one check's start to the next one's.
+    #[arg(long, value_name = "DURATION", env = "REDIS_HEALTH_CHECK_INTERVAL", default_value = "60")]
+    #[arg(value_parser = units::nonzero_duration)]
+    pub check_interval: Duration,
+
+    /// The break between two cycles.
+    #[arg(long, value_name = "DURATION", env = "REDIS_HEALTH_BREAK_DURATION", default_value = "300")]
+    #[arg(value_parser = units::duration)]
+    pub break_duration: Duration,
+
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Where to connect, and as whom.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection")]
+pub struct Connection {
+    /// The endpoint's name or address; looked up anew for every connection [default: 127.0.0.1].
+    #[arg(short = 'h', long, env = "REDIS_HEALTH_HOST")]
+    pub host: Option<String>,
+
+    /// The endpoint's port [default: 6379].
+    #[arg(short, long, env = "REDIS_HEALTH_PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+
+    /// Connect to a Unix socket instead.
+    #[arg(short, long, value_name = "PATH", env = "REDIS_HEALTH_SOCKET")]
+    pub socket: Option<PathBuf>,
+
+    /// The endpoint as a URI: `redis://user:pass@host:port/db` or `unix:///path/of/socket`.
+    #[arg(short, long, env = "REDIS_HEALTH_URI", hide_env_values = true)]
+    pub uri: Option<String>,
+
+    /// The ACL user to authenticate as.
+    #[arg(long, value_name = "NAME", env = "REDIS_HEALTH_USER")]
+    pub user: Option<String>,
+
+    /// The password. Everybody on this machine can see it in the process list: prefer `REDISCLI_AUTH` or a file.
+    #[arg(short = 'a', long = "pass", value_name = "PASSWORD", env = "REDISCLI_AUTH", hide_env_values = true)]
+    pub password: Option<String>,
+
+    /// Read the password from the first line of a file.
+    #[arg(long, value_name = "FILE", env = "REDIS_HEALTH_PASS_FILE")]
+    pub pass_file: Option<PathBuf>,
+
+    /// Run a shell command and take the first line that it prints as the password.
+    #[arg(long, value_name = "COMMAND", env = "REDIS_HEALTH_PASSWORD_COMMAND", hide_env_values = true)]
+    pub password_command: Option<String>,
+
+    /// Ask for the password on the terminal.
+    #[arg(long, env = "REDIS_HEALTH_ASKPASS", value_parser = FalseyValueParser::new())]
+    pub askpass: bool,
+
+    /// The time that one check may take, from name look-up to the last reply.
+    #[arg(short, long, value_name = "DURATION", env = "REDIS_HEALTH_TIMEOUT", default_value = "2s")]
+    #[arg(value_parser = units::nonzero_duration)]
+    pub timeout: Duration,
+
+    /// Check this database alone.
+    #[arg(short = 'n', long, value_name = "N", env = "REDIS_HEALTH_DB")]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_INDEX)))]
+    pub db: Option<u32>,
+
+    /// The time that one pass over several databases may take.
+    #[arg(long, value_name = "DURATION", env = "REDIS_HEALTH_DEADLINE", default_value = "30s")]
+    #[arg(value_parser = units::nonzero_duration)]
+    pub deadline: Duration,
+}
+
+/// Where the records go, and how they look.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logs")]
+pub struct Common {
+    /// The folder of the log files; it is created if missing.
+    #[arg(long, value_name = "DIR", env = "REDIS_HEALTH_LOG_DIR", default_value = ".")]
+    pub log_dir: PathBuf,
+
+    /// Stamp in UTC instead of local time.
+    #[arg(long, env = "REDIS_HEALTH_UTC", value_parser = FalseyValueParser::new())]
+    pub utc: bool,
+
+    /// Stamp with milliseconds; `cycles` does so by itself when its interval is not whole seconds.
+    #[arg(long, env = "REDIS_HEALTH_MILLIS", value_parser = FalseyValueParser::new())]
+    pub millis: bool,
+
+    /// Put log files aside daily, hourly, or before they grow beyond a size such as 10M.
+    #[arg(long, value_name = "daily|hourly|SIZE", env = "REDIS_HEALTH_ROTATE", value_parser = rotation)]
+    pub rotate: Option<crate::record::Rotation>,
+
+    /// How many rotated files of each log to keep [default: all].
+    #[arg(long, value_name = "COUNT", env = "REDIS_HEALTH_KEEP")]
+    pub keep: Option<usize>,
+
+    /// Explain on standard error what each phase did.
+    #[arg(short, long, env = "REDIS_HEALTH_VERBOSE", value_parser = FalseyValueParser::new())]
+    pub verbose: bool,
+}
+
+/// The value of `--max-db`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxDb {
+    Index(u32),
+    Auto,
+}
+
+fn max_db(text: &str) -> Result<MaxDb, String> {
+    match text {
+        "auto" => Ok(MaxDb::Auto),
+        index => match index.parse() {
+            Ok(index) if index <= MAX_INDEX => Ok(MaxDb::Index(index)),
+            _ => Err(format!("write an index from 0 to {MAX_INDEX}, or auto")),
+        },
+    }
+}
+
+fn rotation(text: &str) -> Result<crate::record::Rotation, String> {
+    use crate::record::Rotation;
+    match text {
+        "daily" => Ok(Rotation::Daily),
+        "hourly" => Ok(Rotation::Hourly),
+        size => units::size(size)
+            .map(Rotation::Size)
+            .ok_or_else(|| "write daily, hourly, or a size such as 500K or 10M".to_owned()),
+    }
+}
+
+/// The arguments of a process, as `main` passes them on.
+pub type Arguments = Vec<OsString>;

@@ -1,0 +1,65 @@
+//! The wall clock, read for stamps only. Durations and schedules use the monotonic clock, which no NTP step moves.
+
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, FixedOffset, Local, TimeDelta, Utc};
+
+/// A moment of the wall clock, as the logs print it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    pub at: DateTime<FixedOffset>,
+    /// Whether milliseconds are printed.
+    pub millis: bool,
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let format = if self.millis { "%Y-%m-%d %H:%M:%S%.3f" } else { "%Y-%m-%d %H:%M:%S" };
+        self.at.format(format).fmt(f)
+    }
+}
+
+impl Stamp {
+    /// The moment `by` before this one.
+    #[must_use]
+    pub fn earlier(self, by: Duration) -> Self {
+        let by = TimeDelta::from_std(by).unwrap_or_default();
+        Stamp { at: self.at.checked_sub_signed(by).unwrap_or(self.at), ..self }
+    }
+}
+
+/// Gives stamps in one style for a whole run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// UTC instead of local time.
+    pub utc: bool,
+    pub millis: bool,
+}
+
+impl Clock {
+    pub fn now(self) -> Stamp {
+        let at = if self.utc { Utc::now().fixed_offset() } else { Local::now().fixed_offset() };
+        Stamp { at, millis: self.millis }
+    }
+
+    /// The moment `wait` from now; none beyond the years that a calendar has.
+    pub fn after(self, wait: Duration) -> Option<Stamp> {
+        let at = Utc::now().checked_add_signed(TimeDelta::from_std(wait).ok()?)?;
+        // Local time may be another offset by then.
+        let at = if self.utc { at.fixed_offset() } else { at.with_timezone(&Local).fixed_offset() };
+        Some(Stamp { at, millis: self.millis })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_print_as_date_does() {
+        let at = DateTime::parse_from_rfc3339("2025-08-27T07:35:01.250+02:00").unwrap();
+        assert_eq!(Stamp { at, millis: false }.to_string(), "2025-08-27 07:35:01");
+        assert_eq!(Stamp { at, millis: true }.to_string(), "2025-08-27 07:35:01.250");
+    }
+}

@@ -1,0 +1,275 @@
+//! Opening a connection: resolve, connect, authenticate, each phase timed and named, all under one deadline.
+//!
+//! The redis crate supplies the codec; its own connection set-up is not used, because it hides which phase failed and
+//! what the server said.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use combine::parser::combinator::AnySendSyncPartialState;
+use combine::stream::{Decoder, PointerOffset};
+use redis::Value;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::failure::{Failure, Kind, Phase};
+use crate::resolve::Resolver;
+use crate::target::{Credentials, Endpoint, Target};
+
+/// The most bytes that one reply may have. The longest that is asked for, a large cluster's topology, stays below.
+const MAX_REPLY: usize = 4 << 20;
+
+/// When a check must be over, and how long it had in all.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    /// A deadline `limit` from now.
+    pub fn after(limit: Duration) -> Self {
+        Deadline { at: Instant::now() + limit, limit }
+    }
+
+    /// This deadline, or the moment `at` if that comes first.
+    pub fn no_later_than(self, at: Instant) -> Self {
+        Deadline { at: self.at.min(at), ..self }
+    }
+
+    /// Waits for `work` until the deadline.
+    ///
+    /// # Errors
+    /// The work's own failure, or one of kind `timeout` that names `phase`.
+    pub async fn bound<T, E: Into<Failure>>(
+        self,
+        phase: impl FnOnce() -> Phase,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout_at(self.at, work).await {
+            Ok(done) => done.map_err(Into::into),
+            Err(_) => Err(Failure::timeout(&phase(), self.limit)),
+        }
+    }
+}
+
+/// How long each phase of opening a connection took. A phase that was not needed took no time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    pub resolve: Duration,
+    pub connect: Duration,
+    pub auth: Duration,
+}
+
+/// A byte stream to a server, whatever carries it.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// An open, authenticated connection, on which commands can be pipelined.
+pub struct Connection {
+    stream: Metered,
+    decoder: Decoder<AnySendSyncPartialState, PointerOffset<[u8]>>,
+    /// The address that answered; none for a Unix socket.
+    pub peer: Option<SocketAddr>,
+    pub timings: Timings,
+}
+
+impl Connection {
+    /// Opens a connection to `target` before `deadline`.
+    ///
+    /// # Errors
+    /// The failure of the first phase that failed.
+    pub async fn open(target: &Target, resolver: &Resolver, deadline: Deadline) -> Result<Self, Failure> {
+        let mut timings = Timings::default();
+        let (stream, peer): (Box<dyn Stream>, _) = match &target.endpoint {
+            Endpoint::Unix(path) => {
+                let start = Instant::now();
+                let phase = || Phase::Connect(path.display().to_string());
+                let stream = deadline.bound(phase, UnixStream::connect(path)).await?;
+                timings.connect = start.elapsed();
+                (Box::new(stream), None)
+            }
+            Endpoint::Tcp { host, port } => {
+                let start = Instant::now();
+                let phase = || Phase::Resolve(host.clone());
+                let addresses = deadline.bound(phase, resolver.resolve(host, *port)).await?;
+                timings.resolve = start.elapsed();
+                debug!("{host} is {addresses:?}, after {:?}", timings.resolve);
+                let start = Instant::now();
+                let stream = dial(&addresses, deadline).await?;
+                timings.connect = start.elapsed();
+                let peer = stream.peer_addr()?;
+                // Requests are single writes; waiting to fill a packet would only delay the last one.
+                stream.set_nodelay(true)?;
+                debug!("connected to {peer} after {:?}", timings.connect);
+                (Box::new(stream), Some(peer))
+            }
+        };
+        let mut connection = Connection { stream: Metered::new(stream), decoder: Decoder::new(), peer, timings };
+        if let Some(credentials) = &target.credentials {
+            let start = Instant::now();
+            connection.authenticate(credentials, deadline).await?;
+            connection.timings.auth = start.elapsed();
+            debug!("authenticated after {:?}", connection.timings.auth);
+        }
+        Ok(connection)
+    }
+
+    /// AUTH, with the two-argument form for ACL users (Redis 6 and newer).
+    async fn authenticate(&mut self, credentials: &Credentials, deadline: Deadline) -> Result<(), Failure> {
+        let mut auth = redis::cmd("AUTH");
+        if let Some(user) = &credentials.user {
+            auth.arg(user);
+        }
+        auth.arg(credentials.password.reveal());
+        let auth = auth.get_packed_command();
+        let reply = async {
+            self.send(&auth).await;
+            self.reply().await
+        };
+        match deadline.bound(|| Phase::Reply("AUTH"), reply).await? {
+            Value::Okay => Ok(()),
+            reply => Err(unexpected("AUTH", &reply)),
+        }
+    }
+
+    /// Writes packed commands.
+    ///
+    /// A write that fails is not an error yet: the server may have said why before it closed, and the next
+    /// [`reply`](Self::reply) finds that or else gives the write's failure.
+    pub async fn send(&mut self, packed: &[u8]) {
+        if let Err(error) = self.stream.write_all(packed).await {
+            self.stream.broken.get_or_insert(error.into());
+        }
+    }
+
+    /// The next reply. Error replies are values; push messages, which nobody asked for, are passed over.
+    ///
+    /// # Errors
+    /// The connection broke, or what came is not the Redis protocol. The connection is of no use afterwards.
+    pub async fn reply(&mut self) -> Result<Value, Failure> {
+        loop {
+            self.stream.left = MAX_REPLY;
+            match redis::parse_redis_value_async(&mut self.decoder, &mut self.stream).await {
+                Ok(Value::Push { .. }) => {}
+                Ok(Value::Attribute { data, .. }) => return Ok(*data),
+                Ok(value) => return Ok(value),
+                Err(error) => {
+                    let started = !self.decoder.buffer().is_empty();
+                    return Err(match self.stream.broken.take() {
+                        Some(failure) => failure,
+                        None if !error.is_io_error() => not_a_reply(self.decoder.buffer()),
+                        None if started => Failure::new(Kind::Closed, "Connection closed within a reply"),
+                        None => Failure::new(Kind::Closed, "Connection closed by the server"),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// The first address of `addresses` that accepts, tried in order.
+///
+/// Each gets an equal share of the time that is left, so that one which drops packets does not hide the next.
+async fn dial(addresses: &[SocketAddr], deadline: Deadline) -> Result<TcpStream, Failure> {
+    let mut failure = None;
+    for (tried, address) in addresses.iter().enumerate() {
+        let left = deadline.at.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+        let phase = || {
+            let tried: Vec<_> = addresses[..=tried].iter().map(SocketAddr::to_string).collect();
+            Phase::Connect(tried.join(" or "))
+        };
+        match deadline.no_later_than(Instant::now() + share).bound(phase, TcpStream::connect(address)).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => {
+                debug!("{address}: {error}");
+                failure = Some(error);
+            }
+        }
+    }
+    Err(failure.unwrap_or_else(|| Failure::new(Kind::Dns, "the name has no address")))
+}
+
+/// A reply that is neither an error nor what `command` promises.
+pub fn unexpected(command: &str, reply: &Value) -> Failure {
+    match reply {
+        Value::ServerError(error) => Failure::from_reply(&wire_text(error)),
+        Value::Okay => Failure::new(Kind::Protocol, format!("+OK in reply to {command}")),
+        Value::SimpleString(text) => Failure::new(Kind::Protocol, format!("+{text} in reply to {command}")),
+        Value::BulkString(bytes) => {
+            let text = String::from_utf8_lossy(&bytes[..bytes.len().min(crate::failure::MAX_TEXT)]).into_owned();
+            Failure::new(Kind::Protocol, format!("\"{text}\" in reply to {command}"))
+        }
+        other => Failure::new(Kind::Protocol, format!("{} in reply to {command}", type_name(other))),
+    }
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Nil => "a null",
+        Value::Int(_) => "an integer",
+        Value::Array(_) => "an array",
+        Value::Map(_) => "a map",
+        Value::Set(_) => "a set",
+        Value::Double(_) => "a double",
+        Value::Boolean(_) => "a boolean",
+        _ => "a value of another type",
+    }
+}
+
+/// An error reply as it came, without the leading `-`: the crate's `Display` gives its own words instead.
+pub fn wire_text(error: &redis::ServerError) -> String {
+    match error.details() {
+        Some(details) => format!("{} {details}", error.code()),
+        None => error.code().to_owned(),
+    }
+}
+
+fn not_a_reply(bytes: &[u8]) -> Failure {
+    let shown = &bytes[..bytes.len().min(crate::failure::MAX_TEXT)];
+    Failure::new(Kind::Protocol, format!("not a Redis reply: {}", String::from_utf8_lossy(shown)))
+}
+
+/// A stream that bounds how much one reply may bring, and remembers as what kind of failure it broke: the codec's own
+/// errors no longer tell.
+struct Metered {
+    inner: Box<dyn Stream>,
+    /// Bytes that the current reply may still bring.
+    left: usize,
+    broken: Option<Failure>,
+}
+
+impl Metered {
+    fn new(inner: Box<dyn Stream>) -> Self {
+        Metered { inner, left: MAX_REPLY, broken: None }
+    }
+
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.inner.write_all(bytes).await?;
+        self.inner.flush().await
+    }
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.left == 0 {
+            self.broken = Some(Failure::new(Kind::Protocol, format!("a reply of more than {MAX_REPLY} bytes")));
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.left = self.left.saturating_sub(buf.filled().len() - before);
+        if let Poll::Ready(Err(error)) = polled {
+            self.broken.get_or_insert(error.into());
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        polled
+    }
+}

@@ -1,0 +1,138 @@
+//! `dbs`: one scan, one block, and out.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Kind};
+use crate::output::Output;
+use crate::plan::DbsPlan;
+use crate::record::{Destination, Log, Record, Subject};
+use crate::resolve::Resolver;
+use crate::scan::{Outcome, Scan, Scanner};
+use crate::signal::Signals;
+use crate::target::{Credentials, Target};
+
+/// Scans once and logs what it saw.
+///
+/// # Errors
+/// Nothing was checked: the password or the log folder cannot be had.
+pub async fn run(DbsPlan { plan, quiet }: DbsPlan) -> anyhow::Result<Exit> {
+    let output = Output::direct();
+    if plan.verbose {
+        crate::explain::start();
+    }
+    for warning in &plan.warnings {
+        output.notice(warning);
+    }
+    let credentials = Credentials::fetch(plan.login.as_ref()).await?;
+    let notify = output.clone();
+    let log =
+        Log::open(&plan.log, &[Destination::Health, Destination::Error], Arc::new(move |text| notify.notice(text)))?;
+    let mut signals = Signals::listen()?;
+
+    let scanner = Scanner {
+        target: Target { endpoint: plan.endpoint, credentials },
+        resolver: Resolver::new(plan.timeout),
+        databases: plan.databases,
+        timeout: plan.timeout,
+        deadline: plan.deadline,
+    };
+    let (at, start) = (plan.clock.now(), Instant::now());
+    let mut scan = Scan::default();
+    let signal = tokio::select! {
+        biased;
+        signal = signals.first() => Some(signal),
+        () = scanner.run(&mut scan) => None,
+    };
+    let took = start.elapsed();
+
+    let stopped = signal.map(|signal| (signal, plan.clock.now()));
+    let failures = scan.failures() as u64;
+    let checks = scan.outcomes.iter().map(|outcome| (Subject::db(outcome.db), outcome.result.clone())).collect();
+    let block = Record::Scan { at, checks, stopped };
+    log.write(&block);
+    for outcome in scan.outcomes.iter().filter(|outcome| outcome.result.is_err()) {
+        log.write(&Record::Check { at, subject: Subject::db(outcome.db), count: 1, result: outcome.result.clone() });
+    }
+
+    let summary = summary(&scan.outcomes, &scanner.target.endpoint.to_string(), took);
+    if !quiet {
+        output.line(format_args!("{block}\n{summary}"));
+    } else if failures > 0 || signal.is_some() {
+        for line in folded_failures(&scan.outcomes) {
+            output.notice(line);
+        }
+        output.notice(summary);
+    }
+    if log.lost() > 0 {
+        output.notice(format_args!("records that could not be written: {}", log.lost()));
+    }
+    Ok(Exit::of_run(signal, log.lost(), failures))
+}
+
+/// `cache.example:6379: 16 databases checked in 1.3 ms, 14 running, 2 not running (timeout 1, reset 1)`.
+fn summary(outcomes: &[Outcome], endpoint: &str, took: Duration) -> String {
+    let mut kinds = BTreeMap::<Kind, u64>::new();
+    for failure in outcomes.iter().filter_map(|outcome| outcome.result.as_ref().err()) {
+        *kinds.entry(failure.kind).or_default() += 1;
+    }
+    let failed: u64 = kinds.values().sum();
+    let millis = took.as_secs_f64() * 1000.0;
+    let plural = if outcomes.len() == 1 { "database" } else { "databases" };
+    let mut text = format!(
+        "{endpoint}: {} {plural} checked in {millis:.1} ms, {} running",
+        outcomes.len(),
+        outcomes.len() as u64 - failed
+    );
+    if failed > 0 {
+        let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        let _ = write!(text, ", {failed} not running ({})", kinds.join(", "));
+    }
+    text
+}
+
+/// Neighbours that failed alike share a line: `DB 0-15: NOT RUNNING (refused: Connection refused)`.
+fn folded_failures(outcomes: &[Outcome]) -> Vec<String> {
+    let alike = |a: &Outcome, b: &Outcome| a.result == b.result && b.db == a.db + 1;
+    let line = |first: u32, last: u32, failure: &Failure| {
+        let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
+        format!("DB {range}: NOT RUNNING ({failure})")
+    };
+    outcomes
+        .chunk_by(alike)
+        .filter_map(|run| {
+            let (first, last) = (run.first()?, run.last()?);
+            Some(line(first.db, last.db, first.result.as_ref().err()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_that_failed_alike_share_a_line() {
+        let refused = || Err(Failure::new(Kind::Refused, "Connection refused"));
+        let results = [refused(), refused(), Ok(()), refused(), Err(Failure::new(Kind::Reset, "x"))];
+        let outcomes: Vec<_> =
+            results.into_iter().zip(0..).map(|(result, db)| Outcome { db, result, elapsed: Duration::ZERO }).collect();
+        assert_eq!(
+            folded_failures(&outcomes),
+            [
+                "DB 0-1: NOT RUNNING (refused: Connection refused)",
+                "DB 3: NOT RUNNING (refused: Connection refused)",
+                "DB 4: NOT RUNNING (reset: x)"
+            ]
+        );
+        assert_eq!(
+            summary(&outcomes, "h:1", Duration::from_micros(1340)),
+            "h:1: 5 databases checked in 1.3 ms, 1 running, 4 not running (refused 3, reset 1)"
+        );
+    }
+}

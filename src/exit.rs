@@ -1,0 +1,60 @@
+//! How a run ends, as the shell sees it.
+
+use std::process::ExitCode;
+
+use crate::signal::Signal;
+
+/// The exit codes, documented in the README.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Every check passed.
+    Healthy,
+    /// At least one check failed.
+    Failed,
+    /// Wrong usage or configuration; nothing was checked.
+    Usage,
+    /// Another `cycles` run holds the log folder.
+    Locked,
+    /// A record could not be written.
+    Lost,
+    /// A signal ended the run, after its marks and summary were written.
+    Signal(Signal),
+}
+
+impl Exit {
+    /// The exit of a run that checked. A signal wins over lost records, and these over failed checks.
+    pub fn of_run(signal: Option<Signal>, lost: u64, failures: u64) -> Self {
+        match (signal, lost, failures) {
+            (Some(signal), _, _) => Exit::Signal(signal),
+            (None, 1.., _) => Exit::Lost,
+            (None, 0, 1..) => Exit::Failed,
+            (None, 0, 0) => Exit::Healthy,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(match exit {
+            Exit::Healthy => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Locked => 3,
+            Exit::Lost => 4,
+            Exit::Signal(signal) => 128 + signal.number(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_news_wins() {
+        assert_eq!(Exit::of_run(None, 0, 0), Exit::Healthy);
+        assert_eq!(Exit::of_run(None, 0, 2), Exit::Failed);
+        assert_eq!(Exit::of_run(None, 1, 2), Exit::Lost);
+        assert_eq!(Exit::of_run(Some(Signal::Term), 1, 2), Exit::Signal(Signal::Term));
+    }
+}

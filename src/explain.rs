@@ -1,0 +1,40 @@
+//! `-v`: what each phase did, on standard error. The second use of tracing beside the records.
+
+use std::fmt;
+use std::io;
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::registry::{LookupSpan, Registry};
+
+/// Shows this crate's debug events on standard error for the rest of the process.
+pub fn start() {
+    let layer = tracing_subscriber::fmt::layer()
+        .log_internal_errors(false)
+        .with_ansi(false)
+        .event_format(Explanation)
+        .with_writer(io::stderr)
+        .with_filter(filter_fn(|metadata| {
+            metadata.target().starts_with("redis_health") && *metadata.level() <= Level::DEBUG
+        }));
+    // A second run in the same process keeps the first one's.
+    let _ = tracing::subscriber::set_global_default(Registry::default().with(layer));
+}
+
+/// `redis-health: connected to 10.0.1.5:6379 after 412µs`.
+struct Explanation;
+
+impl<S, N> FormatEvent<S, N> for Explanation
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        write!(writer, "redis-health: ")?;
+        context.field_format().format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}

@@ -1,0 +1,344 @@
+//! The closed set of reasons why a check fails, and how an I/O error or a server's error reply becomes one.
+//!
+//! A failed check is a value. It is logged as `kind: detail`: the kind is for programs, the detail for people.
+
+use std::fmt::{self, Write as _};
+use std::io;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// How many bytes of a failure's text reach a log line.
+pub const MAX_TEXT: usize = 300;
+
+/// Why a check failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// The name could not be resolved.
+    Dns,
+    /// Nothing listens at the address.
+    Refused,
+    /// There is no route to the address.
+    Unreachable,
+    /// The deadline passed; the detail names the phase that ran out.
+    Timeout,
+    /// The peer reset the connection.
+    Reset,
+    /// The peer closed the connection before it had answered.
+    Closed,
+    /// The TLS handshake failed.
+    Tls,
+    /// `NOAUTH`, `WRONGPASS` or another refusal of the credentials.
+    Auth,
+    /// `NOPERM`: the ACL user may not run the command.
+    NoPerm,
+    /// `LOADING`: the server is reading its data set into memory.
+    Loading,
+    /// `READONLY`: a write reached a replica.
+    ReadOnly,
+    /// `MASTERDOWN`: a replica has lost its primary and refuses stale reads.
+    MasterDown,
+    /// `CLUSTERDOWN`: the cluster does not serve the slot.
+    ClusterDown,
+    /// The server has no connection left to give.
+    MaxClients,
+    /// The index lies outside the server's databases.
+    NoSuchDb,
+    /// `BUSY`: a script or function blocks the server.
+    Busy,
+    /// `MISCONF`: the server refuses commands because it cannot save.
+    MisConf,
+    /// The server is not in the expected role.
+    Role,
+    /// The canary write was not read back as written.
+    Canary,
+    /// The peer does not speak the Redis protocol as it should.
+    Protocol,
+    /// Anything else.
+    Error,
+}
+
+impl Kind {
+    /// Every kind, in the order of the documentation.
+    pub const ALL: [Kind; 21] = [
+        Kind::Dns,
+        Kind::Refused,
+        Kind::Unreachable,
+        Kind::Timeout,
+        Kind::Reset,
+        Kind::Closed,
+        Kind::Tls,
+        Kind::Auth,
+        Kind::NoPerm,
+        Kind::Loading,
+        Kind::ReadOnly,
+        Kind::MasterDown,
+        Kind::ClusterDown,
+        Kind::MaxClients,
+        Kind::NoSuchDb,
+        Kind::Busy,
+        Kind::MisConf,
+        Kind::Role,
+        Kind::Canary,
+        Kind::Protocol,
+        Kind::Error,
+    ];
+
+    /// The word that stands in the logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Dns => "dns",
+            Kind::Refused => "refused",
+            Kind::Unreachable => "unreachable",
+            Kind::Timeout => "timeout",
+            Kind::Reset => "reset",
+            Kind::Closed => "closed",
+            Kind::Tls => "tls",
+            Kind::Auth => "auth",
+            Kind::NoPerm => "noperm",
+            Kind::Loading => "loading",
+            Kind::ReadOnly => "readonly",
+            Kind::MasterDown => "masterdown",
+            Kind::ClusterDown => "clusterdown",
+            Kind::MaxClients => "maxclients",
+            Kind::NoSuchDb => "no-such-db",
+            Kind::Busy => "busy",
+            Kind::MisConf => "misconf",
+            Kind::Role => "role",
+            Kind::Canary => "canary",
+            Kind::Protocol => "protocol",
+            Kind::Error => "error",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A word that is no [`Kind`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a kind of failure")]
+pub struct UnknownKind;
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    fn from_str(word: &str) -> Result<Self, UnknownKind> {
+        Kind::ALL.into_iter().find(|kind| kind.as_str() == word).ok_or(UnknownKind)
+    }
+}
+
+/// A step of a check that can run out of time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Looking the host name up.
+    Resolve(String),
+    /// Opening the connection to this address.
+    Connect(String),
+    /// Waiting for the reply to this command.
+    Reply(&'static str),
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Phase::Resolve(host) => write!(f, "no answer to the name look-up of {host}"),
+            Phase::Connect(address) => write!(f, "no connection to {address}"),
+            Phase::Reply(command) => write!(f, "no reply to {command}"),
+        }
+    }
+}
+
+/// Why one check failed: a kind and a text for people.
+///
+/// `Display` gives the line for the logs: one line, printable, at most [`MAX_TEXT`] bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub kind: Kind,
+    /// As it was met, not yet escaped or cut. For a server's error reply it is the wire text.
+    pub detail: String,
+}
+
+impl Failure {
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Failure { kind, detail: detail.into() }
+    }
+
+    /// The deadline passed in `phase`; `limit` is the whole time that the check had.
+    pub fn timeout(phase: &Phase, limit: Duration) -> Self {
+        Failure::new(Kind::Timeout, format!("{phase} within {}", humantime::format_duration(limit)))
+    }
+
+    /// A name that the system's resolver could not turn into an address.
+    pub fn dns(host: &str, error: &io::Error) -> Self {
+        let text = os_text(error);
+        let reason = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
+        Failure::new(Kind::Dns, format!("{host}: {reason}"))
+    }
+
+    /// An error reply, by its wire text without the leading `-`.
+    ///
+    /// The codes are those of Redis's `server.c` (`createSharedObjects`) and `networking.c`; only a text tells a full
+    /// server and an index out of range from other `ERR` replies.
+    pub fn from_reply(wire: &str) -> Self {
+        let (code, rest) = wire.split_once(' ').unwrap_or((wire, ""));
+        let kind = match code {
+            "NOAUTH" | "WRONGPASS" => Kind::Auth,
+            "NOPERM" => Kind::NoPerm,
+            "LOADING" => Kind::Loading,
+            "READONLY" => Kind::ReadOnly,
+            "MASTERDOWN" => Kind::MasterDown,
+            "CLUSTERDOWN" => Kind::ClusterDown,
+            "BUSY" => Kind::Busy,
+            "MISCONF" => Kind::MisConf,
+            "ERR" if rest.starts_with("max number of clients") => Kind::MaxClients,
+            "ERR" if NO_SUCH_DB.iter().any(|text| rest.starts_with(text)) => Kind::NoSuchDb,
+            "ERR" if AUTH_REFUSED.iter().any(|text| rest.starts_with(text)) => Kind::Auth,
+            _ => Kind::Error,
+        };
+        Failure::new(kind, wire)
+    }
+}
+
+/// How engines word an index that does not exist: Redis 4 and newer, older ones, cluster mode before Valkey 9.
+const NO_SUCH_DB: [&str; 3] = ["DB index is out of range", "invalid DB index", "SELECT is not allowed in cluster mode"];
+
+/// How engines without ACLs (before Redis 6) and password-less servers refuse AUTH.
+const AUTH_REFUSED: [&str; 3] = ["invalid password", "Client sent AUTH", "AUTH <password> called without"];
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind as Io;
+        let kind = match error.kind() {
+            // A Unix socket whose file is missing is a server that does not listen.
+            Io::ConnectionRefused | Io::NotFound => Kind::Refused,
+            Io::HostUnreachable | Io::NetworkUnreachable | Io::NetworkDown => Kind::Unreachable,
+            Io::TimedOut => Kind::Timeout,
+            Io::ConnectionReset | Io::ConnectionAborted | Io::BrokenPipe => Kind::Reset,
+            Io::UnexpectedEof => Kind::Closed,
+            Io::InvalidData => Kind::Protocol,
+            _ => Kind::Error,
+        };
+        Failure::new(kind, os_text(&error))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = format!("{}: ", self.kind);
+        escape_into(&mut text, &self.detail, MAX_TEXT);
+        f.write_str(&text)
+    }
+}
+
+/// An I/O error's text without Rust's ` (os error 111)`: the logs are read by people who know errno's texts.
+fn os_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// Appends `text` to `line`, printable and on one line, for as long as `line` stays within `limit` bytes.
+///
+/// A text that does not fit ends in `…`, so that a cut is never taken for the end.
+pub fn escape_into(line: &mut String, text: &str, limit: usize) {
+    const CUT: &str = "…";
+    let mut fits = line.len();
+    for c in text.chars() {
+        if is_printable(c) {
+            line.push(c);
+        } else {
+            let _ = write!(line, "{}", c.escape_default());
+        }
+        if line.len() > limit {
+            line.truncate(fits);
+            line.push_str(CUT);
+            return;
+        }
+        if line.len() + CUT.len() <= limit {
+            fits = line.len();
+        }
+    }
+}
+
+/// Control characters break a line or drive a terminal; separators and bidirectional marks reorder what is read.
+fn is_printable(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_replies_become_kinds() {
+        for (wire, kind) in [
+            ("NOAUTH Authentication required.", Kind::Auth),
+            ("WRONGPASS invalid username-password pair or user is disabled.", Kind::Auth),
+            ("ERR invalid password", Kind::Auth),
+            ("NOPERM this user has no permissions to run the 'ping' command", Kind::NoPerm),
+            ("LOADING Redis is loading the dataset in memory", Kind::Loading),
+            ("READONLY You can't write against a read only replica.", Kind::ReadOnly),
+            ("MASTERDOWN Link with MASTER is down", Kind::MasterDown),
+            ("CLUSTERDOWN The cluster is down", Kind::ClusterDown),
+            ("ERR max number of clients reached", Kind::MaxClients),
+            ("ERR max number of clients + cluster connections reached", Kind::MaxClients),
+            ("ERR DB index is out of range", Kind::NoSuchDb),
+            ("ERR SELECT is not allowed in cluster mode", Kind::NoSuchDb),
+            ("BUSY Redis is busy running a script.", Kind::Busy),
+            ("MISCONF Redis is configured to save RDB snapshots", Kind::MisConf),
+            ("ERR unknown command 'PING'", Kind::Error),
+            ("DENIED Redis is running in protected mode", Kind::Error),
+            ("", Kind::Error),
+        ] {
+            let failure = Failure::from_reply(wire);
+            assert_eq!(failure.kind, kind, "{wire}");
+            assert_eq!(failure.detail, wire);
+        }
+    }
+
+    #[test]
+    fn io_errors_become_kinds_with_errnos_text() {
+        for (errno, line) in [
+            (111, "refused: Connection refused"),
+            (104, "reset: Connection reset by peer"),
+            (32, "reset: Broken pipe"),
+            (110, "timeout: Connection timed out"),
+            (101, "unreachable: Network is unreachable"),
+            (113, "unreachable: No route to host"),
+            (24, "error: Too many open files"),
+        ] {
+            assert_eq!(Failure::from(io::Error::from_raw_os_error(errno)).to_string(), line);
+        }
+    }
+
+    #[test]
+    fn kinds_read_back() {
+        for kind in Kind::ALL {
+            assert_eq!(kind.as_str().parse(), Ok(kind));
+        }
+        assert_eq!("PONG".parse::<Kind>(), Err(UnknownKind));
+    }
+
+    #[test]
+    fn a_failure_is_one_printable_line() {
+        let failure = Failure::new(Kind::Error, "a\r\nb\tc\x1b[31md\0e\u{202e}f");
+        assert_eq!(failure.to_string(), "error: a\\r\\nb\\tc\\u{1b}[31md\\u{0}e\\u{202e}f");
+    }
+
+    #[test]
+    fn a_long_failure_is_cut_at_a_character() {
+        for detail in ["x".repeat(400), "ü".repeat(400), "\n".repeat(400), "𝄞".repeat(400)] {
+            let line = Failure::new(Kind::Error, detail).to_string();
+            assert!(line.len() <= MAX_TEXT && line.len() > MAX_TEXT - 8, "{}", line.len());
+            assert!(line.ends_with('…'));
+        }
+        let whole = "x".repeat(MAX_TEXT - "error: ".len());
+        assert_eq!(Failure::new(Kind::Error, whole.clone()).to_string(), format!("error: {whole}"));
+    }
+}

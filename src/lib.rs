@@ -1,0 +1,108 @@
+//! redis-health says, for every logical database of a Redis or Valkey endpoint, whether it answers; and during an
+//! ElastiCache version upgrade, exactly when it stopped answering, why, and when it came back.
+//!
+//! # The map of the code
+//! Data flows one way: flags → plan → checks → outcomes → (log, outages) → summary → exit code.
+//!
+//! - [`cli`] is what can be typed, [`plan`] turns it into what to do.
+//! - [`target`] is what is checked; [`password`] fetches what it takes to get in.
+//! - [`resolve`] and [`connect`] open a connection, phase by phase; [`scan`] asks all databases over it.
+//! - [`failure`] is the closed set of reasons why a check fails.
+//! - [`schedule`] says when checks start, [`outage`] folds their outcomes into outages; both are pure.
+//! - [`record`] is what goes into the logs, and the files; [`output`] is for whoever watches.
+//! - [`dbs`] and [`cycles`] are the two modes: where the parts meet, and the only place.
+//!
+//! A failed check is a value, never an `Err`: that means that the tool itself cannot go on.
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod clock;
+pub mod connect;
+pub mod cycles;
+pub mod dbs;
+pub mod exit;
+mod explain;
+pub mod failure;
+pub mod outage;
+pub mod output;
+pub mod password;
+pub mod plan;
+pub mod record;
+pub mod resolve;
+pub mod scan;
+pub mod schedule;
+pub mod signal;
+pub mod target;
+pub mod units;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use crate::cli::{Cli, Command};
+use crate::exit::Exit;
+use crate::plan::Sources;
+
+/// Runs the tool with the arguments of a process, its own name first.
+///
+/// # Errors
+/// Nothing was checked: wrong usage or configuration ([`Exit::Usage`]), or the log folder is held ([`cycles::Locked`]).
+/// The text is for the user, on one line.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit> {
+    let matches = match Cli::command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    let cli = Cli::from_arg_matches(&matches)?;
+    let (_, matches) = matches.subcommand().context("no command was given")?;
+    match cli.command {
+        Command::Dbs(args) => {
+            let plan = plan::dbs(args, &Sources(matches))?;
+            block_on(dbs::run(plan))
+        }
+        Command::Cycles(args) => {
+            let plan = plan::cycles(args, &Sources(matches))?;
+            block_on(cycles::run(plan))
+        }
+    }
+}
+
+/// Runs a mode on a runtime of this thread, and leaves without waiting for a name look-up that hangs.
+fn block_on(mode: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Each hung look-up holds one of them; see `resolve`.
+        .max_blocking_threads(64)
+        .build()
+        .context("cannot start the runtime")?;
+    let exit = runtime.block_on(mode);
+    runtime.shutdown_background();
+    exit
+}
+
+/// Help and version go to standard output; anything else becomes an error of one line.
+fn usage(error: &clap::Error) -> anyhow::Result<Exit> {
+    use clap::error::ErrorKind;
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A closed pipe is the reader's choice.
+            let _ = error.print();
+            Ok(Exit::Healthy)
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = write!(io::stderr(), "{}", error.render());
+            Ok(Exit::Usage)
+        }
+        _ => {
+            let text = error.render().to_string();
+            // The first paragraph says what is wrong, the others repeat the usage.
+            let first: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+            let line = first.join(" ");
+            anyhow::bail!("{} (see --help)", line.strip_prefix("error: ").unwrap_or(&line))
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Folds the outcomes of checks into outages. Pure: fed live by `cycles`, and by whoever reads the logs back.
+//!
+//! Consecutive failed checks of one subject are one outage. Checks are points in time, so its length is known only
+//! within bounds: it lasted at least from the first failed check to the last one, and at most from the last success
+//! before to the first success after.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::clock::Stamp;
+use crate::failure::{Failure, Kind};
+use crate::record::seconds;
+
+/// When a check began: as the logs say it, and on a scale whose differences are true durations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    pub stamp: Stamp,
+    /// Time since an arbitrary origin, the same for all moments of one fold; from the monotonic clock where that is
+    /// known.
+    pub since: Duration,
+}
+
+/// One check, as the fold sees it. Checks of one subject are observed in the order in which they began.
+#[derive(Clone, Debug)]
+pub struct Observation<'a> {
+    pub at: Moment,
+    /// How long the check took; zero where that is not known.
+    pub took: Duration,
+    pub failure: Option<&'a Failure>,
+    /// Time passed before this check in which checks were not due, or were missed.
+    pub after_gap: bool,
+}
+
+/// Consecutive failed checks of one subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outage {
+    pub first_failure: Moment,
+    pub last_failure: Moment,
+    /// None when the first check of all failed already: the beginning was not observed.
+    pub last_success_before: Option<Moment>,
+    /// None while it goes on, and when observation ended before it did.
+    pub first_success_after: Option<Moment>,
+    /// How long the check took that ended it: the server may have come back while that check waited.
+    recovery: Duration,
+    /// For some time between the two successes nothing was observed.
+    pub spans_gap: bool,
+    pub failed_checks: u64,
+    /// How many checks failed for which reason.
+    pub kinds: BTreeMap<Kind, u64>,
+    /// What the first failed check said.
+    pub reason: Failure,
+}
+
+impl Outage {
+    /// It lasted no shorter than this.
+    pub fn at_least(&self) -> Duration {
+        self.last_failure.since.saturating_sub(self.first_failure.since)
+    }
+
+    /// It lasted no longer than this; none when an end of it was not observed.
+    pub fn at_most(&self) -> Option<Duration> {
+        let (before, after) = (self.last_success_before?, self.first_success_after?);
+        Some(after.since.saturating_sub(before.since) + self.recovery)
+    }
+}
+
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "down from {}", self.first_failure.stamp)?;
+        match self.first_success_after {
+            Some(after) => write!(f, " to {}", after.stamp)?,
+            None => write!(f, " on, its end was not observed")?,
+        }
+        write!(f, ": at least {} s", seconds(self.at_least()))?;
+        match (self.at_most(), self.last_success_before) {
+            (Some(at_most), _) => write!(f, ", at most {} s", seconds(at_most))?,
+            (None, None) => write!(f, ", its beginning was not observed")?,
+            (None, Some(_)) => {}
+        }
+        if self.spans_gap {
+            write!(f, ", part of it unobserved")?;
+        }
+        let kinds: Vec<_> = self.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        write!(f, "; failed checks: {} ({}); {}", self.failed_checks, kinds.join(", "), self.reason)
+    }
+}
+
+/// What an observation changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transition {
+    Began,
+    Ended(Outage),
+}
+
+/// The checks of one subject, folded.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    pub checks: u64,
+    pub failures: u64,
+    last_success: Option<Moment>,
+    gap_since_success: bool,
+    ended: Vec<Outage>,
+    ongoing: Option<Outage>,
+}
+
+impl History {
+    /// Takes the next check, and says whether it began or ended an outage.
+    pub fn observe(&mut self, check: &Observation<'_>) -> Option<Transition> {
+        self.checks += 1;
+        self.gap_since_success |= check.after_gap;
+        match check.failure {
+            Some(failure) => {
+                self.failures += 1;
+                self.fail(check.at, failure)
+            }
+            None => self.succeed(check.at, check.took),
+        }
+    }
+
+    /// The outages so far, the one that goes on included.
+    pub fn outages(&self) -> impl Iterator<Item = &Outage> {
+        self.ended.iter().chain(&self.ongoing)
+    }
+
+    /// The outage that goes on.
+    pub fn ongoing(&self) -> Option<&Outage> {
+        self.ongoing.as_ref()
+    }
+
+    /// The share of observed checks that succeeded, from 0 to 1; none before the first check.
+    pub fn availability(&self) -> Option<f64> {
+        (self.checks > 0).then(|| (self.checks - self.failures) as f64 / self.checks as f64)
+    }
+
+    fn fail(&mut self, at: Moment, failure: &Failure) -> Option<Transition> {
+        let began = self.ongoing.is_none();
+        let outage = self.ongoing.get_or_insert_with(|| Outage {
+            first_failure: at,
+            last_failure: at,
+            last_success_before: self.last_success,
+            first_success_after: None,
+            recovery: Duration::ZERO,
+            spans_gap: false,
+            failed_checks: 0,
+            kinds: BTreeMap::new(),
+            reason: failure.clone(),
+        });
+        outage.last_failure = at;
+        outage.failed_checks += 1;
+        outage.spans_gap |= self.gap_since_success;
+        *outage.kinds.entry(failure.kind).or_default() += 1;
+        began.then_some(Transition::Began)
+    }
+
+    fn succeed(&mut self, at: Moment, took: Duration) -> Option<Transition> {
+        let ended = self.ongoing.take().map(|mut outage| {
+            outage.first_success_after = Some(at);
+            outage.recovery = took;
+            outage.spans_gap |= self.gap_since_success;
+            self.ended.push(outage.clone());
+            Transition::Ended(outage)
+        });
+        self.last_success = Some(at);
+        self.gap_since_success = false;
+        ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, TimeDelta};
+
+    use super::*;
+
+    /// Feeds checks a second apart, written as a word: `.` succeeds, `x` fails, a space is a second without a check.
+    fn fold(checks: &str) -> (History, Vec<Outage>) {
+        let start = DateTime::parse_from_rfc3339("2025-08-27T07:35:01Z").unwrap();
+        let refused = Failure::new(Kind::Refused, "Connection refused");
+        let (mut history, mut ended, mut after_gap) = (History::default(), Vec::new(), false);
+        for (second, check) in checks.chars().enumerate() {
+            if check == ' ' {
+                after_gap = true;
+                continue;
+            }
+            let at = Moment {
+                stamp: Stamp { at: start + TimeDelta::seconds(second as i64), millis: false },
+                since: Duration::from_secs(second as u64),
+            };
+            let failure = (check == 'x').then_some(&refused);
+            let observation = Observation { at, took: Duration::from_millis(100), failure, after_gap };
+            if let Some(Transition::Ended(outage)) = history.observe(&observation) {
+                ended.push(outage);
+            }
+            after_gap = false;
+        }
+        (history, ended)
+    }
+
+    #[test]
+    fn an_outage_lies_between_its_bounds() {
+        let (history, ended) = fold("..xxx.");
+        assert_eq!((history.checks, history.failures, ended.len()), (6, 3, 1));
+        assert_eq!(ended[0].at_least(), Duration::from_secs(2));
+        // From the success at second 1 to the end of the check that began at second 5.
+        assert_eq!(ended[0].at_most(), Some(Duration::from_millis(4_100)));
+        assert_eq!((ended[0].failed_checks, ended[0].spans_gap), (3, false));
+        assert_eq!(ended[0].kinds, BTreeMap::from([(Kind::Refused, 3)]));
+    }
+
+    #[test]
+    fn an_end_that_was_not_observed_has_no_upper_bound() {
+        let (_, ended) = fold("xx.");
+        assert_eq!((ended[0].last_success_before, ended[0].at_most()), (None, None));
+        let (history, ended) = fold("..x");
+        assert!(ended.is_empty());
+        let ongoing = history.ongoing().unwrap();
+        assert_eq!((ongoing.at_least(), ongoing.at_most()), (Duration::ZERO, None));
+    }
+
+    #[test]
+    fn a_gap_is_said_wherever_it_lies() {
+        for (checks, spans) in [(". x.", true), (".x x.", true), (".x .", true), (". .x.", false), (".x. ", false)] {
+            assert_eq!(fold(checks).1[0].spans_gap, spans, "{checks}");
+        }
+    }
+
+    #[test]
+    fn each_run_of_failures_is_one_outage() {
+        let (history, ended) = fold(".x..xx.x");
+        assert_eq!(ended.len(), 2);
+        assert!(history.ongoing().is_some());
+        assert_eq!(history.availability(), Some(0.5));
+        assert_eq!(History::default().availability(), None);
+    }
+}

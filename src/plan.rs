@@ -1,0 +1,390 @@
+//! Flags, checked once, into what to do. No clap type and no environment variable goes past here.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+use crate::cli;
+use crate::clock::Clock;
+use crate::password::Source;
+use crate::record::{LogFiles, Rotate};
+use crate::scan::{Databases, MAX_INDEX};
+use crate::schedule::Schedule;
+use crate::target::{Endpoint, Secret};
+
+/// The longest run, far beyond any upgrade and well within what a calendar holds.
+const LONGEST_RUN: Duration = Duration::from_secs(10 * 366 * 86_400);
+
+/// What both modes need.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub endpoint: Endpoint,
+    /// The ACL user, if any, and where the password comes from.
+    pub login: Option<(Option<String>, Source)>,
+    pub databases: Databases,
+    pub timeout: Duration,
+    /// For one pass over several databases.
+    pub deadline: Duration,
+    pub clock: Clock,
+    pub log: LogFiles,
+    pub verbose: bool,
+    /// What the user should know although it stops nothing.
+    pub warnings: Vec<String>,
+}
+
+/// One scan.
+#[derive(Clone, Debug)]
+pub struct DbsPlan {
+    pub plan: Plan,
+    pub quiet: bool,
+}
+
+/// Checks on a schedule.
+#[derive(Clone, Debug)]
+pub struct CyclesPlan {
+    pub plan: Plan,
+    pub schedule: Schedule,
+}
+
+/// Where values came from: what was typed beats the environment, and only what is on the same footing can contradict.
+pub struct Sources<'a>(pub &'a ArgMatches);
+
+impl Sources<'_> {
+    fn typed(&self, flag: &str) -> bool {
+        self.0.value_source(flag) == Some(ValueSource::CommandLine)
+    }
+
+    fn from_environment(&self, flag: &str) -> bool {
+        self.0.value_source(flag) == Some(ValueSource::EnvVariable)
+    }
+
+    /// Of flags that exclude each other, the one that holds; none when none was given.
+    ///
+    /// # Errors
+    /// Two were typed, or none was typed and two are in the environment.
+    fn choose<'f>(&self, flags: &[&'f str]) -> anyhow::Result<Option<&'f str>> {
+        let typed: Vec<_> = flags.iter().filter(|flag| self.typed(flag)).collect();
+        let environment: Vec<_> = flags.iter().filter(|flag| self.from_environment(flag)).collect();
+        match (typed.as_slice(), environment.as_slice()) {
+            ([], []) => Ok(None),
+            ([one], _) | ([], [one]) => Ok(Some(one)),
+            ([one, two, ..], _) => {
+                bail!("{} and {} contradict each other; leave one of them out", flag_name(one), flag_name(two))
+            }
+            ([], [one, two, ..]) => bail!(
+                "{} and {} in the environment contradict each other; unset one of them",
+                variable_name(one),
+                variable_name(two)
+            ),
+        }
+    }
+}
+
+fn flag_name(flag: &str) -> String {
+    match flag {
+        "password" => "-a".to_owned(),
+        "db" => "-n".to_owned(),
+        flag => format!("--{}", flag.replace('_', "-")),
+    }
+}
+
+fn variable_name(flag: &str) -> String {
+    match flag {
+        "password" => "REDISCLI_AUTH".to_owned(),
+        flag => format!("REDIS_HEALTH_{}", flag.to_uppercase()),
+    }
+}
+
+/// The plan of `dbs`.
+///
+/// # Errors
+/// Contradictory flags, or a URI that cannot be read; the text names them and the remedy.
+pub fn dbs(args: cli::Dbs, sources: &Sources<'_>) -> anyhow::Result<DbsPlan> {
+    let millis = args.common.millis;
+    let plan = plan(args.connection, args.common, args.max_db, Databases::UpTo(15), millis, sources)?;
+    Ok(DbsPlan { plan, quiet: args.quiet })
+}
+
+/// The plan of `cycles`.
+///
+/// # Errors
+/// As [`dbs`], or a schedule that is too long.
+pub fn cycles(args: cli::Cycles, sources: &Sources<'_>) -> anyhow::Result<CyclesPlan> {
+    let schedule = Schedule {
+        cycles: args.cycles,
+        run: args.run_duration,
+        interval: args.check_interval,
+        pause: args.break_duration,
+    };
+    ensure!(
+        schedule.total().is_some_and(|total| total <= LONGEST_RUN),
+        "--cycles: {} cycles of {} with breaks of {} take more than ten years; ask for fewer",
+        schedule.cycles,
+        humantime::format_duration(schedule.run),
+        humantime::format_duration(schedule.pause)
+    );
+    let millis = args.common.millis || schedule.interval.subsec_nanos() != 0;
+    let plan = plan(args.connection, args.common, args.max_db, Databases::One(0), millis, sources)?;
+    Ok(CyclesPlan { plan, schedule })
+}
+
+fn plan(
+    connection: cli::Connection,
+    common: cli::Common,
+    max_db: Option<cli::MaxDb>,
+    default: Databases,
+    millis: bool,
+    sources: &Sources<'_>,
+) -> anyhow::Result<Plan> {
+    let mut warnings = Vec::new();
+    let uri = uri(&connection, sources)?;
+    let databases = databases(&connection, max_db, uri.as_ref(), default, sources)?;
+    let login = login(&connection, uri.as_ref(), sources, &mut warnings)?;
+    let endpoint = match uri {
+        Some(uri) => uri.endpoint,
+        None => endpoint(connection.host, connection.port, connection.socket, sources)?,
+    };
+    ensure!(
+        common.keep.is_none() || common.rotate.is_some(),
+        "--keep says how many rotated files stay; give --rotate too"
+    );
+    let rotate = common.rotate.map(|when| Rotate { when, keep: common.keep, utc: common.utc });
+    Ok(Plan {
+        endpoint,
+        login,
+        databases,
+        // No check can take longer than the scan that it is part of.
+        timeout: connection.timeout.min(connection.deadline),
+        deadline: connection.deadline,
+        clock: Clock { utc: common.utc, millis },
+        log: LogFiles { folder: common.log_dir, rotate },
+        verbose: common.verbose,
+        warnings,
+    })
+}
+
+fn endpoint(
+    host: Option<String>,
+    port: Option<u16>,
+    socket: Option<std::path::PathBuf>,
+    sources: &Sources<'_>,
+) -> anyhow::Result<Endpoint> {
+    let by_port = sources.choose(&["socket", "port"])?;
+    let by_host = sources.choose(&["socket", "host"])?;
+    if let (Some(path), Some("socket"), Some("socket")) = (socket, by_port.or(by_host), by_host.or(by_port)) {
+        return Ok(Endpoint::Unix(path));
+    }
+    let host = host.unwrap_or_else(|| "127.0.0.1".to_owned());
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host).to_owned();
+    ensure!(!host.is_empty(), "--host: the name is empty; give the endpoint's name or address");
+    ensure!(
+        host.parse::<std::net::IpAddr>().is_ok() || !host.contains([':', '/', '@', ' ']),
+        "--host: {host} is not a host name; give the port with --port, and a URI with --uri"
+    );
+    Ok(Endpoint::Tcp { host, port: port.unwrap_or(6379) })
+}
+
+fn databases(
+    connection: &cli::Connection,
+    max_db: Option<cli::MaxDb>,
+    uri: Option<&Uri>,
+    default: Databases,
+    sources: &Sources<'_>,
+) -> anyhow::Result<Databases> {
+    let chosen = sources.choose(&["db", "max_db"])?;
+    if let Some(in_uri) = uri.and_then(|uri| uri.db) {
+        let other = chosen.filter(|flag| sources.typed(flag) && !(*flag == "db" && connection.db == Some(in_uri)));
+        match other {
+            Some(flag) if sources.typed("uri") => {
+                bail!("--uri names database {in_uri} and contradicts {}; leave one of them out", flag_name(flag))
+            }
+            Some(_) => {}
+            None => return Ok(Databases::One(in_uri)),
+        }
+    }
+    Ok(match (chosen, connection.db, max_db) {
+        (Some("db"), Some(db), _) => Databases::One(db),
+        (Some("max_db"), _, Some(cli::MaxDb::Index(last))) => Databases::UpTo(last),
+        (Some("max_db"), _, Some(cli::MaxDb::Auto)) => Databases::Auto,
+        _ => default,
+    })
+}
+
+fn login(
+    connection: &cli::Connection,
+    uri: Option<&Uri>,
+    sources: &Sources<'_>,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<Option<(Option<String>, Source)>> {
+    const VISIBLE: &str = "can be seen by everybody on this machine in the process list; \
+                           REDISCLI_AUTH, --pass-file or --password-command keep it private";
+    let chosen = sources.choose(&["password", "pass_file", "password_command", "askpass"])?;
+    let typed = chosen.filter(|flag| sources.typed(flag));
+    let uri_password = uri.and_then(|uri| uri.password.clone());
+    if uri_password.is_some() && sources.typed("uri") {
+        if let Some(flag) = typed {
+            bail!("--uri has a password and contradicts {}; leave one of them out", flag_name(flag));
+        }
+        warnings.push(format!("warning: the password in --uri {VISIBLE}"));
+    }
+    if typed == Some("password") {
+        warnings.push(format!("warning: the password of -a {VISIBLE}"));
+    }
+    let from_flag = || match chosen? {
+        "password" => connection.password.clone().map(|text| Source::Given(Secret::new(text))),
+        "pass_file" => connection.pass_file.clone().map(Source::File),
+        "password_command" => connection.password_command.clone().map(Source::Command),
+        _ => Some(Source::Prompt),
+    };
+    // What was typed beats a URI, and a URI beats the environment's password.
+    let source = match uri_password {
+        Some(password) if typed.is_none() => Some(Source::Given(password)),
+        _ => from_flag(),
+    };
+    let user = match uri.and_then(|uri| uri.user.clone()) {
+        Some(in_uri) if sources.typed("user") && connection.user.as_ref() != Some(&in_uri) => {
+            ensure!(
+                !sources.typed("uri"),
+                "--uri names the user {in_uri} and contradicts --user; leave one of them out"
+            );
+            connection.user.clone()
+        }
+        Some(in_uri) => Some(in_uri),
+        None => connection.user.clone(),
+    };
+    match (user, source) {
+        (user, Some(source)) => Ok(Some((user, source))),
+        (Some(_), None) => {
+            bail!("--user needs a password; set REDISCLI_AUTH, or give --pass-file, --password-command or --askpass")
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// What a URI says.
+#[derive(Debug, PartialEq, Eq)]
+struct Uri {
+    endpoint: Endpoint,
+    user: Option<String>,
+    password: Option<Secret>,
+    db: Option<u32>,
+}
+
+/// The URI, where one was given and nothing that was typed stands against it.
+fn uri(connection: &cli::Connection, sources: &Sources<'_>) -> anyhow::Result<Option<Uri>> {
+    let Some(text) = &connection.uri else { return Ok(None) };
+    for flag in ["host", "socket"] {
+        if sources.choose(&["uri", flag])? == Some(flag) {
+            return Ok(None);
+        }
+    }
+    // A port alone does not say where to, so it cannot take the place of a URI.
+    if sources.typed("port") {
+        let uri = if sources.typed("uri") { "--uri" } else { "REDIS_HEALTH_URI" };
+        bail!("{uri} and --port contradict each other; write the port into the URI, or give --host with it");
+    }
+    parse_uri(text).map(Some)
+}
+
+/// Reads a URI as redis-cli does: user information without a colon is a password.
+///
+/// No error repeats the URI, which may hold one.
+fn parse_uri(text: &str) -> anyhow::Result<Uri> {
+    let remedy = "write redis://user:password@host:port/db or unix:///path/of/socket";
+    let url = Url::parse(text).with_context(|| format!("--uri: this is not a URI; {remedy}"))?;
+    let decode = |text: &str| -> anyhow::Result<String> {
+        let text = percent_decode_str(text).decode_utf8().context("--uri: an escape in it is not UTF-8")?;
+        Ok(text.into_owned())
+    };
+    let db = |text: &str| -> anyhow::Result<Option<u32>> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let index = text.parse().ok().filter(|index| *index <= MAX_INDEX);
+        Ok(Some(index.with_context(|| format!("--uri: the database is not an index from 0 to {MAX_INDEX}"))?))
+    };
+    let (user, password) = match (decode(url.username())?, url.password()) {
+        (user, Some(password)) => (Some(user), Some(decode(password)?)),
+        (password, None) => (None, Some(password)),
+    };
+    let user = user.filter(|user| !user.is_empty());
+    let password = password.filter(|password| !password.is_empty()).map(Secret::new);
+    ensure!(url.fragment().is_none(), "--uri: a # in it must be written as %23");
+    match url.scheme() {
+        "redis" | "valkey" => {
+            ensure!(url.query().is_none(), "--uri: what follows the ? is not understood; {remedy}");
+            let host = url.host_str().unwrap_or_default();
+            let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+            Ok(Uri {
+                endpoint: Endpoint::Tcp {
+                    host: if host.is_empty() { "127.0.0.1".to_owned() } else { decode(host)? },
+                    port: url.port().unwrap_or(6379),
+                },
+                user,
+                password,
+                db: db(url.path().trim_matches('/'))?,
+            })
+        }
+        "unix" => {
+            ensure!(url.host_str().unwrap_or_default().is_empty(), "--uri: a socket's URI has three slashes; {remedy}");
+            let mut in_query = None;
+            for (key, value) in url.query_pairs() {
+                ensure!(key == "db", "--uri: only db may follow the ?; {remedy}");
+                in_query = db(&value)?;
+            }
+            Ok(Uri { endpoint: Endpoint::Unix(decode(url.path())?.into()), user, password, db: in_query })
+        }
+        scheme => bail!("--uri: the scheme {scheme} is not known; {remedy}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: u16) -> Endpoint {
+        Endpoint::Tcp { host: host.into(), port }
+    }
+
+    #[test]
+    fn uris_are_read_as_redis_cli_reads_them() {
+        let read = |text| parse_uri(text).unwrap();
+        let plain = read("redis://cache.example");
+        assert_eq!(plain, Uri { endpoint: tcp("cache.example", 6379), user: None, password: None, db: None });
+        let full = read("redis://ops:p%40ss@cache.example:6380/3");
+        assert_eq!(full.endpoint, tcp("cache.example", 6380));
+        assert_eq!((full.user.as_deref(), full.db), (Some("ops"), Some(3)));
+        assert_eq!(full.password, Some(Secret::new("p@ss")));
+        let no_user = read("redis://:pass@h");
+        assert_eq!((no_user.user, no_user.password), (None, Some(Secret::new("pass"))));
+        let password_only = read("redis://pass@h");
+        assert_eq!((password_only.user, password_only.password), (None, Some(Secret::new("pass"))));
+        assert_eq!(read("redis://[::1]:7000/").endpoint, tcp("::1", 7000));
+        assert_eq!(read("redis://").endpoint, tcp("127.0.0.1", 6379));
+        let socket = read("unix:///run/redis%20a.sock?db=2");
+        assert_eq!((socket.endpoint, socket.db), (Endpoint::Unix("/run/redis a.sock".into()), Some(2)));
+    }
+
+    #[test]
+    fn a_uri_that_cannot_be_read_is_named_but_not_repeated() {
+        for text in [
+            "hunter2",
+            "http://hunter2@h",
+            "redis://:hunter2@h/x",
+            "redis://:hunter2@h/1200000",
+            "redis://:hunter2@h:0x",
+            "unix://:hunter2@h/s",
+            "redis://:hunter2@h/0?x=1",
+            "redis://:hunter2@h#a",
+            "unix:///s?password=hunter2",
+        ] {
+            let error = format!("{:#}", parse_uri(text).unwrap_err());
+            assert!(error.starts_with("--uri: "), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! When checks start: cycles of a fixed length with breaks between them. Pure: offsets from the start of the run.
+
+use std::time::Duration;
+
+/// The plan of a `cycles` run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    pub cycles: u32,
+    /// How long one cycle lasts.
+    pub run: Duration,
+    /// From one check's start to the next one's.
+    pub interval: Duration,
+    /// The break between two cycles; none follows the last.
+    pub pause: Duration,
+}
+
+/// What the schedule asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A cycle begins, numbered from 1.
+    CycleStarts(u32),
+    CheckStarts,
+    CycleEnds(u32),
+}
+
+impl Schedule {
+    /// How long the whole run takes; none when that is longer than a `Duration` holds.
+    pub fn total(&self) -> Option<Duration> {
+        let cycles = self.run.checked_mul(self.cycles)?;
+        cycles.checked_add(self.pause.checked_mul(self.cycles.checked_sub(1)?)?)
+    }
+
+    /// How many checks one cycle has: one at each multiple of the interval before its end.
+    pub fn checks_per_cycle(&self) -> u128 {
+        self.run.as_nanos().div_ceil(self.interval.as_nanos())
+    }
+
+    /// All events in their order, each with its offset from the start of the run.
+    pub fn events(self) -> impl Iterator<Item = (Duration, Event)> {
+        (1..=self.cycles).flat_map(move |cycle| {
+            let start = (self.run + self.pause) * (cycle - 1);
+            let checks = std::iter::successors(Some(Duration::ZERO), move |at| at.checked_add(self.interval))
+                .take_while(move |at| *at < self.run)
+                .map(move |at| (start + at, Event::CheckStarts));
+            std::iter::once((start, Event::CycleStarts(cycle)))
+                .chain(checks)
+                .chain(std::iter::once((start + self.run, Event::CycleEnds(cycle))))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(cycles: u32, run: u64, interval: u64, pause: u64) -> Schedule {
+        let seconds = Duration::from_secs;
+        Schedule { cycles, run: seconds(run), interval: seconds(interval), pause: seconds(pause) }
+    }
+
+    #[test]
+    fn the_defaults_take_thirty_five_minutes() {
+        let defaults = schedule(4, 300, 60, 300);
+        assert_eq!(defaults.total(), Some(Duration::from_secs(35 * 60)));
+        assert_eq!(defaults.checks_per_cycle(), 5);
+        assert_eq!(defaults.events().last(), Some((Duration::from_secs(35 * 60), Event::CycleEnds(4))));
+        assert_eq!(defaults.events().filter(|(_, event)| *event == Event::CheckStarts).count(), 20);
+    }
+
+    #[test]
+    fn checks_start_at_multiples_of_the_interval_before_the_end() {
+        let at = |schedule: Schedule| -> Vec<u64> {
+            let checks = schedule.events().filter(|(_, event)| *event == Event::CheckStarts);
+            checks.map(|(at, _)| at.as_secs()).collect()
+        };
+        assert_eq!(at(schedule(2, 3, 1, 1)), [0, 1, 2, 4, 5, 6]);
+        assert_eq!(at(schedule(1, 5, 2, 0)), [0, 2, 4]);
+        assert_eq!(at(schedule(1, 4, 2, 0)), [0, 2]);
+        assert_eq!(at(schedule(1, 1, 60, 0)), [0]);
+        assert_eq!(at(schedule(2, 2, 1, 0)), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_run_without_end_is_none() {
+        assert_eq!(schedule(u32::MAX, u64::MAX / 2, 1, 0).total(), None);
+    }
+}

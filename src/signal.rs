@@ -1,0 +1,81 @@
+//! The signals that end a run cleanly.
+
+use std::fmt;
+use std::io;
+
+use tokio::signal::unix::{self, SignalKind};
+
+/// A signal that ended a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    Hup,
+    Int,
+    Term,
+}
+
+impl Signal {
+    /// Its number, the same on every Unix.
+    pub fn number(self) -> u8 {
+        match self {
+            Signal::Hup => 1,
+            Signal::Int => 2,
+            Signal::Term => 15,
+        }
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Signal::Hup => "SIGHUP",
+            Signal::Int => "SIGINT",
+            Signal::Term => "SIGTERM",
+        })
+    }
+}
+
+/// Listens for the signals that end a run.
+pub struct Signals {
+    hup: Option<unix::Signal>,
+    int: unix::Signal,
+    term: unix::Signal,
+}
+
+impl Signals {
+    /// Starts to listen. A SIGHUP that was ignored at start (nohup) stays ignored.
+    ///
+    /// # Errors
+    /// The system refuses the handlers.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Signals {
+            hup: if hup_is_ignored() { None } else { Some(unix::signal(SignalKind::hangup())?) },
+            int: unix::signal(SignalKind::interrupt())?,
+            term: unix::signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for the first of them.
+    pub async fn first(&mut self) -> Signal {
+        let hup = async {
+            match &mut self.hup {
+                Some(hup) => hup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = hup => Signal::Hup,
+            _ = self.int.recv() => Signal::Int,
+            _ = self.term.recv() => Signal::Term,
+        }
+    }
+}
+
+/// Whether whoever started this process had it ignore SIGHUP.
+///
+/// Linux tells in `/proc` (proc_pid_status(5): `SigIgn`, a hexadecimal mask). Asking sigaction(2) would need unsafe
+/// code, so where there is no `/proc`, SIGHUP ends a run.
+fn hup_is_ignored() -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return false };
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
+}

@@ -59,11 +59,12 @@ impl Deadline {
     }
 }
 
-/// How long each phase of opening a connection took. A phase that was not needed took no time.
+/// How long each phase of opening a connection took. A phase that was not needed, or not reached, took no time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timings {
     pub resolve: Duration,
     pub connect: Duration,
+    pub tls: Duration,
     pub auth: Duration,
 }
 

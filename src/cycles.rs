@@ -16,12 +16,13 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::clock::Clock;
 use crate::exit::Exit;
+use crate::identity::Observed;
 use crate::outage::{History, Moment, Observation, Transition};
 use crate::output::Output;
 use crate::plan::{CyclesPlan, Plan};
 use crate::record::{Destination, Log, Mark, Record, Subject, seconds};
 use crate::resolve::Resolver;
-use crate::scan::{Databases, Scan, Scanner};
+use crate::scan::{Databases, Identify, Scan, Scanner};
 use crate::schedule::{Event, Schedule};
 use crate::signal::{Signal, Signals};
 use crate::target::{Credentials, Target};
@@ -61,6 +62,7 @@ pub async fn run(CyclesPlan { plan, schedule }: CyclesPlan) -> anyhow::Result<Ex
         databases: plan.databases,
         timeout: plan.timeout,
         deadline: plan.deadline,
+        identify: Identify::new(true),
     };
     let mut run = Run::new(Arc::new(scanner), plan.clock, log, output);
     let signal = run.follow(schedule, signals).await;
@@ -147,6 +149,7 @@ struct Run {
     next: u64,
     waiting: BTreeMap<u64, Done>,
     histories: BTreeMap<Subject, History>,
+    observed: Observed,
     missed: Option<Missed>,
     missed_in_all: u64,
     /// Checks that a signal cut off.
@@ -171,6 +174,7 @@ impl Run {
             next: 1,
             waiting: BTreeMap::new(),
             histories: BTreeMap::new(),
+            observed: Observed::default(),
             missed: None,
             missed_in_all: 0,
             unfinished: 0,
@@ -249,8 +253,13 @@ impl Run {
         self.running.remove(&done.number);
         for outcome in &done.scan.outcomes {
             let result = outcome.result.clone();
-            let record =
-                Record::Check { at: done.at.stamp, subject: self.subject(outcome.db), count: done.number, result };
+            let record = Record::Check {
+                at: done.at.stamp,
+                subject: self.subject(outcome.db),
+                count: done.number,
+                result,
+                details: done.scan.details(outcome),
+            };
             self.log.write(&record);
             if outcome.result.is_err() {
                 self.output.line(&record);
@@ -264,6 +273,9 @@ impl Run {
     }
 
     fn fold(&mut self, done: &Done) {
+        for change in self.observed.update(done.scan.peer, &done.scan.identity) {
+            self.mark(Mark::Changed { node: None, at: done.at.stamp, change });
+        }
         for outcome in &done.scan.outcomes {
             let subject = self.subject(outcome.db);
             let observation = Observation {

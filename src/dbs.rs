@@ -11,9 +11,9 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
 use crate::plan::DbsPlan;
-use crate::record::{Destination, Log, Record, Subject};
+use crate::record::{Destination, Details, Log, Record, Subject, Verdict};
 use crate::resolve::Resolver;
-use crate::scan::{Outcome, Scan, Scanner};
+use crate::scan::{Identify, Outcome, Scan, Scanner};
 use crate::signal::Signals;
 use crate::target::{Credentials, Target};
 
@@ -41,6 +41,7 @@ pub async fn run(DbsPlan { plan, quiet }: DbsPlan) -> anyhow::Result<Exit> {
         databases: plan.databases,
         timeout: plan.timeout,
         deadline: plan.deadline,
+        identify: Identify::new(false),
     };
     let (at, start) = (plan.clock.now(), Instant::now());
     let mut scan = Scan::default();
@@ -53,11 +54,24 @@ pub async fn run(DbsPlan { plan, quiet }: DbsPlan) -> anyhow::Result<Exit> {
 
     let stopped = signal.map(|signal| (signal, plan.clock.now()));
     let failures = scan.failures() as u64;
-    let checks = scan.outcomes.iter().map(|outcome| (Subject::db(outcome.db), outcome.result.clone())).collect();
-    let block = Record::Scan { at, checks, stopped };
+    let verdict = |outcome: &Outcome| Verdict {
+        subject: Subject::db(outcome.db),
+        result: outcome.result.clone(),
+        elapsed: outcome.elapsed,
+    };
+    let checks = scan.outcomes.iter().map(verdict).collect();
+    let details = Details {
+        elapsed: took,
+        timings: scan.timings,
+        peer: scan.peer,
+        identity: scan.identity.clone(),
+        ..Details::default()
+    };
+    let block = Record::Scan { at, checks, details, stopped };
     log.write(&block);
     for outcome in scan.outcomes.iter().filter(|outcome| outcome.result.is_err()) {
-        log.write(&Record::Check { at, subject: Subject::db(outcome.db), count: 1, result: outcome.result.clone() });
+        let (subject, result) = (Subject::db(outcome.db), outcome.result.clone());
+        log.write(&Record::Check { at, subject, count: 1, result, details: scan.details(outcome) });
     }
 
     let summary = summary(&scan.outcomes, &scanner.target.endpoint.to_string(), took);
@@ -120,8 +134,17 @@ mod tests {
     fn neighbours_that_failed_alike_share_a_line() {
         let refused = || Err(Failure::new(Kind::Refused, "Connection refused"));
         let results = [refused(), refused(), Ok(()), refused(), Err(Failure::new(Kind::Reset, "x"))];
-        let outcomes: Vec<_> =
-            results.into_iter().zip(0..).map(|(result, db)| Outcome { db, result, elapsed: Duration::ZERO }).collect();
+        let outcomes: Vec<_> = results
+            .into_iter()
+            .zip(0..)
+            .map(|(result, db)| Outcome {
+                db,
+                result,
+                elapsed: Duration::ZERO,
+                select: Duration::ZERO,
+                ping: Duration::ZERO,
+            })
+            .collect();
         assert_eq!(
             folded_failures(&outcomes),
             [

@@ -8,6 +8,7 @@
 //! - [`target`] is what is checked; [`password`] fetches what it takes to get in.
 //! - [`resolve`] and [`connect`] open a connection, phase by phase; [`scan`] asks all databases over it.
 //! - [`failure`] is the closed set of reasons why a check fails.
+//! - [`identity`] is what a server tells of itself, and what changed.
 //! - [`schedule`] says when checks start, [`outage`] folds their outcomes into outages; both are pure.
 //! - [`record`] is what goes into the logs, and the files; [`output`] is for whoever watches.
 //! - [`dbs`] and [`cycles`] are the two modes: where the parts meet, and the only place.
@@ -24,6 +25,7 @@ pub mod dbs;
 pub mod exit;
 mod explain;
 pub mod failure;
+pub mod identity;
 pub mod outage;
 pub mod output;
 pub mod password;

@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::Value;
@@ -15,6 +16,8 @@ use tracing::debug;
 
 use crate::connect::{Connection, Deadline, Timings, unexpected};
 use crate::failure::{Failure, Kind, Phase};
+use crate::identity::{Identity, Role};
+use crate::record::Details;
 use crate::resolve::Resolver;
 use crate::target::Target;
 
@@ -56,6 +59,9 @@ pub struct Outcome {
     pub result: Result<(), Failure>,
     /// From the start of the scan until this index was settled.
     pub elapsed: Duration,
+    /// Waiting for the reply to SELECT, and then for the reply to PING.
+    pub select: Duration,
+    pub ping: Duration,
 }
 
 /// What a scan saw, also when it was cut short.
@@ -66,9 +72,23 @@ pub struct Scan {
     pub peer: Option<SocketAddr>,
     /// The phases of the first connection that opened.
     pub timings: Timings,
+    /// What the server told of itself, if it was asked and the user may ask.
+    pub identity: Identity,
 }
 
 impl Scan {
+    /// What is known of one of its checks.
+    pub fn details(&self, outcome: &Outcome) -> Details {
+        Details {
+            elapsed: outcome.elapsed,
+            timings: self.timings,
+            select: outcome.select,
+            ping: outcome.ping,
+            peer: self.peer,
+            identity: self.identity.clone(),
+        }
+    }
+
     /// How many checks failed.
     pub fn failures(&self) -> usize {
         self.outcomes.iter().filter(|outcome| outcome.result.is_err()).count()
@@ -76,7 +96,7 @@ impl Scan {
 }
 
 /// How to scan.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Scanner {
     pub target: Target,
     pub resolver: Resolver,
@@ -85,6 +105,25 @@ pub struct Scanner {
     pub timeout: Duration,
     /// The time that the whole scan may take.
     pub deadline: Duration,
+    pub identify: Identify,
+}
+
+/// Whether to ask servers who they are: in the check's own round trip, and no more once a server forbade it, since each
+/// refusal enters its ACL LOG.
+#[derive(Debug, Default)]
+pub struct Identify {
+    pub wanted: bool,
+    forbidden: AtomicBool,
+}
+
+impl Identify {
+    pub fn new(wanted: bool) -> Self {
+        Identify { wanted, forbidden: AtomicBool::new(false) }
+    }
+
+    fn is_on(&self) -> bool {
+        self.wanted && !self.forbidden.load(Ordering::Relaxed)
+    }
 }
 
 /// How one connection's turn ended.
@@ -155,19 +194,25 @@ impl Scanner {
         let auto = self.databases == Databases::Auto;
         let mut chunk = if auto { FIRST_CHUNK } else { CHUNK };
         let mut answered = false;
+        let mut identify = self.identify.is_on();
         let mut commands = Vec::new();
         while *next <= last {
             let chunk_last = last.min(*next + (chunk - 1));
             commands.clear();
             for db in *next..=chunk_last {
                 pack_check(&mut commands, db);
+                if identify && db == *next {
+                    commands.extend_from_slice(&redis::cmd("INFO").arg("server").get_packed_command());
+                    commands.extend_from_slice(&redis::cmd("ROLE").get_packed_command());
+                }
             }
             chunk = CHUNK.min(chunk * 2);
             if let Err(failure) = deadline.bound(|| Phase::Reply("SELECT"), sent(&mut connection, &commands)).await {
                 return Turn::Broke { failure, answered };
             }
             while *next <= chunk_last {
-                let Replies { select, ping } = match two_replies(&mut connection, deadline, &mut answered).await {
+                let Replies { select, ping, waits } = match two_replies(&mut connection, deadline, &mut answered).await
+                {
                     Ok(replies) => replies,
                     Err(failure) => return Turn::Broke { failure, answered },
                 };
@@ -178,6 +223,14 @@ impl Scanner {
                 }
                 // A PING after a failed SELECT is answered by the database before it, and proves nothing.
                 settle(scan, *next, select.and(ping), start);
+                if let Some(outcome) = scan.outcomes.last_mut() {
+                    (outcome.select, outcome.ping) = waits;
+                }
+                if std::mem::take(&mut identify) {
+                    // What it says of itself is no part of the verdict, which is settled; a connection that breaks here
+                    // fails the next index.
+                    self.identify(&mut connection, deadline, scan).await;
+                }
                 if end_of_range {
                     return Turn::Finished;
                 }
@@ -187,12 +240,25 @@ impl Scanner {
         }
         Turn::Finished
     }
+
+    /// Reads the replies to INFO and ROLE.
+    async fn identify(&self, connection: &mut Connection, deadline: Deadline, scan: &mut Scan) {
+        let mut reply = async || deadline.bound(|| Phase::Reply("INFO"), connection.reply()).await;
+        let Ok(info) = reply().await else { return };
+        scan.identity.read_info(&info);
+        let Ok(role) = reply().await else { return };
+        scan.identity.role = Role::from_reply(&role);
+        if [info, role].iter().all(|reply| unexpected("", reply).kind == Kind::NoPerm) {
+            self.identify.forbidden.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
-/// What the two commands of one index came to.
+/// What the two commands of one index came to, and how long each reply was waited for.
 struct Replies {
     select: Result<(), Failure>,
     ping: Result<(), Failure>,
+    waits: (Duration, Duration),
 }
 
 /// Reads the two replies of one index.
@@ -201,11 +267,13 @@ struct Replies {
 /// The connection broke or stalled. `answered` becomes true with the first reply that is not an error, or with the
 /// second of any kind: a lone error before the end of a connection was meant for the connection, not for an index.
 async fn two_replies(connection: &mut Connection, deadline: Deadline, answered: &mut bool) -> Result<Replies, Failure> {
+    let start = Instant::now();
     let select = match deadline.bound(|| Phase::Reply("SELECT"), connection.reply()).await? {
         Value::Okay => Ok(()),
         other => Err(unexpected("SELECT", &other)),
     };
     *answered |= select.is_ok();
+    let selected = Instant::now();
     match deadline.bound(|| Phase::Reply("PING"), connection.reply()).await {
         Ok(reply) => {
             *answered = true;
@@ -213,7 +281,7 @@ async fn two_replies(connection: &mut Connection, deadline: Deadline, answered: 
                 Value::SimpleString(text) if text == "PONG" => Ok(()),
                 other => Err(unexpected("PING", &other)),
             };
-            Ok(Replies { select, ping })
+            Ok(Replies { select, ping, waits: (selected - start, selected.elapsed()) })
         }
         Err(broken) => Err(select.err().unwrap_or(broken)),
     }
@@ -225,7 +293,8 @@ async fn sent(connection: &mut Connection, commands: &[u8]) -> Result<(), Failur
 }
 
 fn settle(scan: &mut Scan, db: u32, result: Result<(), Failure>, start: Instant) {
-    scan.outcomes.push(Outcome { db, result, elapsed: start.elapsed() });
+    let elapsed = start.elapsed();
+    scan.outcomes.push(Outcome { db, result, elapsed, select: Duration::ZERO, ping: Duration::ZERO });
 }
 
 /// Appends SELECT and PING as a client sends them.

@@ -4,14 +4,15 @@
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
-use super::{Mark, Record, Subject};
+use super::{Mark, Record, Subject, Verdict};
+use crate::identity::Aspect;
 
 /// Writes a record's lines, without the last one's end.
 pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
     match record {
-        Record::Scan { at, checks, stopped } => {
+        Record::Scan { at, checks, stopped, .. } => {
             writeln!(f, "===== Redis DB Health Check at {at} =====")?;
-            for (subject, result) in checks {
+            for Verdict { subject, result, .. } in checks {
                 match result {
                     Ok(()) => writeln!(f, "{subject}: RUNNING")?,
                     Err(failure) => writeln!(f, "{subject}: NOT RUNNING ({failure})")?,
@@ -22,7 +23,7 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
                 None => Ok(()),
             }
         }
-        Record::Check { at, subject, count, result } => {
+        Record::Check { at, subject, count, result, .. } => {
             write!(f, "{at} ")?;
             if *subject != Subject::default() {
                 write!(f, "{subject} ")?;
@@ -59,6 +60,15 @@ impl Display for Mark {
             Mark::NotObserved { from, to, missed } => {
                 write!(f, "Not observed from {from} to {to}, checks missed: {missed}")
             }
+            Mark::Changed { node, at, change } => {
+                let who = node.as_deref().map_or_else(|| "Endpoint".to_owned(), |node| format!("NODE {node}"));
+                let (from, to) = (&change.from, &change.to);
+                match change.aspect {
+                    Aspect::Address => write!(f, "{who} moved from {from} to {to} at {at}"),
+                    Aspect::Role | Aspect::Engine => write!(f, "{who} changed from {from} to {to} at {at}"),
+                    Aspect::RunId => write!(f, "{who} was restarted at {at}, run id {from} became {to}"),
+                }
+            }
             Mark::OutageBegan { subject, at } => write!(f, "Outage of {subject} began at {at}"),
             Mark::OutageEnded { subject, at, at_least, at_most } => {
                 write!(f, "Outage of {subject} ended at {at}, lasted at least {} s", seconds(*at_least))?;
@@ -88,6 +98,7 @@ mod tests {
     use super::*;
     use crate::clock::Stamp;
     use crate::failure::{Failure, Kind};
+    use crate::record::Details;
     use crate::signal::Signal;
 
     fn at(text: &str) -> Stamp {
@@ -101,7 +112,13 @@ mod tests {
     #[test]
     fn records_are_the_scripts_lines() {
         let start = at("2025-08-27T07:35:01Z");
-        let check = |db, count, result| Record::Check { at: start, subject: Subject { node: None, db }, count, result };
+        let check = |db, count, result| Record::Check {
+            at: start,
+            subject: Subject { db, ..Subject::default() },
+            count,
+            result,
+            details: Details::default(),
+        };
         let mark = Record::Mark;
         for (record, line) in [
             (check(None, 1, Ok(())), "2025-08-27 07:35:01 SUCCESS 1"),
@@ -127,7 +144,10 @@ mod tests {
     fn a_scan_is_a_block_that_an_empty_line_ends() {
         let block = Record::Scan {
             at: at("2025-08-26T11:00:00Z"),
-            checks: vec![(Subject::db(0), Ok(())), (Subject::db(2), Err(reset()))],
+            checks: [(0, Ok(())), (2, Err(reset()))]
+                .map(|(db, result)| Verdict { subject: Subject::db(db), result, elapsed: Duration::ZERO })
+                .into(),
+            details: Details::default(),
             stopped: None,
         };
         // The file writer ends every record with a line end, which makes the empty line.

@@ -5,11 +5,14 @@ mod file;
 mod log;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Stamp;
+use crate::connect::Timings;
 use crate::failure::Failure;
+use crate::identity::{Change, Identity};
 use crate::signal::Signal;
 
 pub use classic::seconds;
@@ -31,13 +34,38 @@ impl Subject {
     }
 }
 
+/// What is known of a check beyond its verdict. The classic lines leave it out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// From the check's start to its verdict.
+    pub elapsed: Duration,
+    pub timings: Timings,
+    /// Waiting for the reply to SELECT, and then for the reply to PING.
+    pub select: Duration,
+    pub ping: Duration,
+    /// The address that was asked; none for a Unix socket, and when no connection opened.
+    pub peer: Option<SocketAddr>,
+    pub identity: Identity,
+}
+
+/// One database in a block of `dbs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub subject: Subject,
+    pub result: Result<(), Failure>,
+    /// From the scan's start to this verdict.
+    pub elapsed: Duration,
+}
+
 /// One record: a line, or a whole block of `dbs`. It is written with one `write(2)`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
     /// The block of one scan by `dbs`.
     Scan {
         at: Stamp,
-        checks: Vec<(Subject, Result<(), Failure>)>,
+        checks: Vec<Verdict>,
+        /// Of the scan's first connection.
+        details: Details,
         /// The signal that ended the scan before it was through.
         stopped: Option<(Signal, Stamp)>,
     },
@@ -49,6 +77,7 @@ pub enum Record {
         /// Counts the checks of this subject over the whole run from 1, failed ones too.
         count: u64,
         result: Result<(), Failure>,
+        details: Details,
     },
     /// Anything else that is worth a line.
     Mark(Mark),
@@ -77,6 +106,12 @@ pub enum Mark {
         from: Stamp,
         to: Stamp,
         missed: u64,
+    },
+    /// Something about the endpoint, or about one node of it, is not as it was at the check before.
+    Changed {
+        node: Option<Arc<str>>,
+        at: Stamp,
+        change: Change,
     },
     OutageBegan {
         subject: Subject,

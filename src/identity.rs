@@ -1,0 +1,198 @@
+//! Who answered: role, engine and run id of a server, as ROLE and INFO tell, and what changed from one check to the
+//! next.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use redis::Value;
+
+/// A server's part in replication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Primary,
+    Replica,
+}
+
+impl Role {
+    /// Reads the reply to ROLE, an array that begins with `master` or `slave` (redis.io, command ROLE).
+    pub fn from_reply(reply: &Value) -> Option<Self> {
+        let Value::Array(items) = reply else { return None };
+        match items.first()? {
+            Value::BulkString(word) if word == b"master" => Some(Role::Primary),
+            Value::BulkString(word) if word == b"slave" => Some(Role::Replica),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Primary => "primary",
+            Role::Replica => "replica",
+        })
+    }
+}
+
+/// What a server tells of itself. A user without the permission to ask learns nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub role: Option<Role>,
+    /// `redis`, `valkey`, or what else the server calls itself.
+    pub engine: Option<String>,
+    pub version: Option<String>,
+    /// Another one after every restart of the server.
+    pub run_id: Option<String>,
+}
+
+impl Identity {
+    /// Takes what the reply to `INFO server` holds.
+    ///
+    /// Valkey says `redis_version:7.2.4` whatever its version, for the sake of old clients; `server_name` and
+    /// `valkey_version` tell the truth (valkey's `server.c`, `genValkeyInfoString`).
+    pub fn read_info(&mut self, reply: &Value) {
+        let text = match reply {
+            Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            Value::VerbatimString { text, .. } => text.clone(),
+            _ => return,
+        };
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                .map(|value| value.trim().to_owned())
+        };
+        let engine = field("server_name").unwrap_or_else(|| "redis".to_owned());
+        self.version = field(&format!("{engine}_version")).or_else(|| field("redis_version"));
+        self.engine = self.version.is_some().then_some(engine);
+        self.run_id = field("run_id");
+    }
+
+    fn engine_and_version(&self) -> Option<String> {
+        Some(format!("{} {}", self.engine.as_ref()?, self.version.as_ref()?))
+    }
+}
+
+/// What about an endpoint changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aspect {
+    /// The address behind the name.
+    Address,
+    Role,
+    /// Engine and version.
+    Engine,
+    /// The run id: the server was restarted.
+    RunId,
+}
+
+impl Aspect {
+    pub const ALL: [Aspect; 4] = [Aspect::Address, Aspect::Role, Aspect::Engine, Aspect::RunId];
+
+    /// The word for programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Aspect::Address => "address",
+            Aspect::Role => "role",
+            Aspect::Engine => "engine",
+            Aspect::RunId => "run_id",
+        }
+    }
+}
+
+/// A difference between two checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub aspect: Aspect,
+    pub from: String,
+    pub to: String,
+}
+
+/// What an endpoint last told of itself. What a check did not tell is taken to be as before.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    address: Option<SocketAddr>,
+    identity: Identity,
+}
+
+impl Observed {
+    /// Takes what a check told and returns what that changed.
+    pub fn update(&mut self, address: Option<SocketAddr>, identity: &Identity) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut compare = |aspect, from: Option<String>, to: Option<String>| {
+            if let (Some(from), Some(to)) = (from, to)
+                && from != to
+            {
+                changes.push(Change { aspect, from, to });
+            }
+        };
+        let ip = |address: SocketAddr| address.ip().to_string();
+        let moved = matches!((self.address, address), (Some(from), Some(to)) if from != to);
+        compare(Aspect::Address, self.address.map(ip), address.map(ip));
+        compare(
+            Aspect::Role,
+            self.identity.role.map(|role| role.to_string()),
+            identity.role.map(|role| role.to_string()),
+        );
+        compare(Aspect::Engine, self.identity.engine_and_version(), identity.engine_and_version());
+        // Another server has another run id; only at the same address does that mean a restart.
+        if !moved {
+            compare(Aspect::RunId, self.identity.run_id.clone(), identity.run_id.clone());
+        }
+        self.address = address.or(self.address);
+        self.identity.role = identity.role.or(self.identity.role);
+        if identity.engine.is_some() {
+            self.identity.engine.clone_from(&identity.engine);
+            self.identity.version.clone_from(&identity.version);
+        }
+        if identity.run_id.is_some() || moved {
+            self.identity.run_id.clone_from(&identity.run_id);
+        }
+        changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(text: &str) -> Identity {
+        let mut identity = Identity::default();
+        identity.read_info(&Value::BulkString(text.as_bytes().to_vec()));
+        identity
+    }
+
+    #[test]
+    fn engines_tell_their_true_version() {
+        let redis = info("# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:abc\r\n");
+        assert_eq!(redis.engine_and_version().as_deref(), Some("redis 7.0.15"));
+        assert_eq!(redis.run_id.as_deref(), Some("abc"));
+        let valkey = info("# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.0\r\n");
+        assert_eq!(valkey.engine_and_version().as_deref(), Some("valkey 8.1.0"));
+        assert_eq!(info("not an INFO reply"), Identity::default());
+    }
+
+    #[test]
+    fn roles_are_read_from_role() {
+        let role = |word: &str| Role::from_reply(&Value::Array(vec![Value::BulkString(word.into()), Value::Int(1)]));
+        assert_eq!(role("master"), Some(Role::Primary));
+        assert_eq!(role("slave"), Some(Role::Replica));
+        assert_eq!(role("sentinel"), None);
+        assert_eq!(Role::from_reply(&Value::Nil), None);
+    }
+
+    #[test]
+    fn changes_are_what_differs_from_the_last_that_was_told() {
+        let address = |text: &str| Some(text.parse().unwrap());
+        let server =
+            |role, run_id: &str| Identity { role: Some(role), run_id: Some(run_id.into()), ..Identity::default() };
+        let aspects = |changes: Vec<Change>| changes.into_iter().map(|change| change.aspect).collect::<Vec<_>>();
+        let (old, new) = (address("10.0.1.5:6379"), address("10.0.2.9:6379"));
+        let mut observed = Observed::default();
+        assert_eq!(aspects(observed.update(old, &server(Role::Primary, "a"))), []);
+        assert_eq!(aspects(observed.update(old, &server(Role::Primary, "a"))), []);
+        assert_eq!(aspects(observed.update(None, &Identity::default())), []);
+        assert_eq!(aspects(observed.update(old, &server(Role::Replica, "b"))), [Aspect::Role, Aspect::RunId]);
+        // Another server, so its run id says nothing about a restart.
+        assert_eq!(aspects(observed.update(new, &server(Role::Primary, "c"))), [Aspect::Address, Aspect::Role]);
+        assert_eq!(aspects(observed.update(new, &server(Role::Primary, "c"))), []);
+    }
+}

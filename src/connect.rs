@@ -13,7 +13,7 @@ use std::time::Duration;
 use combine::parser::combinator::AnySendSyncPartialState;
 use combine::stream::{Decoder, PointerOffset};
 use redis::Value;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use tracing::debug;
@@ -24,6 +24,9 @@ use crate::target::{Credentials, Endpoint, Target};
 
 /// The most bytes that one reply may have. The longest that is asked for, a large cluster's topology, stays below.
 const MAX_REPLY: usize = 4 << 20;
+
+/// How much is read at once: the codec alone would begin with 64 bytes.
+const READ_AHEAD: usize = 16 << 10;
 
 /// When a check must be over, and how long it had in all.
 #[derive(Clone, Copy, Debug)]
@@ -241,7 +244,7 @@ fn not_a_reply(bytes: &[u8]) -> Failure {
 /// A stream that bounds how much one reply may bring, and remembers as what kind of failure it broke: the codec's own
 /// errors no longer tell.
 struct Metered {
-    inner: Box<dyn Stream>,
+    inner: BufReader<Box<dyn Stream>>,
     /// Bytes that the current reply may still bring.
     left: usize,
     broken: Option<Failure>,
@@ -249,7 +252,7 @@ struct Metered {
 
 impl Metered {
     fn new(inner: Box<dyn Stream>) -> Self {
-        Metered { inner, left: MAX_REPLY, broken: None }
+        Metered { inner: BufReader::with_capacity(READ_AHEAD, inner), left: MAX_REPLY, broken: None }
     }
 
     async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {

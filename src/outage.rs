@@ -90,7 +90,7 @@ impl fmt::Display for Outage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transition {
     Began,
-    Ended(Outage),
+    Ended(Box<Outage>),
 }
 
 /// The checks of one subject, folded.
@@ -159,7 +159,7 @@ impl History {
             outage.recovery = took;
             outage.spans_gap |= self.gap_since_success;
             self.ended.push(outage.clone());
-            Transition::Ended(outage)
+            Transition::Ended(Box::new(outage))
         });
         self.last_success = Some(at);
         self.gap_since_success = false;
@@ -190,7 +190,7 @@ mod tests {
             let failure = (check == 'x').then_some(&refused);
             let observation = Observation { at, took: Duration::from_millis(100), failure, after_gap };
             if let Some(Transition::Ended(outage)) = history.observe(&observation) {
-                ended.push(outage);
+                ended.push(*outage);
             }
             after_gap = false;
         }

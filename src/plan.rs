@@ -58,7 +58,7 @@ impl Sources<'_> {
         self.0.value_source(flag) == Some(ValueSource::CommandLine)
     }
 
-    fn from_environment(&self, flag: &str) -> bool {
+    fn inherited(&self, flag: &str) -> bool {
         self.0.value_source(flag) == Some(ValueSource::EnvVariable)
     }
 
@@ -68,7 +68,7 @@ impl Sources<'_> {
     /// Two were typed, or none was typed and two are in the environment.
     fn choose<'f>(&self, flags: &[&'f str]) -> anyhow::Result<Option<&'f str>> {
         let typed: Vec<_> = flags.iter().filter(|flag| self.typed(flag)).collect();
-        let environment: Vec<_> = flags.iter().filter(|flag| self.from_environment(flag)).collect();
+        let environment: Vec<_> = flags.iter().filter(|flag| self.inherited(flag)).collect();
         match (typed.as_slice(), environment.as_slice()) {
             ([], []) => Ok(None),
             ([one], _) | ([], [one]) => Ok(Some(one)),

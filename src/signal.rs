@@ -1,7 +1,7 @@
 //! The signals that end a run cleanly.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read as _};
 
 use tokio::signal::unix::{self, SignalKind};
 
@@ -75,7 +75,12 @@ impl Signals {
 /// Linux tells in `/proc` (proc_pid_status(5): `SigIgn`, a hexadecimal mask). Asking sigaction(2) would need unsafe
 /// code, so where there is no `/proc`, SIGHUP ends a run.
 fn hup_is_ignored() -> bool {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return false };
+    // The file has no length, so a plain read would grow its buffer in eight steps.
+    let mut status = String::with_capacity(4096);
+    let file = std::fs::File::open("/proc/self/status");
+    if file.and_then(|file| file.take(4096).read_to_string(&mut status)).is_err() {
+        return false;
+    }
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }

@@ -88,10 +88,7 @@ impl LogFile {
         // The appender does not tell which file it opened. Another process may rotate between the two openings; then
         // the path shows a third file, and another try settles it.
         for _ in 0..8 {
-            if let Some(folder) = self.path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            let file = OpenOptions::new().append(true).create(true).open(&self.path)?;
+            let file = self.open_or_create()?;
             let inode = inode(&file.metadata()?);
             let appender = appender(&self.path)?;
             if fs::metadata(&self.path).is_ok_and(|now| self::inode(&now) == inode) {
@@ -100,6 +97,18 @@ impl LogFile {
             }
         }
         Err(io::Error::other("the file is replaced faster than it can be opened"))
+    }
+
+    /// Opens the file for appending, and makes its folder anew if that vanished.
+    fn open_or_create(&self) -> io::Result<File> {
+        let open = || OpenOptions::new().append(true).create(true).open(&self.path);
+        match (open(), self.path.parent()) {
+            (Err(error), Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(folder)?;
+                open()
+            }
+            (opened, _) => opened,
+        }
     }
 
     /// Makes sure that the path leads to the open file, and that it is of the current period and has room.

@@ -166,6 +166,10 @@ pub struct Common {
     #[arg(long, value_name = "COUNT", env = "REDIS_HEALTH_KEEP")]
     pub keep: Option<usize>,
 
+    /// Write figures in Prometheus' text format to this file, for node_exporter's textfile collector.
+    #[arg(long, value_name = "PATH", env = "REDIS_HEALTH_METRICS_FILE")]
+    pub metrics_file: Option<PathBuf>,
+
     /// Explain on standard error what each phase did.
     #[arg(short, long, env = "REDIS_HEALTH_VERBOSE", value_parser = FalseyValueParser::new())]
     pub verbose: bool,

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,9 +16,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Stamp};
 use crate::exit::Exit;
 use crate::identity::Observed;
+use crate::metrics::Metrics;
 use crate::outage::{History, Moment, Observation, Transition};
 use crate::output::Output;
 use crate::plan::{CyclesPlan, Plan};
@@ -25,6 +28,7 @@ use crate::resolve::Resolver;
 use crate::scan::{Databases, Identify, Scan, Scanner};
 use crate::schedule::{Event, Schedule};
 use crate::signal::{Signal, Signals};
+use crate::status::Status;
 use crate::target::{Credentials, Target};
 
 /// Another `cycles` run writes to the same log folder.
@@ -40,7 +44,7 @@ const TOLERANCE: Duration = Duration::from_millis(100);
 /// # Errors
 /// Nothing was checked: the password or the log folder cannot be had, or another run holds the folder ([`Locked`]).
 pub async fn run(CyclesPlan { plan, schedule }: CyclesPlan) -> anyhow::Result<Exit> {
-    let output = Output::threads();
+    let output = Output::thread();
     if plan.verbose {
         crate::explain::start();
     }
@@ -63,8 +67,10 @@ pub async fn run(CyclesPlan { plan, schedule }: CyclesPlan) -> anyhow::Result<Ex
         timeout: plan.timeout,
         deadline: plan.deadline,
         identify: Identify::new(true),
+        settled: AtomicU64::new(0),
     };
-    let mut run = Run::new(Arc::new(scanner), plan.clock, log, output);
+    let metrics = plan.metrics.map(|path| Metrics::new(path, scanner.target.endpoint.to_string()));
+    let mut run = Run::new(Arc::new(scanner), plan.clock, log, output, metrics);
     let signal = run.follow(schedule, signals).await;
     run.summarise();
     Ok(Exit::of_run(signal, run.log.lost(), run.failed_checks()))
@@ -119,6 +125,9 @@ fn announcement(plan: &Plan, schedule: &Schedule) -> String {
     )
 }
 
+/// How often the status line is drawn.
+const REDRAW: Duration = Duration::from_millis(250);
+
 /// A check that is over.
 struct Done {
     number: u64,
@@ -139,6 +148,8 @@ struct Run {
     clock: Clock,
     log: Log,
     output: Output,
+    metrics: Option<Metrics>,
+    status: Status,
     start: Instant,
     /// How many checks were started.
     started: u64,
@@ -159,13 +170,15 @@ struct Run {
 }
 
 impl Run {
-    fn new(scanner: Arc<Scanner>, clock: Clock, log: Log, output: Output) -> Self {
+    fn new(scanner: Arc<Scanner>, clock: Clock, log: Log, output: Output, metrics: Option<Metrics>) -> Self {
         let (sender, done) = unbounded_channel();
         Run {
             scanner,
             clock,
             log,
             output,
+            metrics,
+            status: Status::default(),
             start: Instant::now(),
             started: 0,
             running: BTreeMap::new(),
@@ -184,6 +197,9 @@ impl Run {
 
     /// Follows the schedule to its end, or to a signal, which it returns.
     async fn follow(&mut self, schedule: Schedule, mut signals: Signals) -> Option<Signal> {
+        self.status.cycles = schedule.cycles;
+        let mut redraw = tokio::time::interval(REDRAW);
+        let has_status = self.output.has_status();
         for (offset, event) in schedule.events() {
             let due = self.start + offset;
             loop {
@@ -192,6 +208,7 @@ impl Run {
                     signal = signals.first() => return Some(self.stop(signal)),
                     () = sleep_until(due) => break,
                     Some(done) = self.done.recv() => self.settle(done),
+                    _ = redraw.tick(), if has_status => self.show_status(&schedule),
                 }
             }
             self.act(event, due, &schedule);
@@ -220,11 +237,13 @@ impl Run {
             }
             Event::CycleStarts(cycle) => {
                 self.say_missed();
+                (self.status.cycle, self.status.in_break) = (cycle, false);
                 self.mark(Mark::CycleStarted { cycle, at: self.clock.now() });
             }
             Event::CycleEnds(cycle) => {
                 self.say_missed();
                 if cycle < schedule.cycles {
+                    self.status.in_break = true;
                     self.mark(Mark::CycleCompleted { cycle, pause: schedule.pause });
                     self.gap |= !schedule.pause.is_zero();
                 }
@@ -253,18 +272,29 @@ impl Run {
         self.running.remove(&done.number);
         for outcome in &done.scan.outcomes {
             let result = outcome.result.clone();
+            let subject = self.subject(outcome.db);
             let record = Record::Check {
                 at: done.at.stamp,
-                subject: self.subject(outcome.db),
+                subject: subject.clone(),
                 count: done.number,
                 result,
                 details: done.scan.details(outcome),
             };
             self.log.write(&record);
-            if outcome.result.is_err() {
-                self.output.line(&record);
+            let kind = outcome.result.as_ref().err().map(|failure| failure.kind);
+            match kind {
+                Some(_) => {
+                    self.status.failures += 1;
+                    self.output.line(&record);
+                }
+                None => self.status.latency = Some(outcome.elapsed),
+            }
+            self.status.checks += 1;
+            if let Some(metrics) = &mut self.metrics {
+                metrics.observe(&subject, done.at.stamp, outcome.elapsed, kind);
             }
         }
+        self.write_metrics(Metrics::write_soon);
         self.waiting.insert(done.number, done);
         while let Some(done) = self.waiting.remove(&self.next) {
             self.next += 1;
@@ -330,6 +360,25 @@ impl Run {
         signal
     }
 
+    fn show_status(&mut self, schedule: &Schedule) {
+        let cycle_end = (schedule.run + schedule.pause) * self.status.cycle.saturating_sub(1) + schedule.run;
+        let end = if self.status.in_break { cycle_end + schedule.pause } else { cycle_end };
+        self.status.left = end.saturating_sub(self.start.elapsed());
+        let down = self.histories.values().find_map(History::ongoing);
+        self.status.down = down.map(|outage| (outage.first_failure.stamp, outage.reason.kind));
+        self.output.status(self.status.line());
+    }
+
+    /// Writes the metrics file, if one was asked for. That it cannot be written is said once.
+    fn write_metrics(&mut self, write: fn(&mut Metrics, Stamp) -> io::Result<()>) {
+        let Some(metrics) = &mut self.metrics else { return };
+        if let Err(error) = write(metrics, self.clock.now()) {
+            let path = metrics.path().display();
+            self.output.notice(format_args!("--metrics-file: cannot write {path}: {error}; it is given up"));
+            self.metrics = None;
+        }
+    }
+
     fn mark(&self, mark: Mark) {
         let record = Record::Mark(mark);
         self.log.write(&record);
@@ -342,6 +391,7 @@ impl Run {
 
     /// Prints what the whole run came to.
     fn summarise(&mut self) {
+        self.write_metrics(Metrics::write);
         let output = &self.output;
         for (subject, history) in &self.histories {
             let name = if *subject == Subject::default() {
@@ -367,6 +417,6 @@ impl Run {
                 output.line(format_args!("{what}: {count}"));
             }
         }
-        output.flush();
+        output.finish();
     }
 }

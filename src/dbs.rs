@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use indicatif::ProgressBar;
 use tokio::time::Instant;
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Kind};
-use crate::output::Output;
+use crate::metrics::Metrics;
+use crate::output::{Output, scan_bar};
 use crate::plan::DbsPlan;
 use crate::record::{Destination, Details, Log, Record, Subject, Verdict};
 use crate::resolve::Resolver;
@@ -42,6 +46,7 @@ pub async fn run(DbsPlan { plan, quiet }: DbsPlan) -> anyhow::Result<Exit> {
         timeout: plan.timeout,
         deadline: plan.deadline,
         identify: Identify::new(false),
+        settled: AtomicU64::new(0),
     };
     let (at, start) = (plan.clock.now(), Instant::now());
     let mut scan = Scan::default();
@@ -49,9 +54,20 @@ pub async fn run(DbsPlan { plan, quiet }: DbsPlan) -> anyhow::Result<Exit> {
         biased;
         signal = signals.first() => Some(signal),
         () = scanner.run(&mut scan) => None,
+        () = show_progress(&scanner) => None,
     };
     let took = start.elapsed();
 
+    if let Some(path) = plan.metrics {
+        let mut metrics = Metrics::new(path, scanner.target.endpoint.to_string());
+        for outcome in &scan.outcomes {
+            let kind = outcome.result.as_ref().err().map(|failure| failure.kind);
+            metrics.observe(&Subject::db(outcome.db), at, outcome.elapsed, kind);
+        }
+        if let Err(error) = metrics.write(plan.clock.now()) {
+            output.notice(format_args!("--metrics-file: cannot write {}: {error}", metrics.path().display()));
+        }
+    }
     let stopped = signal.map(|signal| (signal, plan.clock.now()));
     let failures = scan.failures() as u64;
     let verdict = |outcome: &Outcome| Verdict {
@@ -87,6 +103,27 @@ pub async fn run(DbsPlan { plan, quiet }: DbsPlan) -> anyhow::Result<Exit> {
         output.notice(format_args!("records that could not be written: {}", log.lost()));
     }
     Ok(Exit::of_run(signal, log.lost(), failures))
+}
+
+/// Draws a bar while a scan takes longer than a second; never ends.
+async fn show_progress(scanner: &Scanner) {
+    let shown = std::io::stderr().is_terminal().then(|| scanner.databases.count()).flatten();
+    let Some(total) = shown else { return std::future::pending().await };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let bar = ClearedBar(scan_bar(total));
+    loop {
+        bar.0.set_position(scanner.settled.load(Ordering::Relaxed));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A bar that leaves no trace, also when the scan ends while it is drawn.
+struct ClearedBar(ProgressBar);
+
+impl Drop for ClearedBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// `cache.example:6379: 16 databases checked in 1.3 ms, 14 running, 2 not running (timeout 1, reset 1)`.

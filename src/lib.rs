@@ -10,7 +10,8 @@
 //! - [`failure`] is the closed set of reasons why a check fails.
 //! - [`identity`] is what a server tells of itself, and what changed.
 //! - [`schedule`] says when checks start, [`outage`] folds their outcomes into outages; both are pure.
-//! - [`record`] is what goes into the logs, and the files; [`output`] is for whoever watches.
+//! - [`record`] is what goes into the logs, and the files; [`output`] is for whoever watches, with [`status`] on a terminal and
+//!   [`metrics`] for Prometheus.
 //! - [`dbs`] and [`cycles`] are the two modes: where the parts meet, and the only place.
 //!
 //! A failed check is a value, never an `Err`: that means that the tool itself cannot go on.
@@ -26,6 +27,7 @@ pub mod exit;
 mod explain;
 pub mod failure;
 pub mod identity;
+pub mod metrics;
 pub mod outage;
 pub mod output;
 pub mod password;
@@ -35,6 +37,7 @@ pub mod resolve;
 pub mod scan;
 pub mod schedule;
 pub mod signal;
+pub mod status;
 pub mod target;
 pub mod units;
 

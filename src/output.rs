@@ -1,11 +1,13 @@
-//! Standard output and standard error. A stream that is closed or stuck ends nothing and holds nothing up: the logs
-//! are the record, these are for whoever watches.
+//! Standard output, standard error and the live status line. A stream that is closed or stuck ends nothing and holds
+//! nothing up: the logs are the record, these are for whoever watches.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How many lines wait for a stream that does not take them. More are dropped.
 const BACKLOG: usize = 4096;
@@ -22,8 +24,16 @@ pub struct Output {
 enum Way {
     /// Written at once: for runs that have nothing else to do meanwhile.
     Direct,
-    /// Written by a thread for each stream, so that a reader that pauses (`| less`, Ctrl-S) delays no check.
-    Threads { out: Stream, err: Stream },
+    /// Written by a thread of its own, so that a reader that pauses (`| less`, Ctrl-S) delays no check.
+    Thread(SyncSender<Message>),
+}
+
+enum Message {
+    Line(String),
+    Notice(String),
+    Status(String),
+    /// The end of the status line; dropping the sender tells that all before it is written.
+    Finish(SyncSender<()>),
 }
 
 impl Output {
@@ -31,10 +41,11 @@ impl Output {
         Output { way: Arc::new(Way::Direct) }
     }
 
-    pub fn threads() -> Self {
-        let (out, err) =
-            (Stream::start(|text| write(io::stdout(), text)), Stream::start(|text| write(io::stderr(), text)));
-        Output { way: Arc::new(Way::Threads { out, err }) }
+    pub fn thread() -> Self {
+        let (sender, receiver) = mpsc::sync_channel(BACKLOG);
+        // Not joined: a thread that is stuck in a write may never end.
+        std::thread::spawn(move || serve(&receiver));
+        Output { way: Arc::new(Way::Thread(sender)) }
     }
 
     /// Writes a line, or several, to standard output.
@@ -42,7 +53,7 @@ impl Output {
         let text = format!("{text}\n");
         match &*self.way {
             Way::Direct => write(io::stdout(), &text),
-            Way::Threads { out, .. } => out.send(text),
+            Way::Thread(sender) => drop(sender.try_send(Message::Line(text))),
         }
     }
 
@@ -51,58 +62,67 @@ impl Output {
         let text = format!("redis-health: {text}\n");
         match &*self.way {
             Way::Direct => write(io::stderr(), &text),
-            Way::Threads { err, .. } => err.send(text),
+            Way::Thread(sender) => drop(sender.try_send(Message::Notice(text))),
         }
     }
 
-    /// Waits, briefly, until all lines are taken.
-    pub fn flush(&self) {
-        if let Way::Threads { out, err } = &*self.way {
-            out.flush();
-            err.flush();
+    /// Whether a status line would be seen.
+    pub fn has_status(&self) -> bool {
+        matches!(*self.way, Way::Thread(_)) && io::stderr().is_terminal()
+    }
+
+    /// Replaces the status line on standard error; it stays below all other lines.
+    pub fn status(&self, text: String) {
+        if let Way::Thread(sender) = &*self.way {
+            let _ = sender.try_send(Message::Status(text));
         }
     }
+
+    /// Removes the status line and waits, briefly, until all lines are taken.
+    pub fn finish(&self) {
+        if let Way::Thread(sender) = &*self.way {
+            let (done, finished) = mpsc::sync_channel(0);
+            if sender.try_send(Message::Finish(done)).is_ok() {
+                let _ = finished.recv_timeout(LAST_LINES);
+            }
+        }
+    }
+}
+
+fn serve(receiver: &Receiver<Message>) {
+    let mut status = None;
+    for message in receiver {
+        match (message, &status) {
+            // The status line has to make room, or a terminal would show both on one line.
+            (Message::Line(text), Some(bar)) => ProgressBar::suspend(bar, || write(io::stdout(), &text)),
+            (Message::Notice(text), Some(bar)) => ProgressBar::suspend(bar, || write(io::stderr(), &text)),
+            (Message::Line(text), None) => write(io::stdout(), &text),
+            (Message::Notice(text), None) => write(io::stderr(), &text),
+            (Message::Status(text), _) => status.get_or_insert_with(status_line).set_message(text),
+            (Message::Finish(done), _) => {
+                if let Some(bar) = status.take() {
+                    bar.finish_and_clear();
+                }
+                drop(done);
+            }
+        }
+    }
+}
+
+/// A line of text that is redrawn in place, and shown on a terminal only.
+fn status_line() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    bar.with_style(ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()))
+}
+
+/// A bar on a terminal's standard error, for scans that take longer than a second.
+pub fn scan_bar(total: u64) -> ProgressBar {
+    let template = "{pos} of {len} databases [{wide_bar}] {elapsed}";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style)
 }
 
 /// A failure to write is nobody's to hear: the stream is where it would be said.
 fn write(mut stream: impl Write, text: &str) {
     let _ = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
-}
-
-enum Message {
-    Text(String),
-    Flush(SyncSender<()>),
-}
-
-struct Stream {
-    sender: SyncSender<Message>,
-}
-
-impl Stream {
-    fn start(write: fn(&str)) -> Self {
-        let (sender, receiver) = mpsc::sync_channel(BACKLOG);
-        // Not joined: a thread that is stuck in a write may never end.
-        std::thread::spawn(move || Self::serve(&receiver, write));
-        Stream { sender }
-    }
-
-    fn serve(receiver: &Receiver<Message>, write: fn(&str)) {
-        for message in receiver {
-            match message {
-                Message::Text(text) => write(&text),
-                Message::Flush(done) => drop(done),
-            }
-        }
-    }
-
-    fn send(&self, text: String) {
-        let _ = self.sender.try_send(Message::Text(text));
-    }
-
-    fn flush(&self) {
-        let (done, flushed) = mpsc::sync_channel(0);
-        if self.sender.try_send(Message::Flush(done)).is_ok() {
-            let _ = flushed.recv_timeout(LAST_LINES);
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! Flags, checked once, into what to do. No clap type and no environment variable goes past here.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -31,6 +32,8 @@ pub struct Plan {
     pub deadline: Duration,
     pub clock: Clock,
     pub log: LogFiles,
+    /// Where the figures for Prometheus go.
+    pub metrics: Option<PathBuf>,
     pub verbose: bool,
     /// What the user should know although it stops nothing.
     pub warnings: Vec<String>,
@@ -162,6 +165,7 @@ fn plan(
         deadline: connection.deadline,
         clock: Clock { utc: common.utc, millis },
         log: LogFiles { folder: common.log_dir, rotate },
+        metrics: common.metrics_file,
         verbose: common.verbose,
         warnings,
     })
@@ -170,7 +174,7 @@ fn plan(
 fn endpoint(
     host: Option<String>,
     port: Option<u16>,
-    socket: Option<std::path::PathBuf>,
+    socket: Option<PathBuf>,
     sources: &Sources<'_>,
 ) -> anyhow::Result<Endpoint> {
     let by_port = sources.choose(&["socket", "port"])?;

@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::Value;
@@ -43,6 +43,12 @@ pub enum Databases {
 }
 
 impl Databases {
+    /// How many there are, where that is known.
+    pub fn count(self) -> Option<u64> {
+        let range = self.range();
+        (self != Databases::Auto).then(|| u64::from(range.end() - range.start()) + 1)
+    }
+
     fn range(self) -> RangeInclusive<u32> {
         match self {
             Databases::One(db) => db..=db,
@@ -106,6 +112,8 @@ pub struct Scanner {
     /// The time that the whole scan may take.
     pub deadline: Duration,
     pub identify: Identify,
+    /// How many indexes were settled over all scans, for whoever watches.
+    pub settled: AtomicU64,
 }
 
 /// Whether to ask servers who they are: in the check's own round trip, and no more once a server forbade it, since each
@@ -160,11 +168,17 @@ impl Scanner {
                         self.settle_rest(scan, next, &failure, start);
                         return;
                     }
-                    settle(scan, next, Err(failure), start);
+                    self.settle(scan, next, Err(failure), start);
                     next += 1;
                 }
             }
         }
+    }
+
+    fn settle(&self, scan: &mut Scan, db: u32, result: Result<(), Failure>, start: Instant) {
+        let elapsed = start.elapsed();
+        scan.outcomes.push(Outcome { db, result, elapsed, select: Duration::ZERO, ping: Duration::ZERO });
+        self.settled.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Fails all that is left. Where the number of databases is not known, that is one.
@@ -174,7 +188,7 @@ impl Scanner {
             known => *known.range().end(),
         };
         for db in next..=last {
-            settle(scan, db, Err(failure.clone()), start);
+            self.settle(scan, db, Err(failure.clone()), start);
         }
     }
 
@@ -222,7 +236,7 @@ impl Scanner {
                     return Turn::Finished;
                 }
                 // A PING after a failed SELECT is answered by the database before it, and proves nothing.
-                settle(scan, *next, select.and(ping), start);
+                self.settle(scan, *next, select.and(ping), start);
                 if let Some(outcome) = scan.outcomes.last_mut() {
                     (outcome.select, outcome.ping) = waits;
                 }
@@ -290,11 +304,6 @@ async fn two_replies(connection: &mut Connection, deadline: Deadline, answered: 
 async fn sent(connection: &mut Connection, commands: &[u8]) -> Result<(), Failure> {
     connection.send(commands).await;
     Ok(())
-}
-
-fn settle(scan: &mut Scan, db: u32, result: Result<(), Failure>, start: Instant) {
-    let elapsed = start.elapsed();
-    scan.outcomes.push(Outcome { db, result, elapsed, select: Duration::ZERO, ping: Duration::ZERO });
 }
 
 /// Appends SELECT and PING as a client sends them.

@@ -1,0 +1,189 @@
+//! `--metrics-file`: what is known now, in Prometheus' text format, for node_exporter's textfile collector.
+//!
+//! Watching many machines together is Prometheus' work; this file is how one machine takes part. It is replaced
+//! atomically, so that a scrape never reads half of it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::clock::Stamp;
+use crate::failure::Kind;
+use crate::record::Subject;
+
+/// No scrape is as frequent as checks can be, so the file is written no more often than this.
+const SPACING: Duration = Duration::from_millis(250);
+
+/// The name of the series that a later run reads back.
+const DOWN_SINCE: &str = "redis_health_down_since_timestamp_seconds";
+
+/// The figures of one run, and the file that they go to.
+pub struct Metrics {
+    path: PathBuf,
+    endpoint: String,
+    series: BTreeMap<Subject, Series>,
+    /// Since when the runs before this one saw each subject down, by its labels.
+    down_before: BTreeMap<String, f64>,
+    written: Option<Instant>,
+}
+
+/// The figures of one subject. Times are seconds since 1970.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Series {
+    up: bool,
+    checks: u64,
+    failures: BTreeMap<Kind, u64>,
+    last_check: f64,
+    duration: f64,
+    down_since: Option<f64>,
+}
+
+impl Metrics {
+    /// Reads the file that a run before left, if there is one: an outage that spans runs from cron counts on.
+    pub fn new(path: PathBuf, endpoint: String) -> Self {
+        let down_before = std::fs::read_to_string(&path).map(|text| down_since(&text)).unwrap_or_default();
+        Metrics { path, endpoint, series: BTreeMap::new(), down_before, written: None }
+    }
+
+    /// Takes one check.
+    pub fn observe(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<Kind>) {
+        let labels = self.labels(subject);
+        let before = self.down_before.remove(&labels);
+        let series = self.series.entry(subject.clone()).or_default();
+        series.up = failure.is_none();
+        series.checks += 1;
+        series.last_check = at.at.timestamp_micros() as f64 / 1e6;
+        series.duration = took.as_secs_f64();
+        series.down_since = failure.map(|_| before.or(series.down_since).unwrap_or(series.last_check));
+        if let Some(kind) = failure {
+            *series.failures.entry(kind).or_default() += 1;
+        }
+    }
+
+    /// Replaces the file, unless that was done just now.
+    ///
+    /// # Errors
+    /// The file beside it cannot be written, or not be renamed.
+    pub fn write_soon(&mut self, now: Stamp) -> io::Result<()> {
+        if self.written.is_some_and(|written| written.elapsed() < SPACING) {
+            return Ok(());
+        }
+        self.write(now)
+    }
+
+    /// Replaces the file.
+    ///
+    /// # Errors
+    /// The file beside it cannot be written, or not be renamed.
+    pub fn write(&mut self, now: Stamp) -> io::Result<()> {
+        self.written = Some(Instant::now());
+        // In the same folder, or the rename would not be atomic; node_exporter reads only names that end in `.prom`.
+        let mut beside = self.path.clone().into_os_string();
+        beside.push(format!(".{}.tmp", std::process::id()));
+        std::fs::write(&beside, self.render(now))?;
+        std::fs::rename(&beside, &self.path).inspect_err(|_| {
+            let _ = std::fs::remove_file(&beside);
+        })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    fn labels(&self, subject: &Subject) -> String {
+        let mut labels = format!("endpoint=\"{}\"", escaped(&self.endpoint));
+        if let Some(node) = &subject.node {
+            let _ = write!(labels, ",node=\"{}\"", escaped(node));
+        }
+        if let Some(db) = subject.db {
+            let _ = write!(labels, ",db=\"{db}\"");
+        }
+        labels
+    }
+
+    fn render(&self, now: Stamp) -> String {
+        let now = now.at.timestamp_micros() as f64 / 1e6;
+        let mut text = String::new();
+        let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Series) -> Option<f64>| {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (subject, series) in &self.series {
+                if let Some(value) = value(series) {
+                    let _ = writeln!(text, "{name}{{{}}} {value}", self.labels(subject));
+                }
+            }
+        };
+        family("redis_health_up", "gauge", "Whether the last check passed.", &|s| Some(f64::from(u8::from(s.up))));
+        family("redis_health_last_check_timestamp_seconds", "gauge", "When the last check began.", &|s| {
+            Some(s.last_check)
+        });
+        family("redis_health_check_duration_seconds", "gauge", "How long the last check took.", &|s| Some(s.duration));
+        family("redis_health_down_seconds", "gauge", "Time since the first failed check; 0 while up.", &|s| {
+            Some(s.down_since.map_or(0.0, |since| (now - since).max(0.0)))
+        });
+        family(DOWN_SINCE, "gauge", "When the first failed check of the present outage began.", &|s| s.down_since);
+        family("redis_health_checks_total", "counter", "Checks made by this run.", &|s| Some(s.checks as f64));
+        let name = "redis_health_failures_total";
+        let _ = writeln!(text, "# HELP {name} Failed checks of this run, by reason.\n# TYPE {name} counter");
+        for (subject, series) in &self.series {
+            for (kind, count) in &series.failures {
+                let _ = writeln!(text, "{name}{{{},kind=\"{kind}\"}} {count}", self.labels(subject));
+            }
+        }
+        text
+    }
+}
+
+/// Since when each series of a file was down, by its labels.
+fn down_since(text: &str) -> BTreeMap<String, f64> {
+    let series = |line: &str| {
+        let (labels, value) = line.strip_prefix(DOWN_SINCE)?.strip_prefix('{')?.rsplit_once("} ")?;
+        Some((labels.to_owned(), value.parse().ok()?))
+    };
+    text.lines().filter_map(series).collect()
+}
+
+/// A label's value as the format wants it: backslash, quote and line end are escaped.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    fn at(seconds: i64) -> Stamp {
+        Stamp { at: DateTime::from_timestamp(seconds, 0).unwrap().fixed_offset(), millis: false }
+    }
+
+    #[test]
+    fn an_outage_counts_on_from_run_to_run() {
+        let path = std::env::temp_dir().join(format!("redis-health-metrics-{}.prom", std::process::id()));
+        let took = Duration::from_millis(2);
+        let run = |second, failure| {
+            let mut metrics = Metrics::new(path.clone(), "cache\"1".into());
+            metrics.observe(&Subject::db(0), at(second), took, failure);
+            metrics.observe(&Subject::db(1), at(second), took, None);
+            metrics.write(at(second + 1)).unwrap();
+            std::fs::read_to_string(&path).unwrap()
+        };
+        let has = |text: &str, line: &str| assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        let first = run(1_000, Some(Kind::Refused));
+        has(&first, "redis_health_up{endpoint=\"cache\\\"1\",db=\"0\"} 0");
+        has(&first, "redis_health_up{endpoint=\"cache\\\"1\",db=\"1\"} 1");
+        has(&first, "redis_health_down_seconds{endpoint=\"cache\\\"1\",db=\"0\"} 1");
+        has(&first, "redis_health_check_duration_seconds{endpoint=\"cache\\\"1\",db=\"0\"} 0.002");
+        has(&first, "redis_health_failures_total{endpoint=\"cache\\\"1\",db=\"0\",kind=\"refused\"} 1");
+        let second = run(1_300, Some(Kind::Timeout));
+        has(&second, "redis_health_down_seconds{endpoint=\"cache\\\"1\",db=\"0\"} 301");
+        let third = run(1_600, None);
+        has(&third, "redis_health_down_seconds{endpoint=\"cache\\\"1\",db=\"0\"} 0");
+        std::fs::remove_file(&path).unwrap();
+    }
+}

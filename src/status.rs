@@ -1,0 +1,71 @@
+//! The live status line of `cycles`: one line of text from what is known now. Pure; `output` puts it on the terminal.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::clock::Stamp;
+use crate::failure::Kind;
+
+/// What the status line tells.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Status {
+    /// The present cycle, and how many there are.
+    pub cycle: u32,
+    pub cycles: u32,
+    pub checks: u64,
+    pub failures: u64,
+    /// How long the last check took that succeeded.
+    pub latency: Option<Duration>,
+    /// Since when, and why, the first of the subjects that are down is down.
+    pub down: Option<(Stamp, Kind)>,
+    /// Until the end of the cycle, or in a break until the next cycle.
+    pub left: Duration,
+    pub in_break: bool,
+}
+
+impl Status {
+    /// The line, without colour.
+    pub fn line(&self) -> String {
+        // Whole seconds, rounded up: a countdown ends at 1, not at 0.
+        let left = humantime::format_duration(Duration::from_secs(self.left.as_nanos().div_ceil(1_000_000_000) as u64));
+        let Status { cycle, cycles, checks, failures, .. } = self;
+        let mut line = if self.in_break {
+            format!("break, cycle {} of {cycles} starts in {left}", cycle + 1)
+        } else {
+            format!("cycle {cycle} of {cycles}, {left} left")
+        };
+        match &self.down {
+            Some((since, kind)) => _ = write!(line, " | DOWN since {since} ({kind})"),
+            None if *checks > 0 => line.push_str(" | up"),
+            None => {}
+        }
+        _ = write!(line, " | checks {checks}, failed {failures}");
+        if let Some(latency) = self.latency {
+            _ = write!(line, " | last {:.1} ms", latency.as_secs_f64() * 1000.0);
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    #[test]
+    fn the_line_says_what_is_and_how_long_it_still_takes() {
+        let mut status = Status { cycle: 1, cycles: 4, left: Duration::from_millis(299_100), ..Status::default() };
+        assert_eq!(status.line(), "cycle 1 of 4, 5m left | checks 0, failed 0");
+        status.checks = 3;
+        status.latency = Some(Duration::from_micros(412));
+        assert_eq!(status.line(), "cycle 1 of 4, 5m left | up | checks 3, failed 0 | last 0.4 ms");
+        let at = DateTime::parse_from_rfc3339("2025-08-27T07:37:10Z").unwrap();
+        status.down = Some((Stamp { at, millis: false }, Kind::Refused));
+        (status.failures, status.in_break, status.left) = (1, true, Duration::from_secs(61));
+        assert_eq!(
+            status.line(),
+            "break, cycle 2 of 4 starts in 1m 1s | DOWN since 2025-08-27 07:37:10 (refused) | checks 3, failed 1 | last 0.4 ms"
+        );
+    }
+}

@@ -1,6 +1,5 @@
 //! The command line: clap types and nothing else. The doc comments are the help texts.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,6 +35,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub struct Dbs {
     #[command(flatten)]
     pub connection: Connection,
@@ -53,6 +53,7 @@ pub struct Dbs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub struct Cycles {
     #[command(flatten)]
     pub connection: Connection,
@@ -69,17 +70,17 @@ pub struct Cycles {
 
     /// How long one cycle lasts.
     #[arg(long, value_name = "DURATION", env = "REDIS_HEALTH_RUN_DURATION", default_value = "300")]
-    #[arg(value_parser = units::nonzero_duration)]
+    #[arg(value_parser = units::nonzero_duration, allow_negative_numbers = true)]
     pub run_duration: Duration,
 
     /// Time from one check's start to the next one's.
     #[arg(long, value_name = "DURATION", env = "REDIS_HEALTH_CHECK_INTERVAL", default_value = "60")]
-    #[arg(value_parser = units::nonzero_duration)]
+    #[arg(value_parser = units::nonzero_duration, allow_negative_numbers = true)]
     pub check_interval: Duration,
 
     /// The break between two cycles.
     #[arg(long, value_name = "DURATION", env = "REDIS_HEALTH_BREAK_DURATION", default_value = "300")]
-    #[arg(value_parser = units::duration)]
+    #[arg(value_parser = units::duration, allow_negative_numbers = true)]
     pub break_duration: Duration,
 
     #[command(flatten)]
@@ -95,7 +96,7 @@ pub struct Connection {
     pub host: Option<String>,
 
     /// The endpoint's port [default: 6379].
-    #[arg(short, long, env = "REDIS_HEALTH_PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short, long, env = "REDIS_HEALTH_PORT", value_parser = port)]
     pub port: Option<u16>,
 
     /// Connect to a Unix socket instead.
@@ -128,17 +129,17 @@ pub struct Connection {
 
     /// The time that one check may take, from name look-up to the last reply.
     #[arg(short, long, value_name = "DURATION", env = "REDIS_HEALTH_TIMEOUT", default_value = "2s")]
-    #[arg(value_parser = units::nonzero_duration)]
+    #[arg(value_parser = units::nonzero_duration, allow_negative_numbers = true)]
     pub timeout: Duration,
 
     /// Check this database alone.
     #[arg(short = 'n', long, value_name = "N", env = "REDIS_HEALTH_DB")]
-    #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_INDEX)))]
+    #[arg(value_parser = index, allow_negative_numbers = true)]
     pub db: Option<u32>,
 
     /// The time that one pass over several databases may take.
     #[arg(long, value_name = "DURATION", env = "REDIS_HEALTH_DEADLINE", default_value = "30s")]
-    #[arg(value_parser = units::nonzero_duration)]
+    #[arg(value_parser = units::nonzero_duration, allow_negative_numbers = true)]
     pub deadline: Duration,
 }
 
@@ -185,11 +186,17 @@ pub enum MaxDb {
 fn max_db(text: &str) -> Result<MaxDb, String> {
     match text {
         "auto" => Ok(MaxDb::Auto),
-        index => match index.parse() {
-            Ok(index) if index <= MAX_INDEX => Ok(MaxDb::Index(index)),
-            _ => Err(format!("write an index from 0 to {MAX_INDEX}, or auto")),
-        },
+        text => index(text).map(MaxDb::Index).map_err(|error| format!("{error}, or auto")),
     }
+}
+
+fn index(text: &str) -> Result<u32, String> {
+    let index = text.parse().ok().filter(|index| *index <= MAX_INDEX);
+    index.ok_or_else(|| format!("write an index from 0 to {MAX_INDEX}"))
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|port| *port > 0).ok_or_else(|| "write a port from 1 to 65535".to_owned())
 }
 
 fn rotation(text: &str) -> Result<crate::record::Rotation, String> {
@@ -202,6 +209,3 @@ fn rotation(text: &str) -> Result<crate::record::Rotation, String> {
             .ok_or_else(|| "write daily, hourly, or a size such as 500K or 10M".to_owned()),
     }
 }
-
-/// The arguments of a process, as `main` passes them on.
-pub type Arguments = Vec<OsString>;

@@ -52,8 +52,9 @@ pub async fn run(DbsPlan { plan, quiet }: DbsPlan) -> anyhow::Result<Exit> {
     let mut scan = Scan::default();
     let signal = tokio::select! {
         biased;
-        signal = signals.first() => Some(signal),
+        // First, so that replies which came before a signal are not lost to it.
         () = scanner.run(&mut scan) => None,
+        signal = signals.first() => Some(signal),
         () = show_progress(&scanner) => None,
     };
     let took = start.elapsed();

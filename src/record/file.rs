@@ -253,18 +253,22 @@ impl Rotate {
     }
 
     /// A name that nobody has: `redis_success.log.2025-08-27`, then `….2025-08-27.1` and so on.
+    ///
+    /// A number that was free again would make the newest file look like the oldest, so the next is above all that
+    /// there are.
     fn free_name(&self, path: &Path, metadata: &Metadata) -> PathBuf {
         let at = match self.when {
             Rotation::Size(_) => self.now(),
             Rotation::Daily | Rotation::Hourly => self.modified(metadata),
         };
-        let base = format!("{}.{}", path.display(), at.format(self.stamp_format()));
-        let numbered = (1u64..).map(|n| format!("{base}.{n}"));
-        std::iter::once(base.clone())
-            .chain(numbered)
-            .map(PathBuf::from)
-            .find(|name| name.symlink_metadata().is_err())
-            .unwrap_or_else(|| PathBuf::from(base))
+        let base = PathBuf::from(format!("{}.{}", path.display(), at.format(self.stamp_format())));
+        let stamp =
+            base.file_name().and_then(OsStr::to_str).and_then(|name| rotated(path.file_name()?.to_str()?, name));
+        let taken = rotated_files(path).into_iter().filter(|((at, _), _)| stamp.is_some_and(|(stamp, _)| stamp == *at));
+        let next = taken.map(|((_, number), _)| number + 1).max().unwrap_or(0);
+        let numbered = (next.max(1)..).map(|number| PathBuf::from(format!("{}.{number}", base.display())));
+        let first = (next == 0).then(|| base.clone());
+        first.into_iter().chain(numbered).find(|name| name.symlink_metadata().is_err()).unwrap_or(base)
     }
 }
 
@@ -286,15 +290,22 @@ fn rotated(live: &str, name: &str) -> Option<(NaiveDateTime, u64)> {
     (at.format(STAMPS[2]).to_string() == whole).then_some((at, number))
 }
 
-/// Removes all but the newest `keep` rotated files of `path`. What cannot be removed stays: it is no reason to stop.
-fn remove_oldest(path: &Path, keep: usize) {
-    let (Some(folder), Some(live)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else { return };
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    let mut ours: Vec<_> = entries
+/// The files that rotation made of `path`, by stamp and number.
+fn rotated_files(path: &Path) -> Vec<((NaiveDateTime, u64), PathBuf)> {
+    let (Some(folder), Some(live)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
+        return Vec::new();
+    };
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    entries
         .flatten()
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
         .filter_map(|entry| Some((rotated(live, entry.file_name().to_str()?)?, entry.path())))
-        .collect();
+        .collect()
+}
+
+/// Removes all but the newest `keep` rotated files of `path`. What cannot be removed stays: it is no reason to stop.
+fn remove_oldest(path: &Path, keep: usize) {
+    let mut ours = rotated_files(path);
     ours.sort();
     for (_, path) in ours.iter().rev().skip(keep) {
         let _ = fs::remove_file(path);

@@ -1,0 +1,227 @@
+//! `dbs`: what a scan says, on standard output, in the logs and by its exit code.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::env::{Running, TestEnv, normalised};
+use crate::support::real::Real;
+use crate::support::scripted::{Behaviour, Server};
+
+fn port(server: &Server) -> String {
+    server.port().to_string()
+}
+
+/// The lines between a block's head and the empty line that ends it.
+fn databases(block: &str) -> Vec<&str> {
+    block.lines().filter(|line| line.starts_with("DB ")).collect()
+}
+
+#[test]
+fn a_block_is_the_scripts_bytes() {
+    let (env, server) = (TestEnv::new(), Real::start(&["--databases", "16"]));
+    let legacy = env.path().join("legacy.log");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/legacy/check_redis_dbs.sh");
+    let mut command = Command::new("bash");
+    command.arg(script).env("REDIS_HOST", "127.0.0.1").env("REDIS_PORT", server.port().to_string());
+    assert!(command.env("MAX_DB", "15").env("LOG_FILE", &legacy).status().unwrap().success());
+
+    let output = env.run(&["dbs", "-p", &server.port().to_string()]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    let ours = env.read("redis_db_health.log");
+    assert_eq!(normalised(&ours), normalised(&std::fs::read_to_string(legacy).unwrap()));
+    assert!(output.stdout.starts_with(&ours), "{}", output.stdout);
+    assert!(output.stdout.contains("16 databases checked"), "{}", output.stdout);
+    assert_eq!((output.stderr.as_str(), env.read("redis_error.log").as_str()), ("", ""));
+}
+
+#[test]
+fn a_database_that_does_not_exist_is_not_running() {
+    let (env, server) = (TestEnv::new(), Real::start(&["--databases", "16"]));
+    let output = env.run(&["dbs", "-p", &server.port().to_string(), "--max-db", "17"]);
+    assert_eq!(output.code, Some(1));
+    let block = env.read("redis_db_health.log");
+    assert_eq!(databases(&block).len(), 18);
+    assert!(block.contains("\nDB 15: RUNNING\nDB 16: NOT RUNNING (no-such-db: ERR DB index is out of range)\n"));
+    assert_eq!(
+        normalised(&env.read("redis_error.log")),
+        "<time> DB 16 FAILURE: no-such-db: ERR DB index is out of range\n\
+         <time> DB 17 FAILURE: no-such-db: ERR DB index is out of range\n"
+    );
+}
+
+#[test]
+fn auto_goes_up_to_the_last_database() {
+    let env = TestEnv::new();
+    for count in ["1", "16", "100"] {
+        let server = Real::start(&["--databases", count]);
+        let output = env.run(&["dbs", "-p", &server.port().to_string(), "--max-db", "auto"]);
+        assert_eq!(output.code, Some(0));
+        assert_eq!(databases(&output.stdout).len().to_string(), count);
+    }
+}
+
+#[test]
+fn auto_ends_where_the_server_refuses_everything() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    server.become_(|nature| nature.password = Some("secret".into()));
+    let output = env.run(&["dbs", "-p", &port(&server), "--max-db", "auto"]);
+    assert_eq!(databases(&output.stdout), ["DB 0: NOT RUNNING (auth: NOAUTH Authentication required.)"]);
+    // A server that loads still tells which databases it has.
+    server.become_(|nature| nature.password = None);
+    server.behave(Behaviour::ErrorFor("PING", "LOADING Redis is loading the dataset in memory".into()));
+    let output = env.run(&["dbs", "-p", &port(&server), "--max-db", "auto"]);
+    assert_eq!(databases(&output.stdout).len(), 16);
+}
+
+#[test]
+fn one_database_over_a_unix_socket() {
+    let (env, server) = (TestEnv::new(), Real::start(&[]));
+    let socket = server.socket();
+    let output = env.run(&["dbs", "-s", socket.to_str().unwrap(), "-n", "3"]);
+    assert_eq!((output.code, databases(&output.stdout)), (Some(0), vec!["DB 3: RUNNING"]));
+    let uri = format!("unix://{}?db=4", socket.display());
+    let output = env.run(&["dbs", "-u", &uri]);
+    assert_eq!((output.code, databases(&output.stdout)), (Some(0), vec!["DB 4: RUNNING"]));
+    let output = env.run(&["dbs", "-s", "/nowhere/redis.sock", "-n", "0"]);
+    assert_eq!(databases(&output.stdout), ["DB 0: NOT RUNNING (refused: No such file or directory)"]);
+}
+
+#[test]
+fn quiet_says_only_bad_news_and_on_standard_error() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    let output = env.run(&["dbs", "-q", "-p", &port(&server)]);
+    assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (Some(0), "", ""));
+    server.behave(Behaviour::Refuse);
+    let output = env.run(&["dbs", "-q", "-p", &port(&server)]);
+    assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""));
+    assert!(output.stderr.contains("DB 0-15: NOT RUNNING (refused: Connection refused)"), "{}", output.stderr);
+}
+
+#[test]
+fn a_mid_scan_stall_costs_two_timeouts() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    // Three indexes and one SELECT are answered on each connection, so each loses one index.
+    server.behave(Behaviour::StallAfter(7));
+    let output = env.run(&["dbs", "-p", &port(&server), "-t", "0.2"]);
+    let block = env.read("redis_db_health.log");
+    let down: Vec<_> = databases(&block).into_iter().filter(|line| line.contains("NOT")).collect();
+    assert_eq!(
+        down,
+        [3, 7, 11, 15].map(|db| format!("DB {db}: NOT RUNNING (timeout: no reply to PING within 200ms)")),
+        "{block}"
+    );
+    assert_eq!(output.code, Some(1));
+}
+
+#[test]
+fn an_endpoint_that_hangs_costs_one_timeout_for_any_number() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    server.behave(Behaviour::StallAfter(0));
+    let output = env.run(&["dbs", "-p", &port(&server), "-t", "0.2", "--max-db", "9999"]);
+    assert_eq!(databases(&env.read("redis_db_health.log")).len(), 10_000);
+    assert!(
+        env.read("redis_db_health.log")
+            .ends_with("DB 9999: NOT RUNNING (timeout: no reply to SELECT within 200ms)\n\n")
+    );
+    assert_eq!((output.code, server.accepted()), (Some(1), 1));
+}
+
+#[test]
+fn a_connection_that_breaks_fails_one_index_and_the_rest_go_on() {
+    for (behaviour, text) in [
+        (Behaviour::ResetAfter(2), "(reset: Connection reset by peer)"),
+        (Behaviour::CloseAfter(2), "(closed: Connection closed by the server)"),
+    ] {
+        let (env, server) = (TestEnv::new(), Server::start());
+        server.behave(behaviour);
+        env.run(&["dbs", "-p", &port(&server), "--max-db", "5"]);
+        let block = env.read("redis_db_health.log");
+        let running = databases(&block).into_iter().filter(|line| line.ends_with(": RUNNING")).count();
+        assert_eq!(running, 3, "{block}");
+        // What the peer's end looks like depends on what it had not read.
+        let lost = databases(&block).into_iter().filter(|line| line.contains("reset") || line.contains(text)).count();
+        assert_eq!(lost, 3, "{block}");
+        assert_eq!(server.accepted(), 3);
+    }
+}
+
+#[test]
+fn the_deadline_ends_a_crawling_scan() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    server.behave(Behaviour::Slow(Duration::from_millis(40)));
+    let output = env.run(&["dbs", "-p", &port(&server), "--deadline", "0.5"]);
+    let block = env.read("redis_db_health.log");
+    assert_eq!(databases(&block).len(), 16);
+    assert!(block.contains("DB 0: RUNNING\n"), "{block}");
+    assert!(
+        block.ends_with("DB 15: NOT RUNNING (timeout: not reached within the scan's deadline of 500ms)\n\n"),
+        "{block}"
+    );
+    assert_eq!(output.code, Some(1));
+}
+
+#[test]
+fn forty_scans_at_once_leave_forty_whole_blocks() {
+    let (env, server) = (TestEnv::new(), Real::start(&[]));
+    let port = server.port().to_string();
+    let runs: Vec<_> = (0..40).map(|_| env.spawn(&["dbs", "-p", &port, "--max-db", "17"])).collect();
+    for run in runs {
+        assert_eq!(run.wait().code, Some(1));
+    }
+    let block = "===== Redis DB Health Check at <time> =====\n".to_owned()
+        + &(0..16).map(|db| format!("DB {db}: RUNNING\n")).collect::<String>()
+        + &[16, 17].map(|db| format!("DB {db}: NOT RUNNING (no-such-db: ERR DB index is out of range)\n")).concat()
+        + "\n";
+    assert_eq!(normalised(&env.read("redis_db_health.log")), block.repeat(40));
+    let errors = normalised(&env.read("redis_error.log"));
+    assert_eq!(errors.lines().count(), 80);
+    assert!(errors.lines().all(|line| line.starts_with("<time> DB 1") && line.ends_with("index is out of range")));
+}
+
+#[test]
+fn a_signal_leaves_what_was_seen() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    server.behave(Behaviour::StallAfter(5));
+    let run = env.spawn(&["dbs", "-p", &port(&server), "-t", "20"]);
+    assert!(server.wait_accepted(1, crate::support::env::LIMIT));
+    assert!(crate::support::scripted::eventually(crate::support::env::LIMIT, || server.commands().len() > 5));
+    run.signal(rustix::process::Signal::TERM);
+    let output = run.wait();
+    assert_eq!(output.code, Some(143));
+    assert_eq!(
+        normalised(&env.read("redis_db_health.log")),
+        "===== Redis DB Health Check at <time> =====\nDB 0: RUNNING\nDB 1: RUNNING\n=== Stopped by SIGTERM at <time> ===\n\n"
+    );
+}
+
+#[test]
+fn a_closed_standard_output_ends_nothing() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    let mut command = env.command(&["dbs", "-p", &port(&server), "--max-db", "9999"]);
+    // The reader is gone before the first byte.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    command.stdout(writer).stderr(std::process::Stdio::piped());
+    let output = Running::start_as_is(command).wait();
+    assert_eq!((output.code, output.stderr.as_str()), (Some(1), ""));
+    assert_eq!(databases(&env.read("redis_db_health.log")).len(), 10_000);
+}
+
+#[test]
+fn verbose_explains_the_phases() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    let output = env.run(&["dbs", "-v", "-h", "localhost", "-p", &port(&server), "-n", "0"]);
+    assert!(output.stderr.contains("localhost is ["), "{}", output.stderr);
+    assert!(output.stderr.contains(&format!("connected to 127.0.0.1:{} after", server.port())), "{}", output.stderr);
+}
+
+#[test]
+fn metrics_are_left_for_node_exporter() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    env.run(&["dbs", "-p", &port(&server), "--max-db", "16", "--metrics-file", "redis.prom"]);
+    let text = std::fs::read_to_string(env.path().join("redis.prom")).unwrap();
+    let endpoint = format!("endpoint=\"127.0.0.1:{}\"", server.port());
+    assert!(text.contains(&format!("redis_health_up{{{endpoint},db=\"0\"}} 1\n")), "{text}");
+    assert!(text.contains(&format!("redis_health_up{{{endpoint},db=\"16\"}} 0\n")), "{text}");
+    assert!(text.contains(&format!("redis_health_failures_total{{{endpoint},db=\"16\",kind=\"no-such-db\"}} 1\n")));
+}

@@ -1,0 +1,109 @@
+//! Records: what was seen is on disk, whatever happens to the files.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::env::{Running, TestEnv};
+use crate::support::scripted::{Server, eventually};
+
+fn endless(env: &TestEnv, server: &Server, interval: &str, more: &[&str]) -> Running {
+    let port = server.port().to_string();
+    env.spawn(&[&["cycles", "-p", &port, "--run-duration", "1h", "--check-interval", interval], more].concat())
+}
+
+/// The numbers behind SUCCESS in a text.
+fn numbers(text: &str) -> Vec<u64> {
+    text.lines().filter_map(|line| line.split(" SUCCESS ").nth(1)?.parse().ok()).collect()
+}
+
+fn assert_consecutive(numbers: &[u64]) {
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
+}
+
+#[test]
+fn logs_follow_their_path() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    let run = endless(&env, &server, "20ms", &[]);
+    let log = env.logs().join("redis_success.log");
+    env.wait_for("redis_success.log", |text| numbers(text).len() >= 3);
+    // Renamed: nothing is lost.
+    fs::rename(&log, env.logs().join("renamed")).unwrap();
+    env.wait_for("redis_success.log", |text| numbers(text).len() >= 3);
+    assert_consecutive(&[numbers(&env.read("renamed")), numbers(&env.read("redis_success.log"))].concat());
+    // Copied and truncated: it goes on from the beginning, without a hole.
+    fs::File::options().write(true).open(&log).unwrap().set_len(0).unwrap();
+    let text = env.wait_for("redis_success.log", |text| numbers(text).len() >= 3);
+    assert!(!text.contains('\0'), "{text:?}");
+    assert_consecutive(&numbers(&text));
+    // Deleted, also with its folder: the next record makes both anew.
+    let last = *numbers(&env.read("redis_success.log")).last().unwrap();
+    fs::remove_file(&log).unwrap();
+    let text = env.wait_for("redis_success.log", |text| numbers(text).len() >= 3);
+    assert!(numbers(&text)[0] > last);
+    fs::remove_dir_all(env.logs()).unwrap();
+    env.wait_for("redis_success.log", |text| numbers(text).len() >= 3);
+    run.signal(Signal::TERM);
+    assert_eq!(run.wait().code, Some(143));
+}
+
+#[test]
+fn rotation_loses_nothing_and_deletes_only_its_own() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    fs::create_dir_all(env.logs()).unwrap();
+    let foreign =
+        ["redis_success.log.1", "redis_success.log.2024-01-01.gz", "redis_success.log.bak", "redis_success.logx"];
+    for name in foreign {
+        fs::write(env.logs().join(name), "not ours").unwrap();
+    }
+    let run = endless(&env, &server, "5ms", &["--rotate", "500", "--keep", "3"]);
+    let rotated = || {
+        let mut names = env.names();
+        names.retain(|name| name.starts_with("redis_success.log.20") && !name.ends_with("gz"));
+        names
+    };
+    assert!(eventually(crate::support::env::LIMIT, || rotated().len() >= 3));
+    env.wait_for("redis_success.log", |text| numbers(text).iter().any(|number| *number > 150));
+    run.signal(Signal::TERM);
+    assert_eq!(run.wait().code, Some(143));
+    assert_eq!(rotated().len(), 3);
+    for name in foreign {
+        assert_eq!(env.read(name), "not ours");
+    }
+    // What is left has no hole.
+    let mut kept: Vec<_> = rotated().iter().flat_map(|name| numbers(&env.read(name))).collect();
+    kept.extend(numbers(&env.read("redis_success.log")));
+    kept.sort_unstable();
+    assert_consecutive(&kept);
+}
+
+#[test]
+fn several_processes_rotate_at_once() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    let port = server.port().to_string();
+    let runs: Vec<_> = (0..30).map(|_| env.spawn(&["dbs", "-p", &port, "--rotate", "1000"])).collect();
+    for run in runs {
+        assert_eq!(run.wait().code, Some(0));
+    }
+    let all: String = env.names().iter().map(|name| env.read(name)).collect();
+    assert_eq!(all.matches("===== Redis DB Health Check at ").count(), 30);
+    assert_eq!(all.matches(": RUNNING\n").count(), 30 * 16);
+    assert!(env.names().len() > 5, "{:?}", env.names());
+}
+
+#[test]
+fn a_day_that_is_over_is_put_aside_under_its_date() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    fs::create_dir_all(env.logs()).unwrap();
+    let log = env.logs().join("redis_db_health.log");
+    fs::write(&log, "of an older day\n").unwrap();
+    let old = std::time::UNIX_EPOCH + Duration::from_secs(1_756_200_000);
+    fs::File::options().write(true).open(&log).unwrap().set_modified(old).unwrap();
+    let port = server.port().to_string();
+    for _ in 0..2 {
+        assert_eq!(env.run(&["dbs", "-p", &port, "--rotate", "daily", "--utc"]).code, Some(0));
+    }
+    assert_eq!(env.read("redis_db_health.log.2025-08-26"), "of an older day\n");
+    assert_eq!(env.read("redis_db_health.log").matches("=====").count(), 4);
+}

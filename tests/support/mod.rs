@@ -1,0 +1,7 @@
+//! What the tests stand on: a folder and the binary, a scripted server, real servers.
+
+#![allow(dead_code)]
+
+pub mod env;
+pub mod real;
+pub mod scripted;

@@ -1,0 +1,472 @@
+//! A scripted RESP server in this process, on plain threads. It serves as a small Redis does until it is told to fail
+//! in one of the ways that servers fail.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockRef, Socket, Type};
+
+/// How the server treats connections and commands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Behaviour {
+    Serve,
+    /// Connects are refused; the port stays ours.
+    Refuse,
+    /// Connects hang, as when a firewall drops packets.
+    DropPackets,
+    ResetOnAccept,
+    /// Serves so many replies on a connection, then resets it.
+    ResetAfter(usize),
+    /// Serves so many replies on a connection, then closes it.
+    CloseAfter(usize),
+    /// Serves so many replies on a connection, then answers no more.
+    StallAfter(usize),
+    /// Sends the first byte of a reply and no more.
+    HalfReply,
+    /// Waits before each reply.
+    Slow(Duration),
+    /// Answers every command with this error, without the `-`.
+    Error(String),
+    /// Answers this command with this error and serves the others.
+    ErrorFor(&'static str, String),
+    /// Sends this at accept, before any command, and closes.
+    OnAccept(Vec<u8>),
+    /// Answers every command with these bytes.
+    Raw(Vec<u8>),
+    /// Answers the first command with these bytes, over and over, until the client is gone.
+    Endless(Vec<u8>),
+}
+
+/// What the server says of itself.
+#[derive(Clone, Debug)]
+pub struct Nature {
+    pub databases: u32,
+    pub user: String,
+    /// Asked for with AUTH when set.
+    pub password: Option<String>,
+    pub role: &'static str,
+    /// The lines of `INFO server`, without line ends.
+    pub info: Vec<String>,
+}
+
+impl Default for Nature {
+    fn default() -> Self {
+        Nature {
+            databases: 16,
+            user: "default".into(),
+            password: None,
+            role: "master",
+            info: vec!["redis_version:7.0.15".into(), "redis_mode:standalone".into(), "run_id:one".into()],
+        }
+    }
+}
+
+/// A running server; it ends when dropped.
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    behaviour: Behaviour,
+    /// The listening thread has taken the behaviour over.
+    in_force: bool,
+    nature: Nature,
+    accepted: u64,
+    /// Open connections, by number, to be cut from outside.
+    live: BTreeMap<u64, TcpStream>,
+    /// The last commands received, the oldest first.
+    commands: VecDeque<String>,
+    keys: BTreeMap<String, String>,
+    ended: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Server {
+    /// Listens on a free port of 127.0.0.1.
+    pub fn start() -> Self {
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// Listens on the given address.
+    pub fn start_at(address: SocketAddr) -> Self {
+        // Held without listening for as long as the server lives, so that the port stays ours while it refuses.
+        let reserved = bound(address).expect("the address is free");
+        let address = reserved.local_addr().expect("bound").as_socket().expect("an IP socket");
+        let state = State {
+            behaviour: Behaviour::Serve,
+            in_force: true,
+            nature: Nature::default(),
+            accepted: 0,
+            live: BTreeMap::new(),
+            commands: VecDeque::new(),
+            keys: BTreeMap::new(),
+            ended: false,
+        };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let listener = listening(address).expect("a listener");
+        let server = shared.clone();
+        thread::spawn(move || listen(&server, address, reserved, listener));
+        Server { address, shared }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Changes the behaviour, for live connections from their next command on. When this returns, it is in force.
+    pub fn behave(&self, behaviour: Behaviour) {
+        let mut state = self.shared.state();
+        state.behaviour = behaviour;
+        state.in_force = false;
+        self.shared.changed.notify_all();
+        let limit = Duration::from_secs(10);
+        let waited = self.shared.changed.wait_timeout_while(state, limit, |state| !state.in_force);
+        assert!(waited.is_ok_and(|(state, _)| state.in_force), "the listening thread is gone");
+    }
+
+    /// Changes what the server says of itself.
+    pub fn become_(&self, change: impl FnOnce(&mut Nature)) {
+        change(&mut self.shared.state().nature);
+    }
+
+    /// Resets all open connections.
+    pub fn cut(&self) {
+        for stream in std::mem::take(&mut self.shared.state().live).into_values() {
+            reset(&stream);
+        }
+    }
+
+    /// How many connections were accepted.
+    pub fn accepted(&self) -> u64 {
+        self.shared.state().accepted
+    }
+
+    /// The last commands received, as `SELECT 0`.
+    pub fn commands(&self) -> Vec<String> {
+        self.shared.state().commands.iter().cloned().collect()
+    }
+
+    /// Waits until so many connections were accepted in all.
+    pub fn wait_accepted(&self, count: u64, limit: Duration) -> bool {
+        let state = self.shared.state();
+        let (state, _) = self.shared.changed.wait_timeout_while(state, limit, |state| state.accepted < count).unwrap();
+        state.accepted >= count
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.state().ended = true;
+        self.shared.changed.notify_all();
+        self.cut();
+    }
+}
+
+fn bound(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listening(address: SocketAddr) -> io::Result<Socket> {
+    let socket = bound(address)?;
+    socket.listen(1024)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// A listener whose queue is full: the kernel drops further connection requests.
+fn full(address: SocketAddr) -> io::Result<(Socket, Vec<Socket>)> {
+    let socket = bound(address)?;
+    socket.listen(0)?;
+    let fillers = (0..4)
+        .map(|_| {
+            let filler = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            filler.set_nonblocking(true)?;
+            let _ = filler.connect(&address.into());
+            Ok(filler)
+        })
+        .collect::<io::Result<_>>()?;
+    Ok((socket, fillers))
+}
+
+fn reset(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Read);
+    // The connection's own thread holds a clone; both have to be closed for the reset to go out.
+}
+
+/// Accepts connections for as long as the server lives. `reserved` keeps the port.
+fn listen(shared: &Arc<Shared>, address: SocketAddr, reserved: Socket, listener: Socket) {
+    let mut listener = Some(listener);
+    let mut full_queue = None;
+    loop {
+        let behaviour = {
+            let state = shared.state();
+            if state.ended {
+                return drop(reserved);
+            }
+            state.behaviour.clone()
+        };
+        match &behaviour {
+            Behaviour::Refuse => (listener, full_queue) = (None, None),
+            Behaviour::DropPackets if full_queue.is_none() => {
+                listener = None;
+                full_queue = full(address).ok();
+            }
+            Behaviour::DropPackets => {}
+            _ => {
+                full_queue = None;
+                if listener.is_none() {
+                    listener = listening(address).ok();
+                }
+            }
+        }
+        let mut state = shared.state();
+        if state.behaviour == behaviour && !state.in_force {
+            state.in_force = true;
+            shared.changed.notify_all();
+        }
+        drop(state);
+        match listener.as_ref().map(Socket::accept) {
+            Some(Ok((socket, _))) => {
+                let _ = socket.set_nonblocking(false);
+                let stream = TcpStream::from(socket);
+                let _ = stream.set_nodelay(true);
+                let mut state = shared.state();
+                state.accepted += 1;
+                let number = state.accepted;
+                if let Ok(clone) = stream.try_clone() {
+                    state.live.insert(number, clone);
+                }
+                drop(state);
+                shared.changed.notify_all();
+                let shared = shared.clone();
+                thread::spawn(move || {
+                    let _ = converse(&shared, &stream);
+                    let reset_it =
+                        matches!(shared.state().behaviour, Behaviour::ResetOnAccept | Behaviour::ResetAfter(_));
+                    shared.state().live.remove(&number);
+                    if reset_it {
+                        reset(&stream);
+                    }
+                });
+            }
+            _ => {
+                // Accepting has no condition variable, so this looks often.
+                let state = shared.state();
+                drop(shared.changed.wait_timeout(state, Duration::from_millis(1)));
+            }
+        }
+    }
+}
+
+/// Serves one connection until either side ends it.
+fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
+    let behaviour = shared.state().behaviour.clone();
+    match behaviour {
+        Behaviour::ResetOnAccept | Behaviour::ResetAfter(0) | Behaviour::CloseAfter(0) => return Ok(()),
+        Behaviour::OnAccept(bytes) => {
+            (&*stream).write_all(&bytes)?;
+            return Ok(());
+        }
+        _ => {}
+    }
+    let mut reader = BufReader::with_capacity(1 << 16, stream);
+    let mut replies = Vec::new();
+    let (mut database, mut authenticated, mut answered) = (0, false, 0);
+    loop {
+        let Some(command) = read_command(&mut reader)? else { return Ok(()) };
+        let (behaviour, nature) = {
+            let mut state = shared.state();
+            state.commands.push_back(command.join(" "));
+            if state.commands.len() > 4096 {
+                state.commands.pop_front();
+            }
+            (state.behaviour.clone(), state.nature.clone())
+        };
+        shared.changed.notify_all();
+        match behaviour {
+            Behaviour::StallAfter(limit) if answered >= limit => {
+                (&*stream).write_all(&replies)?;
+                replies.clear();
+                if !stalled(shared, stream, &behaviour) {
+                    return Ok(());
+                }
+            }
+            Behaviour::HalfReply => {
+                (&*stream).write_all(b"+")?;
+                stalled(shared, stream, &behaviour);
+                return Ok(());
+            }
+            Behaviour::Endless(bytes) => loop {
+                (&*stream).write_all(&bytes)?;
+            },
+            Behaviour::Slow(wait) => thread::sleep(wait),
+            _ => {}
+        }
+        match &behaviour {
+            Behaviour::Error(text) => write!(replies, "-{text}\r\n")?,
+            Behaviour::ErrorFor(name, text) if *name == command[0] => write!(replies, "-{text}\r\n")?,
+            Behaviour::Raw(bytes) => replies.extend_from_slice(bytes),
+            _ => answer(shared, &nature, &command, &mut database, &mut authenticated, &mut replies)?,
+        }
+        answered += 1;
+        let ends =
+            matches!(behaviour, Behaviour::ResetAfter(limit) | Behaviour::CloseAfter(limit) if answered >= limit);
+        if ends || reader.buffer().is_empty() || matches!(behaviour, Behaviour::Slow(_)) {
+            (&*stream).write_all(&replies)?;
+            replies.clear();
+        }
+        if ends {
+            if matches!(behaviour, Behaviour::ResetAfter(_)) {
+                // The replies have to leave before the reset, which would discard them on the other side.
+                thread::sleep(Duration::from_millis(2));
+            }
+            return Ok(());
+        }
+    }
+}
+
+/// Waits while the server shall not answer; false when the client is gone or the server ended.
+fn stalled(shared: &Shared, stream: &TcpStream, stalling: &Behaviour) -> bool {
+    let _ = stream.set_nonblocking(true);
+    let mut byte = [0; 1];
+    loop {
+        let state = shared.state();
+        if state.ended || matches!(stream.peek(&mut byte), Ok(0)) {
+            return false;
+        }
+        if state.behaviour != *stalling {
+            let _ = stream.set_nonblocking(false);
+            return true;
+        }
+        drop(shared.changed.wait_timeout(state, Duration::from_millis(2)));
+    }
+}
+
+/// One command as RESP arrays of bulk strings, its name in upper case; none at the end of the stream.
+fn read_command(reader: &mut impl BufRead) -> io::Result<Option<Vec<String>>> {
+    let Some(count) = read_number(reader, b'*')? else { return Ok(None) };
+    let mut words = Vec::new();
+    for _ in 0..count.min(64) {
+        let Some(length) = read_number(reader, b'$')? else { return Ok(None) };
+        let mut bytes = vec![0; length.min(1 << 20) + 2];
+        reader.read_exact(&mut bytes)?;
+        bytes.truncate(bytes.len() - 2);
+        words.push(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    match words.first_mut() {
+        Some(name) => name.make_ascii_uppercase(),
+        None => return Err(io::ErrorKind::InvalidData.into()),
+    }
+    Ok(Some(words))
+}
+
+fn read_number(reader: &mut impl BufRead, mark: u8) -> io::Result<Option<usize>> {
+    let mut line = Vec::new();
+    if reader.take(64).read_until(b'\n', &mut line)? == 0 {
+        return Ok(None);
+    }
+    let digits = line.strip_prefix(&[mark]).and_then(|rest| std::str::from_utf8(rest).ok());
+    digits.and_then(|digits| digits.trim().parse().ok()).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Appends the reply of a healthy server.
+fn answer(
+    shared: &Shared,
+    nature: &Nature,
+    command: &[String],
+    database: &mut u32,
+    authenticated: &mut bool,
+    replies: &mut Vec<u8>,
+) -> io::Result<()> {
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let key = |name: &str| format!("{database}/{name}");
+    match (words.as_slice(), &nature.password) {
+        (["AUTH", login @ ..], Some(password)) => {
+            let (user, given) = match login {
+                [given] => ("default", *given),
+                [user, given] => (*user, *given),
+                _ => return write!(replies, "-ERR syntax error\r\n"),
+            };
+            *authenticated = user == nature.user && given == password;
+            match *authenticated {
+                true => write!(replies, "+OK\r\n"),
+                false => write!(replies, "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
+            }
+        }
+        (["AUTH", ..], None) => write!(
+            replies,
+            "-ERR AUTH <password> called without any password configured for the default user. Are you sure your \
+             configuration is correct?\r\n"
+        ),
+        (_, Some(_)) if !*authenticated => write!(replies, "-NOAUTH Authentication required.\r\n"),
+        (["PING"], _) => write!(replies, "+PONG\r\n"),
+        (["SELECT", index], _) => match index.parse() {
+            Ok(index) if index < nature.databases => {
+                *database = index;
+                write!(replies, "+OK\r\n")
+            }
+            _ => write!(replies, "-ERR DB index is out of range\r\n"),
+        },
+        (["INFO", ..], _) => {
+            let text: String = nature.info.iter().map(|line| format!("{line}\r\n")).collect();
+            write!(replies, "${}\r\n{text}\r\n", text.len())
+        }
+        (["ROLE"], _) if nature.role == "master" => write!(replies, "*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"),
+        (["ROLE"], _) => {
+            write!(replies, "*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:6379\r\n$9\r\nconnected\r\n:0\r\n")
+        }
+        (["SET", ..], _) if nature.role != "master" => {
+            write!(replies, "-READONLY You can't write against a read only replica.\r\n")
+        }
+        (["SET", name, value, ..], _) => {
+            shared.state().keys.insert(key(name), (*value).to_owned());
+            write!(replies, "+OK\r\n")
+        }
+        (["GET", name], _) => match shared.state().keys.get(&key(name)) {
+            Some(value) => write!(replies, "${}\r\n{value}\r\n", value.len()),
+            None => write!(replies, "$-1\r\n"),
+        },
+        (["DEL", name], _) => {
+            let removed = shared.state().keys.remove(&key(name)).is_some();
+            write!(replies, ":{}\r\n", u8::from(removed))
+        }
+        ([name, ..], _) => write!(replies, "-ERR unknown command '{name}'\r\n"),
+        ([], _) => Ok(()),
+    }
+}
+
+/// Waits until `condition` holds, looking every few milliseconds: for conditions that nothing announces.
+pub fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    while !condition() {
+        if Instant::now() >= end {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    true
+}

@@ -1,0 +1,10 @@
+//! All tests at the process boundary: the real binary against real and scripted servers, and the files it leaves.
+
+mod support;
+
+mod cycles;
+mod dbs;
+mod login;
+mod records;
+
+mod usage;

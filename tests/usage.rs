@@ -1,0 +1,90 @@
+//! Bad input: exit 2, one line that names the flag and the remedy, nothing written.
+
+use crate::support::env::TestEnv;
+
+#[test]
+fn bad_input_is_named_with_its_remedy() {
+    for (arguments, flag, remedy) in [
+        ("dbs -p 0", "--port", "1 to 65535"),
+        ("dbs -p 65536", "--port", "1 to 65535"),
+        ("dbs -p redis", "--port", "1 to 65535"),
+        ("dbs -n -1", "--db", "0 to 1199999"),
+        ("dbs -n 1200000", "--db", "0 to 1199999"),
+        ("dbs --max-db many", "--max-db", "or auto"),
+        ("dbs -t 0", "--timeout", "more than zero"),
+        ("dbs -t soon", "--timeout", "250ms"),
+        ("dbs --deadline 0", "--deadline", "more than zero"),
+        ("cycles --check-interval 0", "--check-interval", "more than zero"),
+        ("cycles --run-duration 0s", "--run-duration", "more than zero"),
+        ("cycles --break-duration -1", "--break-duration", "5m"),
+        ("cycles --cycles 0", "--cycles", "1"),
+        ("cycles --cycles 4000000000", "--cycles", "ask for fewer"),
+        ("dbs -u http://host", "--uri", "redis://"),
+        ("dbs -u host", "--uri", "redis://"),
+        ("dbs --pass-file /nowhere/secret", "--pass-file", "readable file"),
+        ("dbs --password-command false", "--password-command", "by hand"),
+        ("dbs --askpass", "--askpass", "--pass-file"),
+        ("dbs --log-dir /proc/nowhere", "--log-dir", "can be written to"),
+        ("cycles --log-dir /proc/nowhere", "--log-dir", "can be written to"),
+        ("dbs -n 1 --max-db 3", "-n and --max-db", "leave one of them out"),
+        ("dbs -h a -s b", "--socket and --host", "leave one of them out"),
+        ("dbs -p 1 -s b", "--socket and --port", "leave one of them out"),
+        ("dbs -u redis://a -h b", "--uri and --host", "leave one of them out"),
+        ("dbs -u redis://a -p 7", "--uri and --port", "into the URI"),
+        ("dbs -u redis://a/1 -n 2", "--uri", "leave one of them out"),
+        ("dbs -u redis://:x@a --pass-file b", "--uri", "leave one of them out"),
+        ("dbs -a x --pass-file b", "-a and --pass-file", "leave one of them out"),
+        ("dbs --user x", "--user", "REDISCLI_AUTH"),
+        ("dbs -h cache.example:6379", "--host", "--port"),
+        ("dbs --keep 3", "--keep", "--rotate"),
+        ("dbs --rotate weekly", "--rotate", "daily"),
+        ("dbs --nonsense", "--nonsense", "--help"),
+        ("scan", "scan", "--help"),
+    ] {
+        let env = TestEnv::new();
+        let words: Vec<_> = arguments.split(' ').collect();
+        let output = env.run(&words);
+        assert_eq!(output.code, Some(2), "{arguments}: {output:?}");
+        assert_eq!(output.stdout, "", "{arguments}");
+        let line = output.stderr.strip_suffix('\n').unwrap_or_default();
+        assert!(!line.contains('\n') && line.starts_with("redis-health: "), "{arguments}: {line}");
+        assert!(line.contains(flag) && line.contains(remedy), "{arguments}: {line}");
+        assert_eq!(std::fs::read_dir(env.path()).unwrap().count(), 0, "{arguments} wrote something");
+    }
+}
+
+#[test]
+fn what_was_typed_beats_the_environment() {
+    let env = TestEnv::new();
+    let run = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let mut command = env.command(arguments);
+        command.envs(variables.iter().copied());
+        crate::support::env::Running::start(command).wait()
+    };
+    let server = crate::support::scripted::Server::start();
+    let port = server.port().to_string();
+    // The host that was typed stands against the URI in the environment.
+    let uri = ("REDIS_HEALTH_URI", "redis://nowhere.invalid:1/3");
+    assert_eq!(run(&[uri], &["dbs", "-h", "127.0.0.1", "-p", &port]).code, Some(0));
+    assert_eq!(run(&[("REDIS_HEALTH_PORT", port.as_str()), ("REDIS_HEALTH_DB", "3")], &["dbs"]).code, Some(0));
+    let own = format!("redis://127.0.0.1:{port}/3");
+    let output = run(&[("REDIS_HEALTH_URI", own.as_str())], &["dbs"]);
+    assert!(output.stdout.contains("DB 3: RUNNING") && output.stdout.contains("1 database checked"), "{output:?}");
+    assert_eq!(run(&[uri], &["dbs", "-p", &port]).code, Some(2));
+    let output = run(&[("REDIS_HEALTH_HOST", "a"), ("REDIS_HEALTH_SOCKET", "b")], &["dbs"]);
+    assert!(output.stderr.contains("REDIS_HEALTH_SOCKET and REDIS_HEALTH_HOST in the environment"), "{output:?}");
+    // A flag that only the environment sets is refused by its variable's rules too.
+    assert_eq!(run(&[("REDIS_HEALTH_QUIET", "1"), ("REDIS_HEALTH_PORT", port.as_str())], &["dbs"]).stdout, "");
+}
+
+#[test]
+fn help_is_help_and_h_is_host() {
+    let env = TestEnv::new();
+    let help = env.run(&["dbs", "--help"]);
+    assert_eq!(help.code, Some(0));
+    assert!(help.stdout.contains("-h, --host") && help.stdout.contains("REDIS_HEALTH_HOST"));
+    assert_eq!(env.run(&["--version"]).code, Some(0));
+    let bare = env.run(&[]);
+    assert_eq!(bare.code, Some(2));
+    assert!(bare.stderr.contains("dbs") && bare.stderr.contains("cycles"), "{bare:?}");
+}

@@ -109,18 +109,16 @@ fn announcement(plan: &Plan, schedule: &Schedule) -> String {
         Databases::UpTo(last) => format!("DB 0 to {last}"),
         Databases::Auto => "all databases".to_owned(),
     };
-    let breaks = match schedule.cycles {
-        1 => String::new(),
-        _ => format!(" with breaks of {} s", seconds(schedule.pause)),
+    let cycles = match schedule.cycles {
+        1 => format!("1 cycle of {} s", seconds(schedule.run)),
+        n => format!("{n} cycles of {} s with breaks of {} s", seconds(schedule.run), seconds(schedule.pause)),
     };
     let total = schedule.total().unwrap_or(Duration::MAX);
     let end = plan.clock.after(total).map_or_else(String::new, |end| format!(", until {end}"));
     format!(
-        "Checking {what} of {} each {} s: {} cycles of {} s{breaks}, {} checks in all{end}",
+        "Checking {what} of {} every {} s: {cycles}, {} checks in all{end}",
         plan.endpoint,
         seconds(schedule.interval),
-        schedule.cycles,
-        seconds(schedule.run),
         schedule.checks_per_cycle() * u128::from(schedule.cycles),
     )
 }

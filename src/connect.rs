@@ -22,8 +22,9 @@ use crate::failure::{Failure, Kind, Phase};
 use crate::resolve::Resolver;
 use crate::target::{Credentials, Endpoint, Target};
 
-/// The most bytes that one reply may have. The longest that is asked for, a large cluster's topology, stays below.
-const MAX_REPLY: usize = 4 << 20;
+/// The most bytes that one reply may have. The longest that a check asks for, `INFO server`, has some two thousand.
+/// Checks overlap, so this bounds what a hostile server can make them hold.
+const MAX_REPLY: usize = 64 << 10;
 
 /// How much is read at once: the codec alone would begin with 64 bytes.
 const READ_AHEAD: usize = 16 << 10;
@@ -72,7 +73,7 @@ pub struct Timings {
 }
 
 /// A byte stream to a server, whatever carries it.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// An open, authenticated connection, on which commands can be pipelined.
@@ -115,7 +116,7 @@ impl Connection {
                 (Box::new(stream), Some(peer))
             }
         };
-        let mut connection = Connection { stream: Metered::new(stream), decoder: Decoder::new(), peer, timings };
+        let mut connection = Connection { peer, timings, ..Connection::over(stream) };
         if let Some(credentials) = &target.credentials {
             let start = Instant::now();
             connection.authenticate(credentials, deadline).await?;
@@ -123,6 +124,12 @@ impl Connection {
             debug!("authenticated after {:?}", connection.timings.auth);
         }
         Ok(connection)
+    }
+
+    /// Speaks over a stream that is open already.
+    pub fn over(stream: impl Stream + 'static) -> Self {
+        let stream = Metered::new(Box::new(stream));
+        Connection { stream, decoder: Decoder::new(), peer: None, timings: Timings::default() }
     }
 
     /// AUTH, with the two-argument form for ACL users (Redis 6 and newer).
@@ -236,8 +243,10 @@ pub fn wire_text(error: &redis::ServerError) -> String {
     }
 }
 
+/// What came instead of a reply: its first line tells most, an HTTP server's status for one.
 fn not_a_reply(bytes: &[u8]) -> Failure {
-    let shown = &bytes[..bytes.len().min(crate::failure::MAX_TEXT)];
+    let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+    let shown = &line[..line.len().min(crate::failure::MAX_TEXT)];
     Failure::new(Kind::Protocol, format!("not a Redis reply: {}", String::from_utf8_lossy(shown)))
 }
 

@@ -107,3 +107,79 @@ fn a_day_that_is_over_is_put_aside_under_its_date() {
     assert_eq!(env.read("redis_db_health.log.2025-08-26"), "of an older day\n");
     assert_eq!(env.read("redis_db_health.log").matches("=====").count(), 4);
 }
+
+#[test]
+fn a_kill_loses_no_check_that_was_over() {
+    for round in 0..50_u64 {
+        let (env, server) = (TestEnv::new(), Server::start());
+        let run = endless(&env, &server, "5ms", &[]);
+        // Instants that have nothing to do with the checks' own.
+        std::thread::sleep(Duration::from_micros(20_000 + round * 7_919 % 40_000));
+        // A check closes its connection just before its record is made.
+        let over = server.finished() as usize;
+        run.signal(Signal::KILL);
+        assert_eq!(run.wait().signal, Some(9));
+        let logged = env.read("redis_success.log");
+        let whole = numbers(&logged);
+        assert_consecutive(&whole);
+        assert!(logged.is_empty() || logged.ends_with('\n'), "{logged:?}");
+        assert!(whole.len() + 1 >= over, "{over} checks were over, {} lines:\n{logged}", whole.len());
+    }
+}
+
+#[test]
+fn a_full_disk_is_survived_and_its_losses_are_counted() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    fs::create_dir(env.logs()).unwrap();
+    let binary = env!("CARGO_BIN_EXE_redis-health");
+    let script = format!(
+        "mount -t tmpfs -o size=64k none logs && \
+         exec {binary} cycles -p {} --cycles 1 --run-duration 1.2 --check-interval 20ms",
+        server.port()
+    );
+    let run = Running::start(env.program(&["unshare", "-rm", "sh", "-c", &script]));
+    // The file system exists only in that process's mount namespace.
+    let folder = std::path::PathBuf::from(format!("/proc/{}/root{}", run.pid(), env.logs().display()));
+    let (log, before, filler) = (folder.join("redis_success.log"), folder.join("before"), folder.join("filler"));
+    let written = |path: &std::path::Path| numbers(&fs::read_to_string(path).unwrap_or_default());
+    assert!(eventually(crate::support::env::LIMIT, || written(&log).len() >= 10));
+    // A file has room to the end of its page; a new one has none.
+    let _ = fs::write(&filler, vec![0; 1 << 17]);
+    fs::rename(&log, &before).unwrap();
+    let notice = run.wait_for_stderr(|text| text.contains("cannot write a record"));
+    assert!(notice.contains("No space left on device"), "{notice}");
+    let reached = server.accepted() + 10;
+    assert!(server.wait_accepted(reached, crate::support::env::LIMIT));
+    fs::remove_file(&filler).unwrap();
+    run.wait_for_stderr(|text| text.contains("records can be written again"));
+    // The namespace is gone with the process, so the logs are read before its end.
+    let told = run.wait_for_stdout(|text| text.contains("=== All cycles finished"));
+    let mut kept = [written(&before), written(&log)].concat();
+    let output = run.wait();
+    kept.sort_unstable();
+    assert_eq!(output.code, Some(4), "{output:?}");
+    assert_eq!(output.stderr.matches("cannot write a record").count(), 1, "{}", output.stderr);
+    let lost = output.stdout.split("records that could not be written: ").nth(1).unwrap_or_default().trim();
+    assert_eq!(lost.parse::<usize>().unwrap(), 60 - kept.len(), "{told}\n{kept:?}");
+    assert!(kept.contains(&1) && kept.contains(&60) && kept.len() < 55, "{kept:?}");
+}
+
+#[test]
+fn a_folder_that_vanishes_is_survived() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    let run = endless(&env, &server, "20ms", &[]);
+    env.wait_for("redis_success.log", |text| numbers(text).len() >= 3);
+    let away = env.path().join("away");
+    fs::rename(env.logs(), &away).unwrap();
+    // A file in its place keeps it from being made anew.
+    fs::write(env.logs(), "").unwrap();
+    run.wait_for_stderr(|text| text.contains("cannot write a record: Not a directory"));
+    fs::remove_file(env.logs()).unwrap();
+    fs::rename(&away, env.logs()).unwrap();
+    run.wait_for_stderr(|text| text.contains("records can be written again"));
+    run.signal(Signal::TERM);
+    let output = run.wait();
+    // The signal wins over the loss, which is told all the same.
+    assert_eq!(output.code, Some(143));
+    assert!(output.stdout.contains("records that could not be written: "), "{output:?}");
+}

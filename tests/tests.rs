@@ -4,6 +4,8 @@ mod support;
 
 mod cycles;
 mod dbs;
+mod faults;
+mod hostile;
 mod login;
 mod records;
 

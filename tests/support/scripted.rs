@@ -160,6 +160,12 @@ impl Server {
         self.shared.state().accepted
     }
 
+    /// How many connections are over.
+    pub fn finished(&self) -> u64 {
+        let state = self.shared.state();
+        state.accepted - state.live.len() as u64
+    }
+
     /// The last commands received, as `SELECT 0`.
     pub fn commands(&self) -> Vec<String> {
         self.shared.state().commands.iter().cloned().collect()
@@ -286,10 +292,11 @@ fn listen(shared: &Arc<Shared>, address: SocketAddr, reserved: Socket, listener:
 fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
     let behaviour = shared.state().behaviour.clone();
     match behaviour {
-        Behaviour::ResetOnAccept | Behaviour::ResetAfter(0) | Behaviour::CloseAfter(0) => return Ok(()),
+        Behaviour::ResetOnAccept | Behaviour::ResetAfter(0) => return Ok(()),
+        Behaviour::CloseAfter(0) => return close(stream),
         Behaviour::OnAccept(bytes) => {
             (&*stream).write_all(&bytes)?;
-            return Ok(());
+            return close(stream);
         }
         _ => {}
     }
@@ -343,10 +350,19 @@ fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
             if matches!(behaviour, Behaviour::ResetAfter(_)) {
                 // The replies have to leave before the reset, which would discard them on the other side.
                 thread::sleep(Duration::from_millis(2));
+                return Ok(());
             }
-            return Ok(());
+            return close(stream);
         }
     }
+}
+
+/// Closes without a reset, which a plain close would send while there is something unread.
+fn close(mut stream: &TcpStream) -> io::Result<()> {
+    stream.shutdown(std::net::Shutdown::Write)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    while stream.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {}
+    Ok(())
 }
 
 /// Waits while the server shall not answer; false when the client is gone or the server ended.

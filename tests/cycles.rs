@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::env::{LIMIT, Running, TestEnv, normalised};
+use crate::support::env::{Running, TestEnv, normalised};
 use crate::support::real::Real;
-use crate::support::scripted::{Behaviour, Server, eventually};
+use crate::support::scripted::{Behaviour, LIMIT, Server, eventually};
 
 fn port(server: &Server) -> String {
     server.port().to_string()

@@ -183,8 +183,8 @@ fn a_signal_leaves_what_was_seen() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::StallAfter(5));
     let run = env.spawn(&["dbs", "-p", &port(&server), "-t", "20"]);
-    assert!(server.wait_accepted(1, crate::support::env::LIMIT));
-    assert!(crate::support::scripted::eventually(crate::support::env::LIMIT, || server.commands().len() > 5));
+    assert!(server.wait_accepted(1, crate::support::scripted::LIMIT));
+    assert!(crate::support::scripted::eventually(crate::support::scripted::LIMIT, || server.commands().len() > 5));
     run.signal(rustix::process::Signal::TERM);
     let output = run.wait();
     assert_eq!(output.code, Some(143));

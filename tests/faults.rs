@@ -3,9 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::support::env::{LIMIT, Running, TestEnv};
+use crate::support::env::{Running, TestEnv};
 use crate::support::real::Real;
-use crate::support::scripted::{Behaviour, Server, eventually};
+use crate::support::scripted::{Behaviour, LIMIT, Server, eventually};
 
 /// What `dbs` says of one database.
 fn verdict(env: &TestEnv, arguments: &[&str]) -> String {

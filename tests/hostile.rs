@@ -8,8 +8,8 @@ use redis_health::connect::Connection;
 use redis_health::failure::MAX_TEXT;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::support::env::{LIMIT, TestEnv};
-use crate::support::scripted::{Behaviour, Server};
+use crate::support::env::TestEnv;
+use crate::support::scripted::{Behaviour, LIMIT, Server};
 
 /// What a hostile server may send, over and over where that makes sense.
 fn attacks() -> Vec<Behaviour> {

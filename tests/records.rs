@@ -63,7 +63,7 @@ fn rotation_loses_nothing_and_deletes_only_its_own() {
         names.retain(|name| name.starts_with("redis_success.log.20") && !name.ends_with("gz"));
         names
     };
-    assert!(eventually(crate::support::env::LIMIT, || rotated().len() >= 3));
+    assert!(eventually(crate::support::scripted::LIMIT, || rotated().len() >= 3));
     env.wait_for("redis_success.log", |text| numbers(text).iter().any(|number| *number > 150));
     run.signal(Signal::TERM);
     assert_eq!(run.wait().code, Some(143));
@@ -142,14 +142,14 @@ fn a_full_disk_is_survived_and_its_losses_are_counted() {
     let folder = std::path::PathBuf::from(format!("/proc/{}/root{}", run.pid(), env.logs().display()));
     let (log, before, filler) = (folder.join("redis_success.log"), folder.join("before"), folder.join("filler"));
     let written = |path: &std::path::Path| numbers(&fs::read_to_string(path).unwrap_or_default());
-    assert!(eventually(crate::support::env::LIMIT, || written(&log).len() >= 10));
+    assert!(eventually(crate::support::scripted::LIMIT, || written(&log).len() >= 10));
     // A file has room to the end of its page; a new one has none.
     let _ = fs::write(&filler, vec![0; 1 << 17]);
     fs::rename(&log, &before).unwrap();
     let notice = run.wait_for_stderr(|text| text.contains("cannot write a record"));
     assert!(notice.contains("No space left on device"), "{notice}");
     let reached = server.accepted() + 10;
-    assert!(server.wait_accepted(reached, crate::support::env::LIMIT));
+    assert!(server.wait_accepted(reached, crate::support::scripted::LIMIT));
     fs::remove_file(&filler).unwrap();
     run.wait_for_stderr(|text| text.contains("records can be written again"));
     // The namespace is gone with the process, so the logs are read before its end.

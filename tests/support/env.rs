@@ -11,10 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::scripted::eventually;
-
-/// No test waits longer for anything; it is far more than any of them needs, also on a busy machine.
-pub const LIMIT: Duration = Duration::from_secs(30);
+use super::scripted::{LIMIT, eventually};
 
 /// A folder for one test. The logs go to `logs` inside it.
 pub struct TestEnv {

@@ -9,8 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::env::LIMIT;
-use super::scripted::eventually;
+use super::scripted::{LIMIT, eventually};
 
 /// A redis-server, or another engine that takes its arguments.
 pub struct Real {

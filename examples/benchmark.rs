@@ -1,0 +1,279 @@
+//! Measures what redis-health promises about time and memory, against real servers on this machine.
+//!
+//!     cargo build --release && cargo run --release --example benchmark
+//!
+//! It needs redis-server and redis-cli, and takes about a minute. Figures are medians; runs that are compared with each
+//! other alternate, so that a busy machine hurts both.
+
+#[path = "../tests/support/real.rs"]
+#[allow(dead_code)]
+mod real;
+#[path = "../tests/support/scripted.rs"]
+#[allow(dead_code)]
+mod scripted;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use chrono::NaiveDateTime;
+use real::Real;
+use scripted::{Behaviour, Server, eventually};
+use tempfile::TempDir;
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Outcome<()> {
+    let binary = std::env::current_exe()?.with_file_name("../redis-health");
+    if !binary.exists() {
+        return Err("target/release/redis-health is missing; run cargo build --release first".into());
+    }
+    let bench = Bench { binary, folder: TempDir::new()? };
+    bench.small_scan()?;
+    bench.large_scan()?;
+    bench.frozen_server()?;
+    bench.schedule()?;
+    bench.end_by_signal()?;
+    bench.fault_bounds()?;
+    Ok(())
+}
+
+struct Bench {
+    binary: PathBuf,
+    folder: TempDir,
+}
+
+impl Bench {
+    fn tool(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).arg("--log-dir").arg(self.folder.path().join("logs"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// 16 databases against one `redis-cli PING` and against the script that this tool replaces.
+    fn small_scan(&self) -> Outcome<()> {
+        let server = Real::start(&["--databases", "16"]);
+        let port = server.port().to_string();
+        let mut cli = Command::new("redis-cli");
+        cli.args(["-p", &port, "PING"]).stdout(Stdio::null());
+        let mut scan = self.tool(&["dbs", "-q", "-p", &port]);
+        let (mut of_cli, mut of_scan, mut of_script) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..400 {
+            of_cli.push(time(&mut cli)?);
+            of_scan.push(time(&mut scan)?);
+        }
+        let mut script = Command::new("bash");
+        script.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/legacy/check_redis_dbs.sh"));
+        script.env("REDIS_HOST", "127.0.0.1").env("REDIS_PORT", &port).env("MAX_DB", "15");
+        script.env("LOG_FILE", self.folder.path().join("legacy.log"));
+        for _ in 0..20 {
+            of_script.push(time(&mut script)?);
+        }
+        let (cli, scan, script) = (median(of_cli), median(of_scan), median(of_script));
+        say("16 databases, whole process", scan);
+        say("one redis-cli PING", cli);
+        say("the script, 16 databases", script);
+        println!(
+            "  scan / redis-cli {:.2} (at most 0.50), script / scan {:.0} (at least 45)",
+            ratio(scan, cli),
+            ratio(script, scan)
+        );
+        Ok(())
+    }
+
+    /// 10,000 databases against the same commands on one bare socket.
+    fn large_scan(&self) -> Outcome<()> {
+        let server = Real::start(&["--databases", "10000"]);
+        let port = server.port().to_string();
+        let commands: Vec<u8> = (0..10_000)
+            .flat_map(|db: u32| {
+                let db = db.to_string();
+                format!("*2\r\n$6\r\nSELECT\r\n${}\r\n{db}\r\n*1\r\n$4\r\nPING\r\n", db.len()).into_bytes()
+            })
+            .collect();
+        let (mut of_bare, mut of_scan, mut peak) = (Vec::new(), Vec::new(), 0);
+        let mut scan = self.tool(&["dbs", "-q", "-p", &port, "--max-db", "9999"]);
+        for _ in 0..40 {
+            of_bare.push(bare(&server, &commands)?);
+            of_scan.push(time(&mut scan)?);
+            peak = peak.max(peak_memory(&mut scan)?);
+        }
+        let (bare, scan) = (median(of_bare), median(of_scan));
+        say("10,000 databases, whole process", scan);
+        say("the same commands on one bare socket", bare);
+        println!(
+            "  scan / bare {:.2} (at most 2.50), peak memory {:.1} MiB (at most 16)",
+            ratio(scan, bare),
+            peak as f64 / 1024.0
+        );
+        Ok(())
+    }
+
+    /// A server that hangs: one timeout for any number of databases.
+    fn frozen_server(&self) -> Outcome<()> {
+        let server = Real::start(&["--databases", "10000"]);
+        let port = server.port().to_string();
+        server.freeze();
+        for last in ["0", "15", "9999"] {
+            let took = time(&mut self.tool(&["dbs", "-q", "-p", &port, "-t", "1", "--max-db", last]))?;
+            println!("  frozen server, --max-db {last}: {:.0} ms over the timeout (at most 100)", over(took, 1000));
+        }
+        server.thaw();
+        let drops = Server::start();
+        drops.behave(Behaviour::DropPackets);
+        let took =
+            time(&mut self.tool(&["dbs", "-q", "-p", &drops.port().to_string(), "-t", "1", "--max-db", "9999"]))?;
+        println!("  dropped packets, --max-db 9999: {:.0} ms over the timeout (at most 100)", over(took, 1000));
+        Ok(())
+    }
+
+    fn schedule(&self) -> Outcome<()> {
+        let server = Real::start(&[]);
+        let port = server.port().to_string();
+        let schedule = ["--cycles", "2", "--run-duration", "3", "--check-interval", "1", "--break-duration", "1"];
+        let took = time(&mut self.tool(&[&["cycles", "-p", &port], schedule.as_slice()].concat()))?;
+        println!("  2 cycles of 3 s with a break of 1 s: {:.3} s (7.0 to 7.2)", took.as_secs_f64());
+        Ok(())
+    }
+
+    fn end_by_signal(&self) -> Outcome<()> {
+        let server = Server::start();
+        server.behave(Behaviour::StallAfter(0));
+        let port = server.port().to_string();
+        let mut worst = Duration::ZERO;
+        for round in 1..=20 {
+            let mut child = self.tool(&["cycles", "-p", &port, "--check-interval", "10ms"]).spawn()?;
+            server.wait_accepted(round * 5, Duration::from_secs(5));
+            let start = Instant::now();
+            let pid = rustix::process::Pid::from_child(&child);
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+            child.wait()?;
+            worst = worst.max(start.elapsed());
+        }
+        println!("  SIGTERM to the end with checks under way, worst of 20: {:.1} ms (at most 100)", millis(worst));
+        Ok(())
+    }
+
+    /// At 100 ms ticks and a timeout of 600 ms: how far the first and the last failed check are from the fault's ends.
+    fn fault_bounds(&self) -> Outcome<()> {
+        let frozen = Real::start(&[]);
+        let port = frozen.port();
+        self.bounds("server stopped", port, || frozen.freeze(), || frozen.thaw())?;
+        let loading = "LOADING Redis is loading the dataset in memory".to_owned();
+        for (name, fault) in [
+            ("refused", Behaviour::Refuse),
+            ("reset", Behaviour::ResetOnAccept),
+            ("closed", Behaviour::CloseAfter(0)),
+            ("stalled", Behaviour::StallAfter(0)),
+            ("half a reply", Behaviour::HalfReply),
+            ("LOADING", Behaviour::ErrorFor("PING", loading)),
+            ("packets dropped", Behaviour::DropPackets),
+        ] {
+            let server = Server::start();
+            self.bounds(name, server.port(), || server.behave(fault.clone()), || server.behave(Behaviour::Serve))?;
+        }
+        Ok(())
+    }
+
+    fn bounds(&self, name: &str, port: u16, begin: impl Fn(), end: impl Fn()) -> Outcome<()> {
+        let logs = TempDir::new()?;
+        let port = port.to_string();
+        let schedule = ["--cycles", "1", "--run-duration", "5", "--check-interval", "100ms", "-t", "600ms", "--utc"];
+        let mut command = Command::new(&self.binary);
+        command.args(["cycles", "-p", &port]).args(schedule).arg("--log-dir").arg(logs.path()).stdout(Stdio::null());
+        let mut child = command.spawn()?;
+        let read = |name: &str| std::fs::read_to_string(logs.path().join(name)).unwrap_or_default();
+        eventually(Duration::from_secs(5), || read("redis_success.log").contains("SUCCESS 12\n"));
+        let began = chrono::Utc::now().naive_utc();
+        begin();
+        std::thread::sleep(Duration::from_millis(1_730));
+        end();
+        let ended = chrono::Utc::now().naive_utc();
+        child.wait()?;
+        let stamps = |file: &str, word: &str| -> Vec<NaiveDateTime> {
+            let lines = read(file);
+            let stamp = |line: &str| NaiveDateTime::parse_from_str(&line[..23], "%Y-%m-%d %H:%M:%S%.3f").ok();
+            let mut stamps: Vec<_> = lines.lines().filter(|line| line.contains(word)).filter_map(stamp).collect();
+            stamps.sort();
+            stamps
+        };
+        let (up, down) = (stamps("redis_success.log", " SUCCESS "), stamps("redis_error.log", " FAILURE: "));
+        let (Some(first), Some(last)) = (down.first(), down.last()) else {
+            return Err(format!("{name}: nothing failed").into());
+        };
+        let within = up.iter().filter(|at| *at > first && *at < last).count();
+        println!(
+            "  {name}: first failed check {:+} ms from the begin, last {:+} ms from the end (within 120); {} of 50 ticks, \
+             {within} successes inside",
+            (*first - began).num_milliseconds(),
+            (*last - ended).num_milliseconds(),
+            up.len() + down.len()
+        );
+        Ok(())
+    }
+}
+
+/// Pipelines the commands in chunks as the tool does, and reads all replies.
+fn bare(server: &Real, commands: &[u8]) -> Outcome<Duration> {
+    let start = Instant::now();
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port()))?;
+    let mut reader = stream.try_clone()?;
+    let expected = 10_000 * b"+OK\r\n+PONG\r\n".len();
+    let reading = std::thread::spawn(move || {
+        let (mut buffer, mut read) = (vec![0; 1 << 16], 0);
+        while read < expected {
+            match reader.read(&mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(more) => read += more,
+            }
+        }
+        read
+    });
+    stream.write_all(commands)?;
+    let read = reading.join().map_err(|_| "the reader panicked")?;
+    assert_eq!(read, expected);
+    Ok(start.elapsed())
+}
+
+fn time(command: &mut Command) -> Outcome<Duration> {
+    let start = Instant::now();
+    command.spawn()?.wait()?;
+    Ok(start.elapsed())
+}
+
+/// The most memory that a run of the command held, in KiB, as far as looking every 0.1 ms tells.
+fn peak_memory(command: &mut Command) -> Outcome<u64> {
+    let mut child = command.spawn()?;
+    let mut peak = 0;
+    while child.try_wait()?.is_none() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak = peak.max(line.and_then(|kib| kib.parse().ok()).unwrap_or(0));
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    Ok(peak)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn ratio(a: Duration, b: Duration) -> f64 {
+    a.as_secs_f64() / b.as_secs_f64()
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn over(took: Duration, timeout: u64) -> f64 {
+    millis(took) - timeout as f64
+}
+
+fn say(what: &str, time: Duration) {
+    println!("  {what}: {:.2} ms", millis(time));
+}

@@ -1,0 +1,103 @@
+//! Runs `cycles` at 1 ms intervals against a real server, and shows whether anything grows.
+//!
+//!     cargo build --release && cargo run --release --example soak -- 300
+//!
+//! The number is for how many seconds; 300 make 300,000 checks.
+
+#[path = "../tests/support/real.rs"]
+#[allow(dead_code)]
+mod real;
+#[path = "../tests/support/scripted.rs"]
+#[allow(dead_code)]
+mod scripted;
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use real::Real;
+use tempfile::TempDir;
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Outcome<()> {
+    let seconds: u64 = std::env::args().nth(1).map_or(Ok(30), |text| text.parse())?;
+    let binary = std::env::current_exe()?.with_file_name("../redis-health");
+    if !binary.exists() {
+        return Err("target/release/redis-health is missing; run cargo build --release first".into());
+    }
+    let (server, logs) = (Real::start(&[]), TempDir::new()?);
+    let mut command = Command::new(&binary);
+    command.args(["cycles", "-p", &server.port().to_string(), "--cycles", "1", "--check-interval", "1ms"]);
+    command.args(["--run-duration", &seconds.to_string(), "--rotate", "50M", "--keep", "1"]);
+    let start = Instant::now();
+    let child = command.arg("--log-dir").arg(logs.path()).stdout(Stdio::piped()).spawn()?;
+    let pid = child.id();
+
+    // After the first thousand checks everything that is made once is there.
+    thread::sleep(Duration::from_secs(2));
+    let first = look(pid)?;
+    println!("after {:>4} s: {first}", start.elapsed().as_secs());
+    let mut last = look(pid)?;
+    while start.elapsed() + Duration::from_secs(1) < Duration::from_secs(seconds) {
+        let left = Duration::from_secs(seconds).saturating_sub(start.elapsed() + Duration::from_millis(500));
+        thread::sleep(left.min(Duration::from_secs(30)));
+        last = look(pid)?;
+        println!("after {:>4} s: {last}", start.elapsed().as_secs());
+    }
+    let output = child.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!(
+        "{}",
+        text.lines()
+            .rev()
+            .take(12)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+    );
+    let checks = seconds * 1000;
+    let missed = text.lines().find_map(|line| line.strip_prefix("checks missed: ")?.parse::<u64>().ok()).unwrap_or(0);
+    println!(
+        "descriptors {:+}, memory {:+} KiB, CPU {:.0} µs a check, ticks missed {missed} of {checks}, {}",
+        last.descriptors as i64 - first.descriptors as i64,
+        last.memory as i64 - first.memory as i64,
+        (last.cpu - first.cpu).as_micros() as f64
+            / ((checks - missed).max(1) as f64 * (seconds - 2) as f64 / seconds as f64),
+        output.status
+    );
+    Ok(())
+}
+
+/// What the process holds and has used.
+#[derive(Clone, Copy)]
+struct Look {
+    descriptors: usize,
+    /// Resident, in KiB.
+    memory: u64,
+    cpu: Duration,
+}
+
+impl std::fmt::Display for Look {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Look { descriptors, memory, cpu } = self;
+        write!(f, "{descriptors} descriptors, {memory} KiB, {:.2} s of CPU", cpu.as_secs_f64())
+    }
+}
+
+fn look(pid: u32) -> Outcome<Look> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // Fields 14 and 15, counted behind the name, which may hold spaces; in hundredths of a second (proc_pid_stat(5)).
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks: u64 = fields.iter().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(Look {
+        descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
+        memory: memory.unwrap_or(0),
+        cpu: Duration::from_millis(ticks * 10),
+    })
+}

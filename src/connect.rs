@@ -13,7 +13,7 @@ use std::time::Duration;
 use combine::parser::combinator::AnySendSyncPartialState;
 use combine::stream::{Decoder, PointerOffset};
 use redis::Value;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, ReadBuf};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use tracing::debug;
@@ -167,6 +167,9 @@ impl Connection {
     pub async fn reply(&mut self) -> Result<Value, Failure> {
         loop {
             self.stream.left = MAX_REPLY;
+            if let Some(reply) = self.healthy_reply().await {
+                return Ok(reply);
+            }
             match redis::parse_redis_value_async(&mut self.decoder, &mut self.stream).await {
                 Ok(Value::Push { .. }) => {}
                 Ok(Value::Attribute { data, .. }) => return Ok(*data),
@@ -182,6 +185,31 @@ impl Connection {
                 }
             }
         }
+    }
+}
+
+impl Connection {
+    /// One of the two replies that a healthy check consists of, taken without the codec: for 10,000 databases they come
+    /// 20,000 times, and a run that meets no other need not even set the codec up.
+    async fn healthy_reply(&mut self) -> Option<Value> {
+        if !self.decoder.buffer().is_empty() {
+            return None;
+        }
+        let buffered = match self.stream.inner.fill_buf().await {
+            Ok(buffered) => buffered,
+            Err(error) => {
+                // The system tells why only once; the codec's own reading would find a plain end.
+                self.stream.broken.get_or_insert(error.into());
+                return None;
+            }
+        };
+        let (reply, length) = match buffered {
+            [b'+', b'O', b'K', b'\r', b'\n', ..] => (Value::Okay, 5),
+            [b'+', b'P', b'O', b'N', b'G', b'\r', b'\n', ..] => (Value::SimpleString("PONG".to_owned()), 7),
+            _ => return None,
+        };
+        self.stream.inner.consume(length);
+        Some(reply)
     }
 }
 

@@ -201,15 +201,18 @@ impl Bench {
             stamps
         };
         let (up, down) = (stamps("redis_success.log", " SUCCESS "), stamps("redis_error.log", " FAILURE: "));
+        // A check that ran out of time failed that much later than it began.
+        let waited = if read("redis_error.log").contains("FAILURE: timeout") { 600 } else { 0 };
         let (Some(first), Some(last)) = (down.first(), down.last()) else {
             return Err(format!("{name}: nothing failed").into());
         };
         let within = up.iter().filter(|at| *at > first && *at < last).count();
         println!(
-            "  {name}: first failed check {:+} ms from the begin, last {:+} ms from the end (within 120); {} of 50 ticks, \
-             {within} successes inside",
+            "  {name}: first failed check began {:+} ms from the fault's begin (within 120), the last began {:+} ms and \
+             failed {:+} ms from its end; {} of 50 ticks, {within} successes inside",
             (*first - began).num_milliseconds(),
             (*last - ended).num_milliseconds(),
+            (*last - ended).num_milliseconds() + waited,
             up.len() + down.len()
         );
         Ok(())

@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod canary;
 pub mod cli;
 pub mod clock;
 pub mod connect;
@@ -27,15 +28,19 @@ pub mod exit;
 mod explain;
 pub mod failure;
 pub mod identity;
+pub mod ledger;
 pub mod metrics;
+pub mod ordered;
 pub mod outage;
 pub mod output;
 pub mod password;
 pub mod plan;
 pub mod record;
+pub mod report;
 pub mod resolve;
 pub mod scan;
 pub mod schedule;
+pub mod series;
 pub mod signal;
 pub mod status;
 pub mod target;

@@ -4,7 +4,10 @@ use std::io::Write as _;
 use std::os::fd::AsFd as _;
 
 use crate::support::env::{Output, Running, TestEnv};
+use rustix::termios::LocalModes;
+
 use crate::support::real::Real;
+use crate::support::scripted::{LIMIT, eventually};
 
 const SECRET: &str = "hunter2-s3cret";
 
@@ -95,6 +98,17 @@ fn refused_logins_say_what_the_server_said() {
     assert!(output.stdout.contains("(auth: ERR AUTH <password> called without any password configured"), "{output:?}");
 }
 
+/// The terminal of the process that another one started.
+fn terminal_of_child(pid: u32) -> Option<std::path::PathBuf> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    std::fs::read_link(format!("/proc/{}/fd/0", children.split_whitespace().next()?)).ok()
+}
+
+fn echoes(terminal: &std::path::Path) -> bool {
+    let terminal = std::fs::File::open(terminal).expect("a terminal");
+    rustix::termios::tcgetattr(terminal).expect("its settings").local_modes.contains(LocalModes::ECHO)
+}
+
 #[test]
 fn a_password_is_asked_for_on_the_terminal() {
     let server = guarded();
@@ -107,6 +121,10 @@ fn a_password_is_asked_for_on_the_terminal() {
     command.stdin(reader.as_fd().try_clone_to_owned().unwrap());
     let run = Running::start(command);
     run.wait_for_stdout(|text| text.contains("Password: "));
+    assert!(
+        eventually(LIMIT, || terminal_of_child(run.pid()).is_some_and(|terminal| !echoes(&terminal))),
+        "the terminal still echoes"
+    );
     writer.write_all(format!("{SECRET}\n").as_bytes()).unwrap();
     let output = run.wait();
     assert_eq!(output.code, Some(0), "{output:?}");

@@ -29,6 +29,7 @@ mod explain;
 pub mod failure;
 pub mod identity;
 pub mod ledger;
+pub mod logs;
 pub mod metrics;
 pub mod ordered;
 pub mod outage;
@@ -78,6 +79,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
             let plan = plan::cycles(args, &Sources(matches))?;
             block_on(cycles::run(plan))
         }
+        Command::Report(args) => report::run(&plan::report(args)?),
     }
 }
 

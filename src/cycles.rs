@@ -30,6 +30,7 @@ use crate::schedule::{Event, Schedule};
 use crate::signal::{Signal, Signals};
 use crate::status::Status;
 use crate::target::{Credentials, Target};
+use crate::tls::Tls;
 
 /// Another `cycles` run writes to the same log folder.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +43,7 @@ const TOLERANCE: Duration = Duration::from_millis(100);
 /// Runs the schedule to its end or to a signal.
 ///
 /// # Errors
-/// Nothing was checked: the password or the log folder cannot be had, or another run holds the folder ([`Locked`]).
+/// Nothing was checked: a certificate, the password or the log folder cannot be had, or another run holds the folder ([`Locked`]).
 pub async fn run(CyclesPlan { plan, schedule }: CyclesPlan) -> anyhow::Result<Exit> {
     let output = Output::thread();
     if plan.verbose {
@@ -51,6 +52,7 @@ pub async fn run(CyclesPlan { plan, schedule }: CyclesPlan) -> anyhow::Result<Ex
     for warning in &plan.warnings {
         output.notice(warning);
     }
+    let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
     let credentials = Credentials::fetch(plan.login.as_ref()).await?;
     let _lock = lock(&plan.log.folder, &output)?;
     let notify = output.clone();
@@ -61,7 +63,7 @@ pub async fn run(CyclesPlan { plan, schedule }: CyclesPlan) -> anyhow::Result<Ex
 
     output.line(announcement(&plan, &schedule));
     let scanner = Scanner {
-        target: Target { endpoint: plan.endpoint, credentials },
+        target: Target { endpoint: plan.endpoint, tls, credentials },
         resolver: Resolver::new(plan.timeout),
         databases: plan.databases,
         timeout: plan.timeout,

@@ -119,7 +119,14 @@ impl Connection {
                     Some(tls) => {
                         let start = Instant::now();
                         let phase = || Phase::Tls(peer.to_string());
-                        let stream = deadline.bound(phase, tls.handshake(stream)).await?;
+                        let patience = deadline.at.saturating_duration_since(start) / 2;
+                        let handshake = async {
+                            tokio::select! {
+                                done = tls.handshake(stream) => done,
+                                failure = tls::unmask_plain_server(peer, patience) => Err(failure),
+                            }
+                        };
+                        let stream = deadline.bound(phase, handshake).await?;
                         timings.tls = start.elapsed();
                         debug!("{} after {:?}", tls::agreement(&stream), timings.tls);
                         Box::new(stream)

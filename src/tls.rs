@@ -4,8 +4,10 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use chrono::DateTime;
@@ -20,6 +22,8 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InconsistentKeys, InvalidMessage,
     OtherError, PeerIncompatible, ProtocolVersion, RootCertStore, SignatureScheme,
 };
+use rustls_native_certs::CertificateResult;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -30,6 +34,8 @@ use crate::target::Endpoint;
 
 /// How many of a certificate's names a failure lists; a shared one may have a hundred.
 const NAMES_SHOWN: usize = 4;
+
+const PLAIN_SERVER: &str = "the server does not speak TLS";
 
 /// How to speak TLS, as the user said it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,6 +103,25 @@ impl Tls {
     }
 }
 
+/// Waits, and then looks whether the server that leaves a handshake unanswered speaks plainly; if so, that is the failure,
+/// and otherwise this never ends.
+///
+/// Redis answers nothing to a TLS greeting: to its parser (`processInlineBuffer` of `networking.c`) that is the beginning of
+/// a line, and the null byte in it hides every end of one. A plain PING over a connection of its own is answered in any
+/// state, if only with an error.
+pub async fn unmask_plain_server(peer: SocketAddr, patience: Duration) -> Failure {
+    tokio::time::sleep(patience).await;
+    let first_byte = async {
+        let mut stream = TcpStream::connect(peer).await?;
+        stream.write_all(b"PING\r\n").await?;
+        stream.read_u8().await
+    };
+    match first_byte.await {
+        Ok(b'+' | b'-') => Failure::new(Kind::Tls, PLAIN_SERVER),
+        _ => std::future::pending().await,
+    }
+}
+
 /// What the two sides agreed on, for whoever wants it explained.
 pub fn agreement(stream: &TlsStream<TcpStream>) -> String {
     let (_, session) = stream.get_ref();
@@ -123,13 +148,10 @@ fn server_name(sni: Option<&str>, endpoint: &Endpoint) -> anyhow::Result<ServerN
 
 fn verifier(settings: &Settings, provider: &Arc<CryptoProvider>) -> anyhow::Result<Arc<dyn ServerCertVerifier>> {
     let (roots, given) = match &settings.ca {
-        Some(path) => {
-            let given = given_certificates(path)?;
-            (parsed(&given), given)
-        }
-        // They take longer to read than the whole check.
+        Some(path) => given_roots(path)?,
+        // Reading the system's takes longer than the check.
         None if settings.insecure => (RootCertStore::empty(), Vec::new()),
-        None => (parsed(&system_certificates()?), Vec::new()),
+        None => (system_roots()?, Vec::new()),
     };
     if settings.insecure {
         return Ok(Arc::new(AnyCertificate {
@@ -138,12 +160,12 @@ fn verifier(settings: &Settings, provider: &Arc<CryptoProvider>) -> anyhow::Resu
     }
     let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .build()
-        .context("--cacert: no certificate in it can be used; give those of the server's CA in PEM format")?;
+        .context("--cacert: these certificates cannot be used; give those of the server's CA in PEM format")?;
     Ok(Arc::new(Verifier { inner, given }))
 }
 
-/// The certificates of `--cacert`.
-fn given_certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+/// What `--cacert` says to trust. A certificate that cannot be read is no reason to trust none of the others.
+fn given_roots(path: &Path) -> anyhow::Result<(RootCertStore, Vec<CertificateDer<'static>>)> {
     let shown = path.display();
     let metadata = std::fs::metadata(path)
         .with_context(|| format!("--cacert: cannot read {shown}; give a readable file or folder of certificates"))?;
@@ -151,33 +173,31 @@ fn given_certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>
         true => rustls_native_certs::load_certs_from_paths(None, Some(path)),
         false => rustls_native_certs::load_certs_from_paths(Some(path), None),
     };
-    for error in &loaded.errors {
-        debug!("--cacert: {error}");
-    }
-    if loaded.certs.is_empty() {
+    let roots = usable("--cacert", &loaded);
+    if roots.is_empty() {
         let reason = loaded.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
-        bail!("--cacert: there is no certificate in {shown}{reason}; give those of the server's CA in PEM format");
+        bail!("--cacert: no usable certificate in {shown}{reason}; give those of the server's CA in PEM format");
     }
-    Ok(loaded.certs)
+    Ok((roots, loaded.certs))
 }
 
-/// The certificates that this system trusts. One that cannot be read is no reason to trust none.
-fn system_certificates() -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let loaded = rustls_native_certs::load_native_certs();
-    for error in &loaded.errors {
-        debug!("--tls: {error}");
-    }
+/// What this system trusts, or `SSL_CERT_FILE` and `SSL_CERT_DIR` say in its place.
+fn system_roots() -> anyhow::Result<RootCertStore> {
+    let roots = usable("--tls", &rustls_native_certs::load_native_certs());
     ensure!(
-        !loaded.certs.is_empty(),
-        "--tls: this system trusts no CA; install its ca-certificates, or give the server's CA with --cacert"
+        !roots.is_empty(),
+        "--tls: neither SSL_CERT_FILE, SSL_CERT_DIR nor the system has a CA to trust; give the server's with --cacert"
     );
-    Ok(loaded.certs)
+    Ok(roots)
 }
 
-fn parsed(certificates: &[CertificateDer<'static>]) -> RootCertStore {
+fn usable(flag: &str, loaded: &CertificateResult) -> RootCertStore {
+    for error in &loaded.errors {
+        debug!("{flag}: {error}");
+    }
     let mut roots = RootCertStore::empty();
-    let (good, bad) = roots.add_parsable_certificates(certificates.iter().cloned());
-    debug!("trusting {good} certificates, {bad} cannot be used");
+    let (good, bad) = roots.add_parsable_certificates(loaded.certs.iter().cloned());
+    debug!("{flag}: {good} CA certificates to trust, {bad} that cannot be used");
     roots
 }
 
@@ -333,7 +353,7 @@ fn explanation(error: &Error) -> String {
         Error::InvalidCertificate(error) => about_certificate(error),
         Error::AlertReceived(alert) => format!("handshake refused: {}{}", alert_name(*alert), remedy(*alert)),
         Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => {
-            "the server does not speak TLS".to_owned()
+            PLAIN_SERVER.to_owned()
         }
         Error::PeerIncompatible(
             PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,

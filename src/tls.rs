@@ -442,3 +442,44 @@ fn remedy(alert: AlertDescription) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alerts_have_the_names_of_the_rfc() {
+        for (alert, name) in [
+            (AlertDescription::HandshakeFailure, "handshake_failure"),
+            (AlertDescription::BadRecordMac, "bad_record_mac"),
+            (AlertDescription::UnknownCA, "unknown_ca"),
+            (AlertDescription::UnrecognisedName, "unrecognized_name"),
+            (AlertDescription::Unknown(200), "alert 200"),
+        ] {
+            assert_eq!(alert_name(alert), name);
+        }
+    }
+
+    #[test]
+    fn names_stand_bare_and_are_not_too_many() {
+        let shown = |presented: &[&str]| names(&presented.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+        assert_eq!(shown(&[]), "no name (it has no subjectAltName)");
+        assert_eq!(shown(&["DnsName(\"*.cache.example\")", "IpAddress(::1)"]), "*.cache.example, ::1");
+        assert_eq!(shown(&["DirectoryName"; 6]), format!("{} and 2 more names", ["DirectoryName"; 4].join(", ")));
+    }
+
+    #[test]
+    fn any_time_can_be_shown() {
+        let shown = |seconds| utc(UnixTime::since_unix_epoch(Duration::from_secs(seconds)));
+        assert_eq!(shown(1_735_787_045), "2025-01-02 03:04:05 UTC");
+        assert_eq!(shown(u64::MAX), "a day beyond all calendars");
+    }
+
+    #[test]
+    fn settings_print_no_key() {
+        let settings = Settings { insecure: true, ..Settings::default() };
+        let endpoint = Endpoint::Tcp { host: "cache.example".into(), port: 6379 };
+        let tls = Tls::load(&settings, &endpoint).unwrap();
+        assert_eq!(format!("{tls:?}"), "Tls { name: DnsName(\"cache.example\"), .. }");
+    }
+}

@@ -21,11 +21,12 @@ use crate::resolve::Resolver;
 use crate::scan::{Identify, Outcome, Scanner};
 use crate::signal::Signals;
 use crate::target::{Credentials, Target};
+use crate::tls::Tls;
 
 /// Scans once and logs what it saw.
 ///
 /// # Errors
-/// Nothing was checked: the password or the log folder cannot be had.
+/// Nothing was checked: a certificate, the password or the log folder cannot be had.
 pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit> {
     let output = Output::direct();
     if plan.verbose {
@@ -34,6 +35,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     for warning in &plan.warnings {
         output.notice(warning);
     }
+    let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
     let credentials = Credentials::fetch(plan.login.as_ref()).await?;
     let notify = output.clone();
     let log =
@@ -41,7 +43,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     let mut signals = Signals::listen()?;
 
     let scanner = Scanner {
-        target: Target { endpoint: plan.endpoint, credentials },
+        target: Target { endpoint: plan.endpoint, tls, credentials },
         resolver: Resolver::new(plan.timeout),
         databases: plan.databases,
         timeout: plan.timeout,

@@ -6,7 +6,7 @@
 //!
 //! - [`cli`] is what can be typed, [`plan`] turns it into what to do.
 //! - [`target`] is what is checked; [`password`] fetches what it takes to get in.
-//! - [`resolve`] and [`connect`] open a connection, phase by phase; [`scan`] asks all databases over it.
+//! - [`resolve`], [`connect`] and [`tls`] open a connection, phase by phase; [`scan`] asks all databases over it.
 //! - [`failure`] is the closed set of reasons why a check fails.
 //! - [`identity`] is what a server tells of itself, and what changed.
 //! - [`schedule`] says when checks start, [`outage`] folds their outcomes into outages; both are pure.
@@ -45,6 +45,7 @@ pub mod series;
 pub mod signal;
 pub mod status;
 pub mod target;
+pub mod tls;
 pub mod units;
 
 use std::ffi::OsString;

@@ -8,5 +8,6 @@ mod faults;
 mod hostile;
 mod login;
 mod records;
+mod tls;
 
 mod usage;

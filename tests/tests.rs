@@ -8,6 +8,7 @@ mod faults;
 mod hostile;
 mod login;
 mod records;
+mod report;
 mod tls;
 
 mod usage;

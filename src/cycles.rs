@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::clock::{Clock, Stamp};
 use crate::exit::Exit;
 use crate::identity::Observed;
+use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::outage::{History, Moment, Observation, Transition};
 use crate::output::Output;
@@ -29,7 +30,7 @@ use crate::scan::{Databases, Identify, Scan, Scanner};
 use crate::schedule::{Event, Schedule};
 use crate::signal::{Signal, Signals};
 use crate::status::Status;
-use crate::target::{Credentials, Target};
+use crate::target::Target;
 
 /// Another `cycles` run writes to the same log folder.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +52,7 @@ pub async fn run(CyclesPlan { plan, schedule }: CyclesPlan) -> anyhow::Result<Ex
     for warning in &plan.warnings {
         output.notice(warning);
     }
-    let credentials = Credentials::fetch(plan.login.as_ref()).await?;
+    let login = Login::fetch(plan.login.clone(), output.clone()).await?;
     let _lock = lock(&plan.log.folder, &output)?;
     let notify = output.clone();
     let log =
@@ -61,7 +62,7 @@ pub async fn run(CyclesPlan { plan, schedule }: CyclesPlan) -> anyhow::Result<Ex
 
     output.line(announcement(&plan, &schedule));
     let scanner = Scanner {
-        target: Target { endpoint: plan.endpoint, credentials },
+        target: Target { endpoint: plan.endpoint, login },
         resolver: Resolver::new(plan.timeout),
         databases: plan.databases,
         timeout: plan.timeout,

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Kind};
+use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::output::{Output, scan_bar};
 use crate::plan::DbsPlan;
@@ -19,7 +20,7 @@ use crate::record::{Destination, Details, Log, Record, Subject, Verdict};
 use crate::resolve::Resolver;
 use crate::scan::{Identify, Outcome, Scan, Scanner};
 use crate::signal::Signals;
-use crate::target::{Credentials, Target};
+use crate::target::Target;
 
 /// Scans once and logs what it saw.
 ///
@@ -33,14 +34,14 @@ pub async fn run(DbsPlan { plan, quiet }: DbsPlan) -> anyhow::Result<Exit> {
     for warning in &plan.warnings {
         output.notice(warning);
     }
-    let credentials = Credentials::fetch(plan.login.as_ref()).await?;
+    let login = Login::fetch(plan.login, output.clone()).await?;
     let notify = output.clone();
     let log =
         Log::open(&plan.log, &[Destination::Health, Destination::Error], Arc::new(move |text| notify.notice(text)))?;
     let mut signals = Signals::listen()?;
 
     let scanner = Scanner {
-        target: Target { endpoint: plan.endpoint, credentials },
+        target: Target { endpoint: plan.endpoint, login },
         resolver: Resolver::new(plan.timeout),
         databases: plan.databases,
         timeout: plan.timeout,

@@ -5,7 +5,7 @@
 //! Data flows one way: flags → plan → checks → outcomes → (log, outages) → summary → exit code.
 //!
 //! - [`cli`] is what can be typed, [`plan`] turns it into what to do.
-//! - [`target`] is what is checked; [`password`] fetches what it takes to get in.
+//! - [`target`] is what is checked; [`password`] fetches what it takes to get in, and [`login`] renews that.
 //! - [`resolve`] and [`connect`] open a connection, phase by phase; [`scan`] asks all databases over it.
 //! - [`failure`] is the closed set of reasons why a check fails.
 //! - [`identity`] is what a server tells of itself, and what changed.
@@ -27,6 +27,7 @@ pub mod exit;
 mod explain;
 pub mod failure;
 pub mod identity;
+pub mod login;
 pub mod metrics;
 pub mod outage;
 pub mod output;

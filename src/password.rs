@@ -1,6 +1,7 @@
 //! Where a password comes from, and how it is fetched.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -25,30 +26,70 @@ pub enum Source {
     Prompt,
 }
 
+/// A password, and for how long it may be used before it has to be fetched anew; none for as long as the server takes
+/// it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    pub password: Secret,
+    pub good_for: Option<Duration>,
+}
+
+impl From<Secret> for Fetched {
+    fn from(password: Secret) -> Self {
+        Fetched { password, good_for: None }
+    }
+}
+
 impl Source {
+    /// Whether a later fetch may bring another password, without anybody being asked.
+    pub fn can_change(&self) -> bool {
+        !matches!(self, Source::Given(_) | Source::Prompt)
+    }
+
     /// Fetches the password.
     ///
     /// # Errors
     /// The file cannot be read, the command fails, or there is no terminal to ask on; the text names the flag.
-    pub async fn fetch(&self) -> anyhow::Result<Secret> {
+    pub async fn fetch(&self) -> anyhow::Result<Fetched> {
         match self {
-            Source::Given(secret) => Ok(secret.clone()),
-            Source::File(path) => {
-                let text = std::fs::read_to_string(path).with_context(|| {
-                    format!(
-                        "--pass-file: cannot read {}; give a readable file with the password as its first line",
-                        path.display()
-                    )
-                })?;
-                first_line(&text)
-                    .with_context(|| format!("--pass-file: {} has no password in its first line", path.display()))
-            }
-            Source::Command(command) => run(command).await,
+            Source::Given(secret) => Ok(secret.clone().into()),
+            Source::File(path) => read(path).map(Fetched::from),
+            Source::Command(command) => run(command).await.map(Fetched::from),
             Source::Prompt => rpassword::prompt_password("Password: ")
-                .map(Secret::new)
+                .map(|text| Secret::new(text).into())
                 .context("--askpass: cannot ask without a terminal; use REDISCLI_AUTH or --pass-file"),
         }
     }
+
+    /// Fetches the password while checks go on: a file may be on a file system that hangs.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    pub async fn fetch_aside(&self) -> anyhow::Result<Fetched> {
+        let Source::File(path) = self else { return self.fetch().await };
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || read(&path)).await?.map(Fetched::from)
+    }
+}
+
+/// The flag.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Source::Given(_) => "-a",
+            Source::File(_) => "--pass-file",
+            Source::Command(_) => "--password-command",
+            Source::Prompt => "--askpass",
+        })
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Secret> {
+    let at = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!("--pass-file: cannot read {at}; give a readable file with the password as its first line")
+    })?;
+    first_line(&text).with_context(|| format!("--pass-file: {at} has no password in its first line"))
 }
 
 /// The command line may hold pipes and variables, as in a crontab, so a shell reads it. Its standard error stays ours:

@@ -6,7 +6,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tokio::process::Command;
+use rustix::process::{Pid, Signal, getpgid, kill_process_group};
+use tokio::process::{Child, Command};
 
 use crate::target::Secret;
 
@@ -54,21 +55,27 @@ impl Source {
         match self {
             Source::Given(secret) => Ok(secret.clone().into()),
             Source::File(path) => read(path).map(Fetched::from),
-            Source::Command(command) => run(command).await.map(Fetched::from),
+            Source::Command(command) => run(&mut shell(command)).await.map(Fetched::from),
             Source::Prompt => rpassword::prompt_password("Password: ")
                 .map(|text| Secret::new(text).into())
                 .context("--askpass: cannot ask without a terminal; use REDISCLI_AUTH or --pass-file"),
         }
     }
 
-    /// Fetches the password while checks go on: a file may be on a file system that hangs.
+    /// Fetches the password while checks go on: what hangs must neither hold them up nor pile up.
     ///
     /// # Errors
     /// As [`fetch`](Self::fetch).
     pub async fn fetch_aside(&self) -> anyhow::Result<Fetched> {
-        let Source::File(path) = self else { return self.fetch().await };
-        let path = path.clone();
-        tokio::task::spawn_blocking(move || read(&path)).await?.map(Fetched::from)
+        match self {
+            Source::File(path) => {
+                let path = path.clone();
+                tokio::task::spawn_blocking(move || read(&path)).await?.map(Fetched::from)
+            }
+            // In a process group of its own it cannot ask on the terminal, but all of it can be ended.
+            Source::Command(command) => run(shell(command).process_group(0)).await.map(Fetched::from),
+            other => other.fetch().await,
+        }
     }
 }
 
@@ -94,23 +101,49 @@ fn read(path: &Path) -> anyhow::Result<Secret> {
 
 /// The command line may hold pipes and variables, as in a crontab, so a shell reads it. Its standard error stays ours:
 /// what it complains of is for the user to see.
-async fn run(command: &str) -> anyhow::Result<Secret> {
-    let child = Command::new("/bin/sh")
-        .args(["-c", command])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .context("--password-command: cannot start /bin/sh")?;
+fn shell(command: &str) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    shell
+}
+
+async fn run(shell: &mut Command) -> anyhow::Result<Secret> {
+    let child = shell.spawn().context("--password-command: cannot start /bin/sh")?;
+    let mut group = Group::led_by(&child);
     let Ok(output) = tokio::time::timeout(COMMAND_LIMIT, child.wait_with_output()).await else {
         bail!("--password-command: no password after {}", humantime::format_duration(COMMAND_LIMIT));
     };
+    group.leave();
     let output = output.context("--password-command: cannot read what the command prints")?;
     if !output.status.success() {
         bail!("--password-command: the command failed ({}); run it by hand to see why", output.status);
     }
     let text = String::from_utf8(output.stdout).context("--password-command: the password is not UTF-8")?;
     first_line(&text).context("--password-command: the command printed no password")
+}
+
+/// The processes that a shell started, if it leads a group of its own. They are ended when this is dropped.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn led_by(child: &Child) -> Self {
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        Group(pid.filter(|pid| getpgid(Some(*pid)) == Ok(*pid)))
+    }
+
+    /// The shell has ended; what it left in the background is meant to stay.
+    fn leave(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0.take() {
+            // One that is gone already needs no ending.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
 }
 
 fn first_line(text: &str) -> Option<Secret> {

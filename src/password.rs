@@ -25,6 +25,9 @@ pub enum Source {
     Command(String),
     /// Typed at a prompt.
     Prompt,
+    /// A token made from AWS credentials.
+    #[cfg(feature = "iam")]
+    Iam(crate::iam::Login),
 }
 
 /// A password, and for how long it may be used before it has to be fetched anew; none for as long as the server takes
@@ -59,6 +62,8 @@ impl Source {
             Source::Prompt => rpassword::prompt_password("Password: ")
                 .map(|text| Secret::new(text).into())
                 .context("--askpass: cannot ask without a terminal; use REDISCLI_AUTH or --pass-file"),
+            #[cfg(feature = "iam")]
+            Source::Iam(login) => login.fetch().await,
         }
     }
 
@@ -87,6 +92,8 @@ impl fmt::Display for Source {
             Source::File(_) => "--pass-file",
             Source::Command(_) => "--password-command",
             Source::Prompt => "--askpass",
+            #[cfg(feature = "iam")]
+            Source::Iam(_) => "--iam",
         })
     }
 }

@@ -33,9 +33,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// What Signature Version 4 leaves as it is in a query.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// Who logs in, and where.
+/// Makes tokens for one user of one cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login {
+pub struct Signer {
     /// The user's id, which for such users is also their name.
     pub user: String,
     /// The id of the replication group or of the serverless cache, in lower case.
@@ -45,7 +45,7 @@ pub struct Login {
     pub region: Option<String>,
 }
 
-impl Login {
+impl Signer {
     /// Finds credentials as AWS's own tools do, in the environment, profiles and metadata services, and makes a token.
     ///
     /// # Errors
@@ -145,8 +145,8 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045)
     }
 
-    fn login(serverless: bool) -> Login {
-        Login { user: "iam-user".into(), cache: "my-cache".into(), serverless, region: None }
+    fn signer(serverless: bool) -> Signer {
+        Signer { user: "iam-user".into(), cache: "my-cache".into(), serverless, region: None }
     }
 
     // The signatures were computed apart from any AWS code, with Python's hmac and hashlib, from AWS's description.
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn a_token_is_a_presigned_request_without_its_scheme() {
         let credentials = Credentials::new(KEYS.0, KEYS.1, None, None, "test");
-        let token = login(false).token(&credentials, "eu-central-1", now()).unwrap();
+        let token = signer(false).token(&credentials, "eu-central-1", now()).unwrap();
         assert_eq!(
             token.reveal(),
             "my-cache/?Action=connect&User=iam-user&X-Amz-Algorithm=AWS4-HMAC-SHA256\
@@ -168,7 +168,7 @@ mod tests {
     fn a_token_of_a_role_for_a_serverless_cache_says_so() {
         let session = Some("Fwo+session/token==".to_owned());
         let credentials = Credentials::new(KEYS.0, KEYS.1, session, None, "test");
-        let token = login(true).token(&credentials, "us-east-1", now()).unwrap();
+        let token = signer(true).token(&credentials, "us-east-1", now()).unwrap();
         assert_eq!(
             token.reveal(),
             "my-cache/?Action=connect&User=iam-user&ResourceType=ServerlessCache&X-Amz-Algorithm=AWS4-HMAC-SHA256\

@@ -27,7 +27,7 @@ pub enum Source {
     Prompt,
     /// A token made from AWS credentials.
     #[cfg(feature = "iam")]
-    Iam(crate::iam::Login),
+    Iam(crate::iam::Signer),
 }
 
 /// A password, and for how long it may be used before it has to be fetched anew; none for as long as the server takes
@@ -63,7 +63,7 @@ impl Source {
                 .map(|text| Secret::new(text).into())
                 .context("--askpass: cannot ask without a terminal; use REDISCLI_AUTH or --pass-file"),
             #[cfg(feature = "iam")]
-            Source::Iam(login) => login.fetch().await,
+            Source::Iam(signer) => signer.fetch().await,
         }
     }
 
@@ -155,4 +155,35 @@ impl Drop for Group {
 
 fn first_line(text: &str) -> Option<Secret> {
     text.lines().next().filter(|line| !line.is_empty()).map(Secret::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_is_given_up_ends_with_its_children() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let file = folder.path().join("pid");
+        let command = format!("sleep 1000 & echo $! >{0}.new; mv {0}.new {0}; wait", file.display());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let command_line = runtime.block_on(async {
+            let source = Source::Command(command);
+            tokio::spawn(async move { source.fetch_aside().await });
+            while !file.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            format!("/proc/{}/cmdline", std::fs::read_to_string(&file).unwrap().trim())
+        });
+        // One that is dead but not yet reaped has no command line any more.
+        let runs = || std::fs::read_to_string(&command_line).is_ok_and(|line| !line.is_empty());
+        assert!(runs());
+        // As at the end of a run.
+        runtime.shutdown_background();
+        let start = std::time::Instant::now();
+        while runs() {
+            assert!(start.elapsed() < COMMAND_LIMIT / 2, "the sleep goes on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }

@@ -293,7 +293,7 @@ fn iam(
     uri: Option<&Uri>,
     user: Option<&str>,
     sources: &Sources<'_>,
-) -> anyhow::Result<crate::iam::Login> {
+) -> anyhow::Result<crate::iam::Signer> {
     let user = user.context("--iam needs --user; give the id of the ElastiCache user")?;
     let cache = connection
         .iam
@@ -308,7 +308,7 @@ fn iam(
         is_encrypted(connection, uri, sources),
         "--iam needs TLS, since ElastiCache takes tokens over nothing else; give --tls, or a URI with rediss://"
     );
-    Ok(crate::iam::Login {
+    Ok(crate::iam::Signer {
         user: user.to_owned(),
         cache: cache.to_ascii_lowercase(),
         serverless: connection.iam.iam_serverless,

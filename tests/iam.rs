@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use redis_health::connect::{Connection, Deadline};
-use redis_health::iam::Login as Iam;
+use redis_health::iam::Signer;
 use redis_health::login::Login;
 use redis_health::output::Output;
 use redis_health::password::Source;
@@ -80,10 +80,10 @@ fn log_in(port: u16, variables: &[(&str, &str)]) -> env::Output {
 #[ignore = "the tests of this file run it, in another environment"]
 fn a_login_in_a_process_of_its_own() {
     let Ok(port) = std::env::var("PORT_OF_TEST") else { return };
-    let iam = Iam { user: "iam-user".into(), cache: "my-cache".into(), serverless: true, region: None };
+    let signer = Signer { user: "iam-user".into(), cache: "my-cache".into(), serverless: true, region: None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let source = (Some("iam-user".to_owned()), Source::Iam(iam));
+        let source = (Some("iam-user".to_owned()), Source::Iam(signer));
         match Login::fetch(Some(source), Output::direct()).await {
             Ok(login) => {
                 let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: port.parse().unwrap() };
@@ -110,9 +110,9 @@ fn expected(token: &str, session: Option<&str>) -> String {
     let date = chrono::NaiveDateTime::parse_from_str(&rest[..16], "%Y%m%dT%H%M%SZ").unwrap().and_utc();
     let age = chrono::Utc::now() - date;
     assert!((0..60).contains(&age.num_seconds()), "made {age} ago");
-    let iam = Iam { user: "iam-user".into(), cache: "my-cache".into(), serverless: true, region: None };
+    let signer = Signer { user: "iam-user".into(), cache: "my-cache".into(), serverless: true, region: None };
     let credentials = Credentials::new(KEY, SECRET_KEY, session.map(str::to_owned), None, "test");
-    iam.token(&credentials, "eu-central-1", SystemTime::from(date)).unwrap().reveal().to_owned()
+    signer.token(&credentials, "eu-central-1", SystemTime::from(date)).unwrap().reveal().to_owned()
 }
 
 fn assert_secrets_are_nowhere(output: &env::Output) {

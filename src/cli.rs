@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use crate::identity::Role;
+use crate::record::{Format, Rotation};
 use crate::scan::MAX_INDEX;
 use crate::units;
 
@@ -141,6 +143,15 @@ pub struct Connection {
     #[arg(value_parser = index, allow_negative_numbers = true)]
     pub db: Option<u32>,
 
+    /// A check passes only if the server has this role.
+    #[arg(long, value_name = "primary|replica", env = "REDIS_HEALTH_EXPECT_ROLE", value_parser = role)]
+    pub expect_role: Option<Role>,
+
+    /// Make a write part of each check: SET of a key of our own with an expiry of 10 s, read back and deleted. Only a
+    /// write sees a primary that was demoted.
+    #[arg(long, env = "REDIS_HEALTH_CANARY", value_parser = FalseyValueParser::new())]
+    pub canary: bool,
+
     /// The time that one pass over several databases may take.
     #[arg(long, value_name = "DURATION", env = "REDIS_HEALTH_DEADLINE", default_value = "30s")]
     #[arg(value_parser = units::nonzero_duration, allow_negative_numbers = true)]
@@ -177,6 +188,15 @@ pub struct Common {
     #[arg(long, value_name = "DIR", env = "REDIS_HEALTH_LOG_DIR", default_value = ".")]
     pub log_dir: PathBuf,
 
+    /// How records are written: as the lines that scripts have always read, or one JSON object a line.
+    #[arg(long, value_name = "classic|json", env = "REDIS_HEALTH_LOG_FORMAT", default_value = "classic")]
+    #[arg(value_parser = log_format)]
+    pub log_format: Format,
+
+    /// Print one JSON document on standard output, and nothing else.
+    #[arg(long, env = "REDIS_HEALTH_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+
     /// Stamp in UTC instead of local time.
     #[arg(long, env = "REDIS_HEALTH_UTC", value_parser = FalseyValueParser::new())]
     pub utc: bool,
@@ -187,7 +207,7 @@ pub struct Common {
 
     /// Put log files aside daily, hourly, or before they grow beyond a size such as 10M.
     #[arg(long, value_name = "daily|hourly|SIZE", env = "REDIS_HEALTH_ROTATE", value_parser = rotation)]
-    pub rotate: Option<crate::record::Rotation>,
+    pub rotate: Option<Rotation>,
 
     /// How many rotated files of each log to keep [default: all].
     #[arg(long, value_name = "COUNT", env = "REDIS_HEALTH_KEEP")]
@@ -225,8 +245,22 @@ fn port(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|port| *port > 0).ok_or_else(|| "write a port from 1 to 65535".to_owned())
 }
 
-fn rotation(text: &str) -> Result<crate::record::Rotation, String> {
-    use crate::record::Rotation;
+fn role(text: &str) -> Result<Role, String> {
+    [Role::Primary, Role::Replica]
+        .into_iter()
+        .find(|role| role.to_string() == text)
+        .ok_or_else(|| "write primary or replica".to_owned())
+}
+
+fn log_format(text: &str) -> Result<Format, String> {
+    match text {
+        "classic" => Ok(Format::Classic),
+        "json" => Ok(Format::Json),
+        _ => Err("write classic or json".to_owned()),
+    }
+}
+
+fn rotation(text: &str) -> Result<Rotation, String> {
     match text {
         "daily" => Ok(Rotation::Daily),
         "hourly" => Ok(Rotation::Hourly),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use chrono::{DateTime, FixedOffset, Local, TimeDelta, Utc};
+use chrono::{DateTime, FixedOffset, Local, SecondsFormat, TimeDelta, Utc};
 
 /// A moment of the wall clock, as the logs print it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,11 @@ impl fmt::Display for Stamp {
 }
 
 impl Stamp {
+    /// RFC 3339 with milliseconds and offset, for programs.
+    pub fn rfc3339(&self) -> String {
+        self.at.to_rfc3339_opts(SecondsFormat::Millis, false)
+    }
+
     /// The moment `by` before this one.
     #[must_use]
     pub fn earlier(self, by: Duration) -> Self {

@@ -4,6 +4,7 @@
 //! Records are written as soon as their check is over; outages are folded in the order in which checks began.
 
 use std::collections::BTreeMap;
+use std::fmt::{Display, Write as _};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
@@ -16,17 +17,21 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::clock::{Clock, Stamp};
+use crate::canary::Canary;
+use crate::clock::{Clock, Stamp, machine_suspended};
 use crate::exit::Exit;
 use crate::identity::Observed;
+use crate::ledger::{Changed, Check, Gap, Ledger};
 use crate::login::Login;
 use crate::metrics::Metrics;
-use crate::outage::{History, Moment, Observation, Transition};
+use crate::ordered::Ordered;
+use crate::outage::{Moment, Transition};
 use crate::output::Output;
 use crate::plan::{CyclesPlan, Plan};
-use crate::record::{Destination, Log, Mark, Record, Subject, seconds};
+use crate::record::{Destination, Log, Mark, Mode, Record, Subject, Who, seconds};
+use crate::report::{self, Report, text::Look};
 use crate::resolve::Resolver;
-use crate::scan::{Databases, Identify, Scan, Scanner};
+use crate::scan::{Databases, Identify, Outcome, Scanner};
 use crate::schedule::{Event, Schedule};
 use crate::signal::{Signal, Signals};
 use crate::status::Status;
@@ -44,7 +49,7 @@ const TOLERANCE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// Nothing was checked: the password or the log folder cannot be had, or another run holds the folder ([`Locked`]).
-pub async fn run(CyclesPlan { plan, schedule }: CyclesPlan) -> anyhow::Result<Exit> {
+pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Result<Exit> {
     let output = Output::thread();
     if plan.verbose {
         crate::explain::start();
@@ -60,7 +65,7 @@ pub async fn run(CyclesPlan { plan, schedule }: CyclesPlan) -> anyhow::Result<Ex
     let signals = Signals::listen()?;
     raise_open_files(&plan, &schedule);
 
-    output.line(announcement(&plan, &schedule));
+    let announcement = announcement(&plan, &schedule);
     let scanner = Scanner {
         target: Target { endpoint: plan.endpoint, login },
         resolver: Resolver::new(plan.timeout),
@@ -68,13 +73,17 @@ pub async fn run(CyclesPlan { plan, schedule }: CyclesPlan) -> anyhow::Result<Ex
         timeout: plan.timeout,
         deadline: plan.deadline,
         identify: Identify::new(true),
+        expect_role: plan.expect_role,
+        canary: plan.canary.then(Canary::new),
         settled: AtomicU64::new(0),
     };
     let metrics = plan.metrics.map(|path| Metrics::new(path, scanner.target.endpoint.to_string()));
-    let mut run = Run::new(Arc::new(scanner), plan.clock, log, output, metrics);
+    let mut run = Run::new(Arc::new(scanner), plan.clock, log, output, metrics, json);
+    run.say(announcement);
+    run.show_said();
     let signal = run.follow(schedule, signals).await;
-    run.summarise();
-    Ok(Exit::of_run(signal, run.log.lost(), run.failed_checks()))
+    let report = run.summarise();
+    Ok(Exit::of_run(signal, report.lost, report.failures))
 }
 
 /// Takes the log folder for this process. The lock is on the folder itself, and the system drops it with the process.
@@ -127,17 +136,33 @@ fn announcement(plan: &Plan, schedule: &Schedule) -> String {
 /// How often the status line is drawn.
 const REDRAW: Duration = Duration::from_millis(250);
 
-/// A check that is over.
-struct Done {
+/// When a check began, and its number: the same for all who are checked at the same time.
+#[derive(Clone, Copy, Debug)]
+struct Tick {
     number: u64,
     at: Moment,
-    after_gap: bool,
-    scan: Scan,
+    /// How many gaps there were before.
+    gaps: u64,
+}
+
+/// What a task tells of the check that it makes.
+struct News {
+    who: Who,
+    tick: Tick,
+    /// None when no more will come.
+    outcome: Option<Outcome>,
+}
+
+/// Those who are checked side by side: each one's checks are folded in the order in which they began.
+#[derive(Default)]
+struct Lane {
+    order: Ordered<(Tick, Outcome)>,
+    observed: Observed,
 }
 
 /// Checks that were due but could not be started.
 struct Missed {
-    since: Instant,
+    since: Moment,
     count: u64,
 }
 
@@ -147,50 +172,65 @@ struct Run {
     clock: Clock,
     log: Log,
     output: Output,
+    /// Lines that wait to be shown together.
+    said: String,
     metrics: Option<Metrics>,
     status: Status,
     start: Instant,
     /// How many checks were started.
     started: u64,
-    running: BTreeMap<u64, AbortHandle>,
-    sender: UnboundedSender<Done>,
-    done: UnboundedReceiver<Done>,
-    /// The next check to fold, and those that were over before an earlier one.
-    next: u64,
-    waiting: BTreeMap<u64, Done>,
-    histories: BTreeMap<Subject, History>,
-    observed: Observed,
+    running: BTreeMap<(Who, u64), AbortHandle>,
+    sender: UnboundedSender<News>,
+    news: UnboundedReceiver<News>,
+    lanes: BTreeMap<Who, Lane>,
+    ledger: Ledger,
     missed: Option<Missed>,
     missed_in_all: u64,
+    /// For how long the machine had been suspended when the last check began.
+    suspended: Duration,
+    /// For how long it had been when the run began.
+    suspended_before: Duration,
+    /// One JSON document is all that standard output gets.
+    json: bool,
+    /// Since when nothing has been observed, before the next check.
+    gap: Option<Moment>,
     /// Checks that a signal cut off.
     unfinished: u64,
-    /// Time passed unobserved before the next check.
-    gap: bool,
 }
 
 impl Run {
-    fn new(scanner: Arc<Scanner>, clock: Clock, log: Log, output: Output, metrics: Option<Metrics>) -> Self {
-        let (sender, done) = unbounded_channel();
+    fn new(
+        scanner: Arc<Scanner>,
+        clock: Clock,
+        log: Log,
+        output: Output,
+        metrics: Option<Metrics>,
+        json: bool,
+    ) -> Self {
+        let (sender, news) = unbounded_channel();
+        let suspended = machine_suspended();
         Run {
             scanner,
             clock,
             log,
             output,
+            said: String::new(),
             metrics,
             status: Status::default(),
             start: Instant::now(),
             started: 0,
             running: BTreeMap::new(),
             sender,
-            done,
-            next: 1,
-            waiting: BTreeMap::new(),
-            histories: BTreeMap::new(),
-            observed: Observed::default(),
+            news,
+            lanes: BTreeMap::new(),
+            ledger: Ledger::default(),
             missed: None,
             missed_in_all: 0,
+            suspended,
+            suspended_before: suspended,
+            json,
+            gap: None,
             unfinished: 0,
-            gap: false,
         }
     }
 
@@ -206,153 +246,227 @@ impl Run {
                     biased;
                     signal = signals.first() => return Some(self.stop(signal)),
                     () = sleep_until(due) => break,
-                    Some(done) = self.done.recv() => self.settle(done),
+                    Some(news) = self.news.recv() => self.take(news),
                     _ = redraw.tick(), if has_status => self.show_status(&schedule),
                 }
             }
             self.act(event, due, &schedule);
+            self.show_said();
         }
         // The last checks may still be under way; each is bounded by its deadline.
         while !self.running.is_empty() {
             tokio::select! {
                 biased;
                 signal = signals.first() => return Some(self.stop(signal)),
-                Some(done) = self.done.recv() => self.settle(done),
+                Some(news) = self.news.recv() => self.take(news),
             }
         }
         self.mark(Mark::AllFinished { at: self.clock.now() });
         None
     }
 
+    /// The monotonic clock stands still while the machine sleeps, and outages do not.
+    fn now(&self) -> Moment {
+        let slept = machine_suspended().saturating_sub(self.suspended_before);
+        Moment { stamp: self.clock.now(), since: self.start.elapsed() + slept }
+    }
+
     fn act(&mut self, event: Event, due: Instant, schedule: &Schedule) {
         let late = due.elapsed();
         match event {
             Event::CheckStarts if late >= schedule.interval.max(TOLERANCE) => {
-                self.missed.get_or_insert(Missed { since: due, count: 0 }).count += 1;
+                let since = self.now().earlier(late);
+                self.missed.get_or_insert(Missed { since, count: 0 }).count += 1;
             }
             Event::CheckStarts => {
                 self.say_missed();
+                self.say_suspended(schedule.interval);
                 self.check();
             }
             Event::CycleStarts(cycle) => {
                 self.say_missed();
                 (self.status.cycle, self.status.in_break) = (cycle, false);
-                self.mark(Mark::CycleStarted { cycle, at: self.clock.now() });
+                let at = self.clock.now();
+                self.mark(Mark::CycleStarted { cycle, at });
+                if cycle == 1 && self.scanner.canary.is_some() {
+                    self.mark(Mark::Canary { at });
+                }
             }
             Event::CycleEnds(cycle) => {
                 self.say_missed();
                 if cycle < schedule.cycles {
                     self.status.in_break = true;
-                    self.mark(Mark::CycleCompleted { cycle, pause: schedule.pause });
-                    self.gap |= !schedule.pause.is_zero();
+                    let now = self.now();
+                    self.mark(Mark::CycleCompleted { cycle, pause: schedule.pause, at: now.stamp });
+                    if !schedule.pause.is_zero() {
+                        self.gap.get_or_insert(now);
+                    }
                 }
             }
         }
     }
 
-    /// Starts a check. It goes on by itself until it sends what came of it.
+    /// Starts the checks of one tick.
     fn check(&mut self) {
         self.started += 1;
-        let number = self.started;
-        let at = Moment { stamp: self.clock.now(), since: self.start.elapsed() };
-        let after_gap = std::mem::take(&mut self.gap);
-        let (scanner, sender) = (self.scanner.clone(), self.sender.clone());
-        let task = tokio::spawn(async move {
-            let mut scan = Scan::default();
-            scanner.run(&mut scan).await;
-            // The receiver is gone only when the run is over.
-            let _ = sender.send(Done { number, at, after_gap, scan });
-        });
-        self.running.insert(number, task.abort_handle());
+        let at = self.now();
+        if let Some(from) = self.gap.take() {
+            self.ledger.gap(Gap { from, to: at });
+        }
+        let tick = Tick { number: self.started, at, gaps: self.ledger.gap_count };
+        let scanner = self.scanner.clone();
+        self.launch(Who::Endpoint, tick, |mut tell| async move { scanner.run(&mut *tell).await });
     }
 
-    /// Writes the records of a check that is over, and folds all checks that are now complete in their order.
-    fn settle(&mut self, done: Done) {
-        self.running.remove(&done.number);
-        for outcome in &done.scan.outcomes {
-            let result = outcome.result.clone();
-            let subject = self.subject(outcome.db);
-            let record = Record::Check {
-                at: done.at.stamp,
-                subject: subject.clone(),
-                count: done.number,
-                result,
-                details: done.scan.details(outcome),
-            };
-            self.log.write(&record);
-            let kind = outcome.result.as_ref().err().map(|failure| failure.kind);
-            match kind {
-                Some(_) => {
-                    self.status.failures += 1;
-                    self.output.line(&record);
-                }
-                None => self.status.latency = Some(outcome.elapsed),
-            }
-            self.status.checks += 1;
-            if let Some(metrics) = &mut self.metrics {
-                metrics.observe(&subject, done.at.stamp, outcome.elapsed, kind);
-            }
+    /// Starts a task that checks `who`. It goes on by itself and tells what comes of it.
+    fn launch<Work, Doing>(&mut self, who: Who, tick: Tick, work: Work)
+    where
+        Work: FnOnce(Tell) -> Doing,
+        Doing: Future<Output = ()> + Send + 'static,
+    {
+        self.lanes.entry(who.clone()).or_default().order.begin(tick.number);
+        let sender = self.sender.clone();
+        // The receiver is gone only when the run is over.
+        let tell: Tell = {
+            let (who, sender) = (who.clone(), sender.clone());
+            Box::new(move |outcome| drop(sender.send(News { who: who.clone(), tick, outcome: Some(outcome) })))
+        };
+        let doing = work(tell);
+        let over = News { who: who.clone(), tick, outcome: None };
+        let task = tokio::spawn(async move {
+            doing.await;
+            let _ = sender.send(over);
+        });
+        self.running.insert((who, tick.number), task.abort_handle());
+    }
+
+    /// Takes news and whatever else is there already, so that what they make known is shown together.
+    fn take(&mut self, news: News) {
+        self.settle(news);
+        while let Ok(news) = self.news.try_recv() {
+            self.settle(news);
         }
         self.write_metrics(Metrics::write_soon);
-        self.waiting.insert(done.number, done);
-        while let Some(done) = self.waiting.remove(&self.next) {
-            self.next += 1;
-            self.fold(&done);
+        self.show_said();
+    }
+
+    /// Writes the record of a check, and folds what is now complete in order.
+    fn settle(&mut self, News { who, tick, outcome }: News) {
+        let due = match outcome {
+            Some(outcome) => {
+                self.record(&who, tick, &outcome);
+                self.lane(&who).order.bring(tick.number, (tick, outcome)).into_iter().collect()
+            }
+            None => {
+                self.running.remove(&(who.clone(), tick.number));
+                self.lane(&who).order.end(tick.number)
+            }
+        };
+        for (tick, outcome) in due {
+            self.fold(&who, tick, &outcome);
         }
     }
 
-    fn fold(&mut self, done: &Done) {
-        for change in self.observed.update(done.scan.peer, &done.scan.identity) {
-            self.mark(Mark::Changed { node: None, at: done.at.stamp, change });
-        }
-        for outcome in &done.scan.outcomes {
-            let subject = self.subject(outcome.db);
-            let observation = Observation {
-                at: done.at,
-                took: outcome.elapsed,
-                failure: outcome.result.as_ref().err(),
-                after_gap: done.after_gap,
-            };
-            let at = done.at.stamp;
-            match self.histories.entry(subject.clone()).or_default().observe(&observation) {
-                Some(Transition::Began) => self.mark(Mark::OutageBegan { subject, at }),
-                Some(Transition::Ended(outage)) => {
-                    let (at_least, at_most) = (outage.at_least(), outage.at_most());
-                    self.mark(Mark::OutageEnded { subject, at, at_least, at_most });
-                }
-                None => {}
+    fn lane(&mut self, who: &Who) -> &mut Lane {
+        self.lanes.entry(who.clone()).or_default()
+    }
+
+    fn record(&mut self, who: &Who, tick: Tick, outcome: &Outcome) {
+        let subject = self.subject(who, outcome);
+        let record = Record::Check {
+            at: tick.at.stamp,
+            mode: Mode::Cycles,
+            subject: subject.clone(),
+            count: tick.number,
+            result: outcome.result.clone(),
+            details: outcome.details.clone(),
+        };
+        self.log.write(&record);
+        match &outcome.result {
+            Ok(()) => self.status.latency = Some(outcome.details.elapsed),
+            Err(_) => {
+                self.status.failures += 1;
+                self.say(&record);
             }
+        }
+        self.status.checks += 1;
+        if let Some(metrics) = &mut self.metrics {
+            let writes = self.scanner.canary.is_some();
+            metrics.observe(&subject, tick.at.stamp, outcome.details.elapsed, outcome.result.as_ref().err(), writes);
+        }
+    }
+
+    fn fold(&mut self, who: &Who, tick: Tick, outcome: &Outcome) {
+        let (at, details) = (tick.at.stamp, &outcome.details);
+        for change in self.lane(who).observed.update(details.peer, &details.identity) {
+            self.ledger.change(Changed { who: who.clone(), at, change: change.clone() });
+            self.mark(Mark::Changed { who: who.clone(), at, change });
+        }
+        let transitions = self.ledger.check(&Check {
+            subject: &self.subject(who, outcome),
+            at: tick.at,
+            took: Some(details.elapsed),
+            result: outcome.result.as_ref().copied(),
+            writes: self.scanner.canary.is_some(),
+            gaps: tick.gaps,
+        });
+        for (subject, transition) in transitions {
+            self.mark(match transition {
+                Transition::Began => Mark::OutageBegan { subject, at },
+                Transition::Ended(outage) => {
+                    Mark::OutageEnded { subject, at, at_least: outage.at_least(), at_most: outage.at_most() }
+                }
+            });
         }
     }
 
     /// Lines name the database only where a run checks several.
-    fn subject(&self, db: u32) -> Subject {
-        match self.scanner.databases {
-            Databases::One(_) => Subject::default(),
-            _ => Subject::db(db),
-        }
+    fn subject(&self, who: &Who, outcome: &Outcome) -> Subject {
+        let db = match (self.scanner.databases, who) {
+            (Databases::One(_), _) | (_, Who::Held | Who::Cluster) => None,
+            _ => Some(outcome.db),
+        };
+        Subject { who: who.clone(), db, write: outcome.write }
     }
 
     fn say_missed(&mut self) {
         if let Some(Missed { since, count }) = self.missed.take() {
             self.missed_in_all += count;
-            self.gap = true;
-            let to = self.clock.now();
-            self.mark(Mark::NotObserved { from: to.earlier(since.elapsed()), to, missed: count });
+            self.gap.get_or_insert(since);
+            self.mark(Mark::NotObserved { from: since.stamp, to: self.clock.now(), missed: count });
         }
     }
 
+    /// The clock that the schedule follows stands still while the machine sleeps, so checks do not come late then: the
+    /// system tells how long it slept.
+    fn say_suspended(&mut self, interval: Duration) {
+        let suspended = machine_suspended();
+        let slept = suspended.saturating_sub(std::mem::replace(&mut self.suspended, suspended));
+        if slept < interval.max(TOLERANCE) {
+            return;
+        }
+        let now = self.now();
+        let missed = u64::try_from(slept.as_nanos() / interval.as_nanos()).unwrap_or(u64::MAX);
+        self.missed_in_all += missed;
+        let from = now.earlier(slept);
+        self.gap.get_or_insert(from);
+        self.mark(Mark::NotObserved { from: from.stamp, to: now.stamp, missed });
+    }
+
     fn stop(&mut self, signal: Signal) -> Signal {
-        // What is over already was seen, and is recorded.
-        while let Ok(done) = self.done.try_recv() {
-            self.settle(done);
+        // What is settled already was seen, and is recorded.
+        while let Ok(news) = self.news.try_recv() {
+            self.settle(news);
         }
         for task in std::mem::take(&mut self.running).into_values() {
             task.abort();
             self.unfinished += 1;
         }
-        for done in std::mem::take(&mut self.waiting).into_values() {
-            self.fold(&done);
+        let lanes: Vec<Who> = self.lanes.keys().cloned().collect();
+        for who in lanes {
+            for (tick, outcome) in self.lane(&who).order.finish() {
+                self.fold(&who, tick, &outcome);
+            }
         }
         self.say_missed();
         self.mark(Mark::Stopped { signal, at: self.clock.now() });
@@ -363,8 +477,8 @@ impl Run {
         let cycle_end = (schedule.run + schedule.pause) * self.status.cycle.saturating_sub(1) + schedule.run;
         let end = if self.status.in_break { cycle_end + schedule.pause } else { cycle_end };
         self.status.left = end.saturating_sub(self.start.elapsed());
-        let down = self.histories.values().find_map(History::ongoing);
-        self.status.down = down.map(|outage| (outage.first_failure.stamp, outage.reason.kind));
+        let down = self.ledger.ongoing().next();
+        self.status.down = down.map(|(_, outage)| (outage.first_failure.stamp, outage.reason.kind));
         self.output.status(self.status.line());
     }
 
@@ -378,44 +492,47 @@ impl Run {
         }
     }
 
-    fn mark(&self, mark: Mark) {
+    fn mark(&mut self, mark: Mark) {
         let record = Record::Mark(mark);
         self.log.write(&record);
-        self.output.line(record);
+        self.say(&record);
     }
 
-    fn failed_checks(&self) -> u64 {
-        self.histories.values().map(|history| history.failures).sum()
+    /// Has a line shown with the next that are.
+    fn say(&mut self, line: impl Display) {
+        if self.json {
+            return;
+        }
+        let separator = if self.said.is_empty() { "" } else { "\n" };
+        // Writing to memory does not fail.
+        let _ = write!(self.said, "{separator}{line}");
     }
 
-    /// Prints what the whole run came to.
-    fn summarise(&mut self) {
+    fn show_said(&mut self) {
+        if !self.said.is_empty() {
+            self.output.line(std::mem::take(&mut self.said));
+        }
+    }
+
+    /// Shows what the whole run came to.
+    fn summarise(mut self) -> Report {
         self.write_metrics(Metrics::write);
-        let output = &self.output;
-        for (subject, history) in &self.histories {
-            let name = if *subject == Subject::default() {
-                self.scanner.target.endpoint.to_string()
-            } else {
-                subject.to_string()
-            };
-            let availability = history.availability().unwrap_or_default() * 100.0;
-            output.line(format_args!(
-                "{name}: {} checks, {} failed, availability {availability:.3} %",
-                history.checks, history.failures
-            ));
-            for outage in history.outages() {
-                output.line(format_args!("  {outage}"));
-            }
+        let report = Report {
+            endpoint: Some(self.scanner.target.endpoint.to_string()),
+            unfinished: self.unfinished,
+            missed: self.missed_in_all,
+            lost: self.log.lost(),
+            ..Report::from(std::mem::take(&mut self.ledger))
+        };
+        self.show_said();
+        match self.json {
+            true => self.output.line(report::json::render(&report)),
+            false => self.output.line(format_args!("\n{}", report::text::render(&report, &Look::of_standard_output()))),
         }
-        for (what, count) in [
-            ("checks still under way at the end", self.unfinished),
-            ("checks missed", self.missed_in_all),
-            ("records that could not be written", self.log.lost()),
-        ] {
-            if count > 0 {
-                output.line(format_args!("{what}: {count}"));
-            }
-        }
-        output.finish();
+        self.output.finish();
+        report
     }
 }
+
+/// How a task tells of a check that is settled.
+type Tell = Box<dyn FnMut(Outcome) + Send>;

@@ -10,15 +10,16 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use tokio::time::Instant;
 
+use crate::canary::Canary;
 use crate::exit::Exit;
 use crate::failure::{Failure, Kind};
 use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::output::{Output, scan_bar};
 use crate::plan::DbsPlan;
-use crate::record::{Destination, Details, Log, Record, Subject, Verdict};
+use crate::record::{Destination, Format, Log, Mode, Record, Subject, Verdict};
 use crate::resolve::Resolver;
-use crate::scan::{Identify, Outcome, Scan, Scanner};
+use crate::scan::{Identify, Outcome, Scanner};
 use crate::signal::Signals;
 use crate::target::Target;
 
@@ -26,7 +27,7 @@ use crate::target::Target;
 ///
 /// # Errors
 /// Nothing was checked: the password or the log folder cannot be had.
-pub async fn run(DbsPlan { plan, quiet }: DbsPlan) -> anyhow::Result<Exit> {
+pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit> {
     let output = Output::direct();
     if plan.verbose {
         crate::explain::start();
@@ -46,15 +47,19 @@ pub async fn run(DbsPlan { plan, quiet }: DbsPlan) -> anyhow::Result<Exit> {
         databases: plan.databases,
         timeout: plan.timeout,
         deadline: plan.deadline,
-        identify: Identify::new(false),
+        // The classic block has no room for what a server tells of itself.
+        identify: Identify::new(json || plan.log.format == Format::Json),
+        expect_role: plan.expect_role,
+        canary: plan.canary.then(Canary::new),
         settled: AtomicU64::new(0),
     };
     let (at, start) = (plan.clock.now(), Instant::now());
-    let mut scan = Scan::default();
+    let mut outcomes = Vec::new();
+    let mut emit = |outcome| outcomes.push(outcome);
     let signal = tokio::select! {
         biased;
         // First, so that replies which came before a signal are not lost to it.
-        () = scanner.run(&mut scan) => None,
+        () = scanner.run(&mut emit) => None,
         signal = signals.first() => Some(signal),
         () = show_progress(&scanner) => None,
     };
@@ -62,41 +67,42 @@ pub async fn run(DbsPlan { plan, quiet }: DbsPlan) -> anyhow::Result<Exit> {
 
     if let Some(path) = plan.metrics {
         let mut metrics = Metrics::new(path, scanner.target.endpoint.to_string());
-        for outcome in &scan.outcomes {
-            let kind = outcome.result.as_ref().err().map(|failure| failure.kind);
-            metrics.observe(&Subject::db(outcome.db), at, outcome.elapsed, kind);
+        for outcome in &outcomes {
+            let failure = outcome.result.as_ref().err();
+            metrics.observe(&subject(outcome), at, outcome.details.elapsed, failure, plan.canary);
         }
         if let Err(error) = metrics.write(plan.clock.now()) {
             output.notice(format_args!("--metrics-file: cannot write {}: {error}", metrics.path().display()));
         }
     }
     let stopped = signal.map(|signal| (signal, plan.clock.now()));
-    let failures = scan.failures() as u64;
+    let failures = outcomes.iter().filter(|outcome| outcome.result.is_err()).count() as u64;
     let verdict = |outcome: &Outcome| Verdict {
-        subject: Subject::db(outcome.db),
+        subject: subject(outcome),
         result: outcome.result.clone(),
-        elapsed: outcome.elapsed,
+        details: outcome.details.clone(),
     };
-    let checks = scan.outcomes.iter().map(verdict).collect();
-    let details = Details {
-        elapsed: took,
-        timings: scan.timings,
-        peer: scan.peer,
-        identity: scan.identity.clone(),
-        ..Details::default()
-    };
-    let block = Record::Scan { at, checks, details, stopped };
+    let checks = outcomes.iter().map(verdict).collect();
+    let block = Record::Scan { at, checks, took, canary: plan.canary, stopped };
     log.write(&block);
-    for outcome in scan.outcomes.iter().filter(|outcome| outcome.result.is_err()) {
-        let (subject, result) = (Subject::db(outcome.db), outcome.result.clone());
-        log.write(&Record::Check { at, subject, count: 1, result, details: scan.details(outcome) });
+    for outcome in outcomes.iter().filter(|outcome| outcome.result.is_err()) {
+        log.write(&Record::Check {
+            at,
+            mode: Mode::Dbs,
+            subject: subject(outcome),
+            count: 1,
+            result: outcome.result.clone(),
+            details: outcome.details.clone(),
+        });
     }
 
-    let summary = summary(&scan.outcomes, &scanner.target.endpoint.to_string(), took);
-    if !quiet {
+    let summary = summary(&outcomes, &scanner.target.endpoint.to_string(), took);
+    if json {
+        output.line(block.in_format(Format::Json));
+    } else if !quiet {
         output.line(format_args!("{block}\n{summary}"));
     } else if failures > 0 || signal.is_some() {
-        for line in folded_failures(&scan.outcomes) {
+        for line in folded_failures(&outcomes) {
             output.notice(line);
         }
         output.notice(summary);
@@ -105,6 +111,10 @@ pub async fn run(DbsPlan { plan, quiet }: DbsPlan) -> anyhow::Result<Exit> {
         output.notice(format_args!("records that could not be written: {}", log.lost()));
     }
     Ok(Exit::of_run(signal, log.lost(), failures))
+}
+
+fn subject(outcome: &Outcome) -> Subject {
+    Subject::db(outcome.db).writing(outcome.write)
 }
 
 /// Draws a bar while a scan takes longer than a second; never ends.
@@ -151,16 +161,17 @@ fn summary(outcomes: &[Outcome], endpoint: &str, took: Duration) -> String {
 
 /// Neighbours that failed alike share a line: `DB 0-15: NOT RUNNING (refused: Connection refused)`.
 fn folded_failures(outcomes: &[Outcome]) -> Vec<String> {
-    let alike = |a: &Outcome, b: &Outcome| a.result == b.result && b.db == a.db + 1;
-    let line = |first: u32, last: u32, failure: &Failure| {
-        let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
-        format!("DB {range}: NOT RUNNING ({failure})")
+    let alike = |a: &Outcome, b: &Outcome| (a.write, &a.result) == (b.write, &b.result) && b.db == a.db + 1;
+    let line = |first: &Outcome, last: &Outcome, failure: &Failure| {
+        let range = if first.db == last.db { first.db.to_string() } else { format!("{}-{}", first.db, last.db) };
+        let write = if first.write { " WRITE" } else { "" };
+        format!("DB {range}{write}: NOT RUNNING ({failure})")
     };
     outcomes
         .chunk_by(alike)
         .filter_map(|run| {
             let (first, last) = (run.first()?, run.last()?);
-            Some(line(first.db, last.db, first.result.as_ref().err()?))
+            Some(line(first, last, first.result.as_ref().err()?))
         })
         .collect()
 }
@@ -168,6 +179,7 @@ fn folded_failures(outcomes: &[Outcome]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Details;
 
     #[test]
     fn neighbours_that_failed_alike_share_a_line() {
@@ -176,13 +188,7 @@ mod tests {
         let outcomes: Vec<_> = results
             .into_iter()
             .zip(0..)
-            .map(|(result, db)| Outcome {
-                db,
-                result,
-                elapsed: Duration::ZERO,
-                select: Duration::ZERO,
-                ping: Duration::ZERO,
-            })
+            .map(|(result, db)| Outcome { db, write: false, result, details: Details::default() })
             .collect();
         assert_eq!(
             folded_failures(&outcomes),

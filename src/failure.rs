@@ -239,6 +239,15 @@ impl fmt::Display for Failure {
     }
 }
 
+impl Failure {
+    /// The detail as it stands in the logs: on one line, printable, cut.
+    pub fn printable_detail(&self) -> String {
+        let mut text = String::new();
+        escape_into(&mut text, &self.detail, MAX_TEXT);
+        text
+    }
+}
+
 /// An I/O error's text without Rust's ` (os error 111)`: the logs are read by people who know errno's texts.
 fn os_text(error: &io::Error) -> String {
     let text = error.to_string();

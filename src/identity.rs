@@ -23,6 +23,16 @@ impl Role {
             _ => None,
         }
     }
+
+    /// Reads the reply to HELLO, a flat array of names and values in protocol 2 (redis.io, command HELLO).
+    pub fn from_hello(reply: &Value) -> Option<Self> {
+        let Value::Array(items) = reply else { return None };
+        let is = |value: &Value, word: &str| matches!(value, Value::BulkString(bytes) if bytes == word.as_bytes());
+        let role = items.chunks_exact(2).find(|pair| is(&pair[0], "role")).map(|pair| &pair[1])?;
+        [("master", Role::Primary), ("replica", Role::Replica), ("slave", Role::Replica)]
+            .into_iter()
+            .find_map(|(word, known)| is(role, word).then_some(known))
+    }
 }
 
 impl fmt::Display for Role {
@@ -82,10 +92,12 @@ pub enum Aspect {
     Engine,
     /// The run id: the server was restarted.
     RunId,
+    /// Whether a node belongs to the cluster.
+    Member,
 }
 
 impl Aspect {
-    pub const ALL: [Aspect; 4] = [Aspect::Address, Aspect::Role, Aspect::Engine, Aspect::RunId];
+    pub const ALL: [Aspect; 5] = [Aspect::Address, Aspect::Role, Aspect::Engine, Aspect::RunId, Aspect::Member];
 
     /// The word for programs.
     pub fn as_str(self) -> &'static str {
@@ -94,6 +106,7 @@ impl Aspect {
             Aspect::Role => "role",
             Aspect::Engine => "engine",
             Aspect::RunId => "run_id",
+            Aspect::Member => "member",
         }
     }
 }
@@ -177,6 +190,11 @@ mod tests {
         assert_eq!(role("slave"), Some(Role::Replica));
         assert_eq!(role("sentinel"), None);
         assert_eq!(Role::from_reply(&Value::Nil), None);
+        let hello = |role: &str| {
+            let text = |word: &str| Value::BulkString(word.into());
+            Role::from_hello(&Value::Array(vec![text("proto"), Value::Int(2), text("role"), text(role)]))
+        };
+        assert_eq!((hello("master"), hello("replica"), hello("")), (Some(Role::Primary), Some(Role::Replica), None));
     }
 
     #[test]

@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod canary;
 pub mod cli;
 pub mod clock;
 pub mod connect;
@@ -30,16 +31,20 @@ pub mod failure;
 #[cfg(feature = "iam")]
 pub mod iam;
 pub mod identity;
+pub mod ledger;
 pub mod login;
 pub mod metrics;
+pub mod ordered;
 pub mod outage;
 pub mod output;
 pub mod password;
 pub mod plan;
 pub mod record;
+pub mod report;
 pub mod resolve;
 pub mod scan;
 pub mod schedule;
+pub mod series;
 pub mod signal;
 pub mod status;
 pub mod target;

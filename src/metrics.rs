@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::clock::Stamp;
-use crate::failure::Kind;
-use crate::record::Subject;
+use crate::failure::{Failure, Kind};
+use crate::record::{Subject, Who};
 
 /// No scrape is as frequent as checks can be, so the file is written no more often than this.
 const SPACING: Duration = Duration::from_millis(250);
@@ -49,8 +49,16 @@ impl Metrics {
         Metrics { path, endpoint, series: BTreeMap::new(), down_before, written: None }
     }
 
-    /// Takes one check.
-    pub fn observe(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<Kind>) {
+    /// Takes one check; `writes` says that it wrote a canary too, unless it failed before.
+    pub fn observe(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<&Failure>, writes: bool) {
+        let failure = failure.map(|failure| failure.kind);
+        self.observe_one(&subject.writing(false), at, took, failure.filter(|_| !subject.write));
+        if writes {
+            self.observe_one(&subject.writing(true), at, took, failure);
+        }
+    }
+
+    fn observe_one(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<Kind>) {
         let labels = self.labels(subject);
         let before = self.down_before.remove(&labels);
         let series = self.series.entry(subject.clone()).or_default();
@@ -97,11 +105,17 @@ impl Metrics {
 
     fn labels(&self, subject: &Subject) -> String {
         let mut labels = format!("endpoint=\"{}\"", escaped(&self.endpoint));
-        if let Some(node) = &subject.node {
-            let _ = write!(labels, ",node=\"{}\"", escaped(node));
+        match &subject.who {
+            Who::Endpoint => {}
+            Who::Held => labels.push_str(",connection=\"held\""),
+            Who::Cluster => labels.push_str(",node=\"cluster\""),
+            Who::Node(node) => _ = write!(labels, ",node=\"{}\"", escaped(node)),
         }
         if let Some(db) = subject.db {
             let _ = write!(labels, ",db=\"{db}\"");
+        }
+        if subject.write {
+            labels.push_str(",probe=\"write\"");
         }
         labels
     }
@@ -168,8 +182,8 @@ mod tests {
         let took = Duration::from_millis(2);
         let run = |second, failure| {
             let mut metrics = Metrics::new(path.clone(), "cache\"1".into());
-            metrics.observe(&Subject::db(0), at(second), took, failure);
-            metrics.observe(&Subject::db(1), at(second), took, None);
+            metrics.observe_one(&Subject::db(0), at(second), took, failure);
+            metrics.observe_one(&Subject::db(1), at(second), took, None);
             metrics.write(at(second + 1)).unwrap();
             std::fs::read_to_string(&path).unwrap()
         };

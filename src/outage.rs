@@ -21,6 +21,14 @@ pub struct Moment {
     pub since: Duration,
 }
 
+impl Moment {
+    /// The moment `by` before this one.
+    #[must_use]
+    pub fn earlier(self, by: Duration) -> Self {
+        Moment { stamp: self.stamp.earlier(by), since: self.since.saturating_sub(by) }
+    }
+}
+
 /// One check, as the fold sees it. Checks of one subject are observed in the order in which they began.
 #[derive(Clone, Debug)]
 pub struct Observation<'a> {
@@ -63,6 +71,24 @@ impl Outage {
         let (before, after) = (self.last_success_before?, self.first_success_after?);
         Some(after.since.saturating_sub(before.since) + self.recovery)
     }
+
+    /// What was not seen of it.
+    pub fn caveats(&self) -> Vec<&'static str> {
+        [
+            (self.last_success_before.is_none(), "its beginning was not observed"),
+            (self.first_success_after.is_none(), "its end was not observed"),
+            (self.spans_gap, "part of it was not observed"),
+        ]
+        .into_iter()
+        .filter_map(|(holds, words)| holds.then_some(words))
+        .collect()
+    }
+
+    /// `reset 1, refused 3`.
+    pub fn kinds_in_words(&self) -> String {
+        let kinds: Vec<_> = self.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        kinds.join(", ")
+    }
 }
 
 impl fmt::Display for Outage {
@@ -70,19 +96,17 @@ impl fmt::Display for Outage {
         write!(f, "down from {}", self.first_failure.stamp)?;
         match self.first_success_after {
             Some(after) => write!(f, " to {}", after.stamp)?,
-            None => write!(f, " on, its end was not observed")?,
+            None => write!(f, " on")?,
         }
         write!(f, ": at least {} s", seconds(self.at_least()))?;
-        match (self.at_most(), self.last_success_before) {
-            (Some(at_most), _) => write!(f, ", at most {} s", seconds(at_most))?,
-            (None, None) => write!(f, ", its beginning was not observed")?,
-            (None, Some(_)) => {}
+        if let Some(at_most) = self.at_most() {
+            write!(f, ", at most {} s", seconds(at_most))?;
         }
-        if self.spans_gap {
-            write!(f, ", part of it unobserved")?;
+        let caveats = self.caveats();
+        if !caveats.is_empty() {
+            write!(f, " ({})", caveats.join(", "))?;
         }
-        let kinds: Vec<_> = self.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-        write!(f, "; failed checks: {} ({}); {}", self.failed_checks, kinds.join(", "), self.reason)
+        write!(f, "; failed checks: {} ({}); {}", self.failed_checks, self.kinds_in_words(), self.reason)
     }
 }
 
@@ -93,11 +117,16 @@ pub enum Transition {
     Ended(Box<Outage>),
 }
 
+/// How many outages of one subject are kept. A server that flaps for weeks must not fill the memory.
+const KEPT: usize = 1000;
+
 /// The checks of one subject, folded.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     pub checks: u64,
     pub failures: u64,
+    /// Outages that are counted and not kept, since there were too many.
+    pub unlisted: u64,
     last_success: Option<Moment>,
     gap_since_success: bool,
     ended: Vec<Outage>,
@@ -158,7 +187,11 @@ impl History {
             outage.first_success_after = Some(at);
             outage.recovery = took;
             outage.spans_gap |= self.gap_since_success;
-            self.ended.push(outage.clone());
+            if self.ended.len() < KEPT {
+                self.ended.push(outage.clone());
+            } else {
+                self.unlisted += 1;
+            }
             Transition::Ended(Box::new(outage))
         });
         self.last_success = Some(at);

@@ -11,6 +11,7 @@ use url::Url;
 
 use crate::cli;
 use crate::clock::Clock;
+use crate::identity::Role;
 use crate::password::Source;
 use crate::record::{LogFiles, Rotate};
 use crate::scan::{Databases, MAX_INDEX};
@@ -27,6 +28,10 @@ pub struct Plan {
     /// The ACL user, if any, and where the password comes from.
     pub login: Option<(Option<String>, Source)>,
     pub databases: Databases,
+    /// The role that the server must have.
+    pub expect_role: Option<Role>,
+    /// A write is part of each check.
+    pub canary: bool,
     pub timeout: Duration,
     /// For one pass over several databases.
     pub deadline: Duration,
@@ -44,6 +49,8 @@ pub struct Plan {
 pub struct DbsPlan {
     pub plan: Plan,
     pub quiet: bool,
+    /// One JSON document is all that standard output gets.
+    pub json: bool,
 }
 
 /// Checks on a schedule.
@@ -51,6 +58,8 @@ pub struct DbsPlan {
 pub struct CyclesPlan {
     pub plan: Plan,
     pub schedule: Schedule,
+    /// One JSON document is all that standard output gets.
+    pub json: bool,
 }
 
 /// Where values came from: what was typed beats the environment, and only what is on the same footing can contradict.
@@ -110,8 +119,10 @@ fn variable_name(flag: &str) -> String {
 /// Contradictory flags, or a URI that cannot be read; the text names them and the remedy.
 pub fn dbs(args: cli::Dbs, sources: &Sources<'_>) -> anyhow::Result<DbsPlan> {
     let millis = args.common.millis;
+    let json = args.common.json;
     let plan = plan(args.connection, args.common, args.max_db, Databases::UpTo(15), millis, sources)?;
-    Ok(DbsPlan { plan, quiet: args.quiet })
+    let shown = sources.choose(&["json", "quiet"])?;
+    Ok(DbsPlan { plan, quiet: shown == Some("quiet") && args.quiet, json: shown == Some("json") && json })
 }
 
 /// The plan of `cycles`.
@@ -133,8 +144,9 @@ pub fn cycles(args: cli::Cycles, sources: &Sources<'_>) -> anyhow::Result<Cycles
         humantime::format_duration(schedule.pause)
     );
     let millis = args.common.millis || schedule.interval.subsec_nanos() != 0;
+    let json = args.common.json;
     let plan = plan(args.connection, args.common, args.max_db, Databases::One(0), millis, sources)?;
-    Ok(CyclesPlan { plan, schedule })
+    Ok(CyclesPlan { plan, schedule, json })
 }
 
 fn plan(
@@ -162,11 +174,13 @@ fn plan(
         endpoint,
         login,
         databases,
+        expect_role: connection.expect_role,
+        canary: connection.canary,
         // No check can take longer than the scan that it is part of.
         timeout: connection.timeout.min(connection.deadline),
         deadline: connection.deadline,
         clock: Clock { utc: common.utc, millis },
-        log: LogFiles { folder: common.log_dir, rotate },
+        log: LogFiles { folder: common.log_dir, format: common.log_format, rotate },
         metrics: common.metrics_file,
         verbose: common.verbose,
         warnings,

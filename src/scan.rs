@@ -1,12 +1,13 @@
 //! One pass over logical databases on one connection: SELECT n and PING for each index, pipelined.
 //!
 //! A checker must not load the server that is being upgraded, so all indexes share a connection for as long as it
-//! holds. Each index is settled by its own two replies, as they come. A connection that breaks or stalls fails the
+//! holds. Each index is settled by its own replies, as they come. A connection that breaks or stalls fails the
 //! first index it left unanswered, and the rest go on over a new one; a connection that answered nothing at all settles
 //! all remaining indexes. So a hung endpoint costs one timeout for any number of databases, a mid-scan stall two.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use redis::Value;
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::canary::Canary;
 use crate::connect::{Connection, Deadline, Timings, unexpected};
 use crate::failure::{Failure, Kind, Phase};
 use crate::identity::{Identity, Role};
@@ -49,6 +51,11 @@ impl Databases {
         (self != Databases::Auto).then(|| u64::from(range.end() - range.start()) + 1)
     }
 
+    /// The first index to check.
+    pub fn first(self) -> u32 {
+        *self.range().start()
+    }
+
     fn range(self) -> RangeInclusive<u32> {
         match self {
             Databases::One(db) => db..=db,
@@ -62,43 +69,10 @@ impl Databases {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub db: u32,
+    /// The canary write failed, after SELECT and PING had passed.
+    pub write: bool,
     pub result: Result<(), Failure>,
-    /// From the start of the scan until this index was settled.
-    pub elapsed: Duration,
-    /// Waiting for the reply to SELECT, and then for the reply to PING.
-    pub select: Duration,
-    pub ping: Duration,
-}
-
-/// What a scan saw, also when it was cut short.
-#[derive(Clone, Debug, Default)]
-pub struct Scan {
-    pub outcomes: Vec<Outcome>,
-    /// The address that answered last.
-    pub peer: Option<SocketAddr>,
-    /// The phases of the first connection that opened.
-    pub timings: Timings,
-    /// What the server told of itself, if it was asked and the user may ask.
-    pub identity: Identity,
-}
-
-impl Scan {
-    /// What is known of one of its checks.
-    pub fn details(&self, outcome: &Outcome) -> Details {
-        Details {
-            elapsed: outcome.elapsed,
-            timings: self.timings,
-            select: outcome.select,
-            ping: outcome.ping,
-            peer: self.peer,
-            identity: self.identity.clone(),
-        }
-    }
-
-    /// How many checks failed.
-    pub fn failures(&self) -> usize {
-        self.outcomes.iter().filter(|outcome| outcome.result.is_err()).count()
-    }
+    pub details: Details,
 }
 
 /// How to scan.
@@ -112,6 +86,10 @@ pub struct Scanner {
     /// The time that the whole scan may take.
     pub deadline: Duration,
     pub identify: Identify,
+    /// The role that the server must have for a check to pass.
+    pub expect_role: Option<Role>,
+    /// The write that is part of each check.
+    pub canary: Option<Canary>,
     /// How many indexes were settled over all scans, for whoever watches.
     pub settled: AtomicU64,
 }
@@ -120,7 +98,7 @@ pub struct Scanner {
 /// refusal enters its ACL LOG.
 #[derive(Debug, Default)]
 pub struct Identify {
-    pub wanted: bool,
+    wanted: bool,
     forbidden: AtomicBool,
 }
 
@@ -134,148 +112,306 @@ impl Identify {
     }
 }
 
+/// Where the outcomes of a scan go, as soon as each is known.
+pub type Emit<'a> = &'a mut (dyn FnMut(Outcome) + Send);
+
+/// How far a scan is.
+struct Pass<'a> {
+    emit: Emit<'a>,
+    start: Instant,
+    /// When the scan has to be over.
+    end: Instant,
+    next: u32,
+    last: u32,
+    /// Whether an index was settled already.
+    settled: bool,
+    peer: Option<SocketAddr>,
+    /// The phases of the first connection that opened.
+    timings: Timings,
+    identity: Arc<Identity>,
+    /// Why no more writes are tried: one of them ran out of time, and the next would too.
+    unwritable: Option<Failure>,
+}
+
 /// How one connection's turn ended.
 enum Turn {
     /// Every index is settled, or the server's last database was found.
     Finished,
-    /// The connection is of no use any more; `answered` tells whether it had been of any.
+    /// The connection is of no use any more, and the next index goes on over another one.
+    Lost,
+    /// The connection broke and that fails the next index; `answered` tells whether it had been of any use.
     Broke { failure: Failure, answered: bool },
 }
 
 impl Scanner {
-    /// Checks every database once. Outcomes are in `scan` as soon as they are known, so that a caller who drops this
+    /// Checks every database once. Each outcome is emitted as soon as it is known, so that a caller who drops this
     /// future loses none.
-    pub async fn run(&self, scan: &mut Scan) {
-        let start = Instant::now();
-        let end = start + self.deadline;
-        let (mut next, last) = self.databases.range().into_inner();
-        while next <= last {
-            if Instant::now() >= end {
+    pub async fn run(&self, emit: Emit<'_>) {
+        let mut pass = self.pass(self.databases, emit);
+        while pass.next <= pass.last {
+            if Instant::now() >= pass.end {
                 let limit = humantime::format_duration(self.deadline);
                 let text = format!("not reached within the scan's deadline of {limit}");
-                self.settle_rest(scan, next, &Failure::new(Kind::Timeout, text), start);
-                return;
+                return self.settle_rest(&mut pass, &Failure::new(Kind::Timeout, text));
             }
-            match self.one_connection(scan, &mut next, start, end).await {
+            let deadline = self.deadline_of(&pass);
+            let turn = match Connection::open(&self.target, &self.resolver, deadline).await {
+                Ok(mut connection) => self.ask_all(&mut pass, &mut connection, deadline).await,
+                Err(failure) => Turn::Broke { failure, answered: false },
+            };
+            match turn {
                 Turn::Finished => return,
+                Turn::Lost => {}
                 Turn::Broke { failure, answered } => {
-                    debug!("DB {next}: {failure}");
+                    debug!("DB {}: {failure}", pass.next);
                     // Only the first index had its whole time when the scan's own deadline is what passed.
-                    if Instant::now() >= end && !scan.outcomes.is_empty() {
+                    if Instant::now() >= pass.end && pass.settled {
                         continue;
                     }
                     if !answered {
-                        self.settle_rest(scan, next, &failure, start);
-                        return;
+                        return self.settle_rest(&mut pass, &failure);
                     }
-                    self.settle(scan, next, Err(failure), start);
-                    next += 1;
+                    self.settle(&mut pass, Settled::failed(failure));
                 }
             }
         }
     }
 
-    fn settle(&self, scan: &mut Scan, db: u32, result: Result<(), Failure>, start: Instant) {
-        let elapsed = start.elapsed();
-        scan.outcomes.push(Outcome { db, result, elapsed, select: Duration::ZERO, ping: Duration::ZERO });
+    /// Checks one database over a connection that is open already, and says whether it can be used again.
+    pub async fn ask_one(&self, connection: &mut Connection, db: u32, emit: Emit<'_>) -> bool {
+        let mut pass = self.pass(Databases::One(db), emit);
+        let deadline = self.deadline_of(&pass);
+        match self.ask_all(&mut pass, connection, deadline).await {
+            Turn::Finished => true,
+            Turn::Lost => false,
+            Turn::Broke { failure, .. } => {
+                self.settle(&mut pass, Settled::failed(failure));
+                false
+            }
+        }
+    }
+
+    fn pass<'a>(&self, databases: Databases, emit: Emit<'a>) -> Pass<'a> {
+        let start = Instant::now();
+        let (next, last) = databases.range().into_inner();
+        Pass {
+            emit,
+            start,
+            end: start + self.deadline,
+            next,
+            last,
+            settled: false,
+            peer: None,
+            timings: Timings::default(),
+            identity: Arc::default(),
+            unwritable: None,
+        }
+    }
+
+    fn deadline_of(&self, pass: &Pass<'_>) -> Deadline {
+        Deadline::after(self.timeout).no_later_than(pass.end)
+    }
+
+    /// Settles the next index.
+    fn settle(&self, pass: &mut Pass<'_>, Settled { write, result, waits }: Settled) {
+        let details = Details {
+            elapsed: pass.start.elapsed(),
+            timings: pass.timings,
+            select: waits.select,
+            ping: waits.ping,
+            write: waits.write,
+            peer: pass.peer,
+            identity: pass.identity.clone(),
+        };
+        (pass.emit)(Outcome { db: pass.next, write, result, details });
+        pass.next += 1;
+        pass.settled = true;
         self.settled.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Fails all that is left. Where the number of databases is not known, that is one.
-    fn settle_rest(&self, scan: &mut Scan, next: u32, failure: &Failure, start: Instant) {
-        let last = match self.databases {
-            Databases::Auto => next,
-            known => *known.range().end(),
-        };
-        for db in next..=last {
-            self.settle(scan, db, Err(failure.clone()), start);
+    fn settle_rest(&self, pass: &mut Pass<'_>, failure: &Failure) {
+        let last = if self.databases == Databases::Auto { pass.next } else { pass.last };
+        while pass.next <= last {
+            self.settle(pass, Settled::failed(failure.clone()));
         }
     }
 
-    /// Opens a connection and settles indexes from `next` on for as long as it lasts.
-    async fn one_connection(&self, scan: &mut Scan, next: &mut u32, start: Instant, end: Instant) -> Turn {
-        let mut deadline = Deadline::after(self.timeout).no_later_than(end);
-        let mut connection = match Connection::open(&self.target, &self.resolver, deadline).await {
-            Ok(connection) => connection,
-            Err(failure) => return Turn::Broke { failure, answered: false },
-        };
-        scan.peer = connection.peer;
-        if scan.outcomes.is_empty() {
-            scan.timings = connection.timings;
+    /// Settles indexes over a connection for as long as it lasts.
+    async fn ask_all(&self, pass: &mut Pass<'_>, connection: &mut Connection, mut deadline: Deadline) -> Turn {
+        pass.peer = connection.peer;
+        if !pass.settled {
+            pass.timings = connection.timings;
         }
-
-        let last = *self.databases.range().end();
         let auto = self.databases == Databases::Auto;
-        let mut chunk = if auto { FIRST_CHUNK } else { CHUNK };
+        let mut chunk = match (auto, &self.canary) {
+            (false, _) => CHUNK,
+            (true, None) => FIRST_CHUNK,
+            // Past the last database SELECT fails, and a write sent along would go to that last one.
+            (true, Some(_)) => 1,
+        };
+        let mut questions = Questions { identity: self.identify.is_on(), role: self.expect_role.is_some() };
+        let mut role = Ok(());
         let mut answered = false;
-        let mut identify = self.identify.is_on();
         let mut commands = Vec::new();
-        while *next <= last {
-            let chunk_last = last.min(*next + (chunk - 1));
+        while pass.next <= pass.last {
+            let chunk_last = pass.last.min(pass.next + (chunk - 1));
+            let mut writes = Vec::new();
             commands.clear();
-            for db in *next..=chunk_last {
+            for db in pass.next..=chunk_last {
                 pack_check(&mut commands, db);
-                if identify && db == *next {
-                    commands.extend_from_slice(&redis::cmd("INFO").arg("server").get_packed_command());
-                    commands.extend_from_slice(&redis::cmd("ROLE").get_packed_command());
+                if db == pass.next {
+                    questions.pack(&mut commands);
+                }
+                if let Some(canary) = self.canary.as_ref().filter(|_| pass.unwritable.is_none()) {
+                    writes.push(canary.pack(&mut commands));
                 }
             }
-            chunk = CHUNK.min(chunk * 2);
-            if let Err(failure) = deadline.bound(|| Phase::Reply("SELECT"), sent(&mut connection, &commands)).await {
+            if chunk > 1 {
+                chunk = CHUNK.min(chunk * 2);
+            }
+            let mut writes = writes.into_iter();
+            if let Err(failure) = deadline.bound(|| Phase::Reply("SELECT"), sent(connection, &commands)).await {
                 return Turn::Broke { failure, answered };
             }
-            while *next <= chunk_last {
-                let Replies { select, ping, waits } = match two_replies(&mut connection, deadline, &mut answered).await
-                {
+            while pass.next <= chunk_last {
+                let Replies { select, ping, mut waits } = match two_replies(connection, deadline, &mut answered).await {
                     Ok(replies) => replies,
                     Err(failure) => return Turn::Broke { failure, answered },
                 };
                 let end_of_range = auto && select.as_ref().is_err_and(|failure| !speaks_of_one_index(failure));
-                let beyond = *next > 0 && select.as_ref().is_err_and(|failure| failure.kind == Kind::NoSuchDb);
+                let beyond = pass.next > 0 && select.as_ref().is_err_and(|failure| failure.kind == Kind::NoSuchDb);
                 if end_of_range && beyond {
                     return Turn::Finished;
                 }
-                // A PING after a failed SELECT is answered by the database before it, and proves nothing.
-                self.settle(scan, *next, select.and(ping), start);
-                if let Some(outcome) = scan.outcomes.last_mut() {
-                    (outcome.select, outcome.ping) = waits;
+                if questions.any() {
+                    role = self.learn(std::mem::take(&mut questions), connection, deadline, pass).await;
                 }
-                if std::mem::take(&mut identify) {
-                    // What it says of itself is no part of the verdict, which is settled; a connection that breaks here
-                    // fails the next index.
-                    self.identify(&mut connection, deadline, scan).await;
+                // A PING after a failed SELECT is answered by the database before it, and proves nothing.
+                let read = select.and(ping).and_then(|()| role.clone());
+                let started = Instant::now();
+                let written = match writes.next() {
+                    Some(write) => write.confirm(connection, deadline).await,
+                    None => Ok(pass.unwritable.clone().map_or(Ok(()), Err)),
+                };
+                waits.write = started.elapsed();
+                let (write, result) = match (read, &written) {
+                    (Ok(()), Ok(Ok(()))) => (false, Ok(())),
+                    (Ok(()), Ok(Err(failure)) | Err(failure)) => (true, Err(failure.clone())),
+                    (Err(failure), _) => (false, Err(failure)),
+                };
+                self.settle(pass, Settled { write, result, waits });
+                if let Err(failure) = written {
+                    pass.unwritable = Some(failure).filter(|failure| failure.kind == Kind::Timeout);
+                    return Turn::Lost;
                 }
                 if end_of_range {
                     return Turn::Finished;
                 }
-                *next += 1;
-                deadline = Deadline::after(self.timeout).no_later_than(end);
+                deadline = self.deadline_of(pass);
             }
         }
         Turn::Finished
     }
 
-    /// Reads the replies to INFO and ROLE.
-    async fn identify(&self, connection: &mut Connection, deadline: Deadline, scan: &mut Scan) {
-        let mut reply = async || deadline.bound(|| Phase::Reply("INFO"), connection.reply()).await;
-        let Ok(info) = reply().await else { return };
-        scan.identity.read_info(&info);
-        let Ok(role) = reply().await else { return };
-        scan.identity.role = Role::from_reply(&role);
-        if [info, role].iter().all(|reply| unexpected("", reply).kind == Kind::NoPerm) {
-            self.identify.forbidden.store(true, Ordering::Relaxed);
+    /// Reads what the server tells of itself, and says whether its role is the expected one.
+    ///
+    /// That it does not tell is no part of the verdict unless a role is expected; a connection that breaks here fails
+    /// the next index.
+    async fn learn(
+        &self,
+        asked: Questions,
+        connection: &mut Connection,
+        deadline: Deadline,
+        pass: &mut Pass<'_>,
+    ) -> Result<(), Failure> {
+        let mut identity = Identity::default();
+        let told = async {
+            let mut reply = async |command| deadline.bound(|| Phase::Reply(command), connection.reply()).await;
+            let info = if asked.identity { Some(reply("INFO").await?) } else { None };
+            let role = reply("ROLE").await?;
+            let hello = if asked.role { Some(reply("HELLO").await?) } else { None };
+            Ok((info, role, hello))
+        };
+        let (info, role, hello) = match told.await {
+            Ok(replies) => replies,
+            Err(failure) => return if asked.role { Err(failure) } else { Ok(()) },
+        };
+        if let Some(info) = &info {
+            identity.read_info(info);
+            if [info, &role].iter().all(|reply| unexpected("", reply).kind == Kind::NoPerm) {
+                self.identify.forbidden.store(true, Ordering::Relaxed);
+            }
+        }
+        identity.role = Role::from_reply(&role).or_else(|| Role::from_hello(hello.as_ref()?));
+        let found = identity.role;
+        pass.identity = Arc::new(identity);
+        match (self.expect_role, found) {
+            (None, _) => Ok(()),
+            (Some(expected), Some(found)) if expected == found => Ok(()),
+            (Some(expected), Some(found)) => {
+                Err(Failure::new(Kind::Role, format!("the server is a {found}, not a {expected}")))
+            }
+            (Some(_), None) => Err(unexpected("ROLE", &role)),
         }
     }
 }
 
-/// What the two commands of one index came to, and how long each reply was waited for.
+/// What is asked of a server once on each connection, behind the first index's PING.
+#[derive(Clone, Copy, Default)]
+struct Questions {
+    identity: bool,
+    /// A role is expected. HELLO gives it even to a user who may not ask ROLE.
+    role: bool,
+}
+
+impl Questions {
+    fn any(self) -> bool {
+        self.identity || self.role
+    }
+
+    fn pack(self, commands: &mut Vec<u8>) {
+        if self.identity {
+            redis::cmd("INFO").arg("server").write_packed_command(commands);
+        }
+        if self.any() {
+            redis::cmd("ROLE").write_packed_command(commands);
+        }
+        if self.role {
+            redis::cmd("HELLO").write_packed_command(commands);
+        }
+    }
+}
+
+/// What the commands of one index came to.
+struct Settled {
+    write: bool,
+    result: Result<(), Failure>,
+    waits: Waits,
+}
+
+impl Settled {
+    fn failed(failure: Failure) -> Self {
+        Settled { write: false, result: Err(failure), waits: Waits::default() }
+    }
+}
+
+/// How long the replies to SELECT, PING and the canary's commands were waited for.
+#[derive(Clone, Copy, Default)]
+struct Waits {
+    select: Duration,
+    ping: Duration,
+    write: Duration,
+}
+
+/// What SELECT and PING came to.
 struct Replies {
     select: Result<(), Failure>,
     ping: Result<(), Failure>,
-    waits: (Duration, Duration),
+    waits: Waits,
 }
 
-/// Reads the two replies of one index.
+/// Reads the replies to SELECT and PING.
 ///
 /// # Errors
 /// The connection broke or stalled. `answered` becomes true with the first reply that is not an error, or with the
@@ -295,7 +431,8 @@ async fn two_replies(connection: &mut Connection, deadline: Deadline, answered: 
                 Value::SimpleString(text) if text == "PONG" => Ok(()),
                 other => Err(unexpected("PING", &other)),
             };
-            Ok(Replies { select, ping, waits: (selected - start, selected.elapsed()) })
+            let waits = Waits { select: selected - start, ping: selected.elapsed(), ..Waits::default() };
+            Ok(Replies { select, ping, waits })
         }
         Err(broken) => Err(select.err().unwrap_or(broken)),
     }

@@ -22,6 +22,11 @@ impl Signal {
             Signal::Term => 15,
         }
     }
+
+    /// The signal of a name such as `SIGTERM`.
+    pub fn named(name: &str) -> Option<Self> {
+        [Signal::Hup, Signal::Int, Signal::Term].into_iter().find(|signal| signal.to_string() == name)
+    }
 }
 
 impl fmt::Display for Signal {

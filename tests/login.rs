@@ -4,7 +4,10 @@ use std::io::Write as _;
 use std::os::fd::AsFd as _;
 
 use crate::support::env::{Output, Running, TestEnv};
+use rustix::termios::LocalModes;
+
 use crate::support::real::Real;
+use crate::support::scripted::{LIMIT, eventually};
 
 const SECRET: &str = "hunter2-s3cret";
 
@@ -95,6 +98,17 @@ fn refused_logins_say_what_the_server_said() {
     assert!(output.stdout.contains("(auth: ERR AUTH <password> called without any password configured"), "{output:?}");
 }
 
+/// The terminal of the process that another one started.
+fn terminal_of_child(pid: u32) -> Option<std::path::PathBuf> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    std::fs::read_link(format!("/proc/{}/fd/0", children.split_whitespace().next()?)).ok()
+}
+
+fn echoes(terminal: &std::path::Path) -> bool {
+    let terminal = std::fs::File::open(terminal).expect("a terminal");
+    rustix::termios::tcgetattr(terminal).expect("its settings").local_modes.contains(LocalModes::ECHO)
+}
+
 #[test]
 fn a_password_is_asked_for_on_the_terminal() {
     let server = guarded();
@@ -107,6 +121,10 @@ fn a_password_is_asked_for_on_the_terminal() {
     command.stdin(reader.as_fd().try_clone_to_owned().unwrap());
     let run = Running::start(command);
     run.wait_for_stdout(|text| text.contains("Password: "));
+    assert!(
+        eventually(LIMIT, || terminal_of_child(run.pid()).is_some_and(|terminal| !echoes(&terminal))),
+        "the terminal still echoes"
+    );
     writer.write_all(format!("{SECRET}\n").as_bytes()).unwrap();
     let output = run.wait();
     assert_eq!(output.code, Some(0), "{output:?}");
@@ -188,15 +206,16 @@ fn a_rotated_password_file_is_read_again() {
     let (server, env) = (guarded(), TestEnv::new());
     let file = env.path().join("password");
     std::fs::write(&file, format!("{SECRET}-ops\n")).unwrap();
-    let run = fast_run(&env, &server, "120", &["--user", "ops", "--pass-file", "password"]);
-    env.wait_for("redis_success.log", |text| text.contains(" SUCCESS 3\n"));
+    let arguments = ["--user", "ops", "--pass-file", "password", "--log-format", "json", "--json"];
+    let run = fast_run(&env, &server, "120", &arguments);
+    env.wait_for("redis_success.log", |text| text.contains(r#""number":3,"#));
     as_default(&server, SECRET, "ACL SETUSER ops resetpass >hunter2-second");
     std::fs::write(&file, "hunter2-second\n").unwrap();
     let output = run.wait();
     assert_eq!(output.code, Some(1), "{output:?}");
     let error = env.read("redis_error.log");
-    assert!(error.matches("FAILURE: auth: WRONGPASS").count() >= 5, "{error}");
-    assert_eq!(error.matches("Outage of endpoint ended").count(), 1, "{error}");
+    assert!(error.matches(r#""kind":"auth","detail":"WRONGPASS"#).count() >= 5, "{error}");
+    assert_eq!(error.matches("outage_ended").count(), 1, "{error}");
     assert_eq!(output.stderr.matches("--pass-file gave another password").count(), 1, "{output:?}");
     assert_secret_is_nowhere(&env, &output);
 }
@@ -246,14 +265,15 @@ fn a_password_is_not_in_the_process_list() {
 #[test]
 fn a_server_that_repeats_the_password_does_not_bring_it_into_the_logs() {
     let server = Real::start(&["--rename-command", "AUTH", ""]);
-    for user in [&[][..], &["--user", "ops"]] {
+    for more in [&[][..], &["--user", "ops"], &["--log-format", "json"]] {
         let env = TestEnv::new();
         let port = server.port().to_string();
-        let mut command = env.command(&[&["dbs", "-v", "-p", &port], user].concat());
+        let mut command = env.command(&[&["dbs", "-v", "-p", &port], more].concat());
         command.env("REDISCLI_AUTH", SECRET);
         let output = Running::start(command).wait();
-        assert!(output.stdout.contains("NOT RUNNING (error: ERR unknown command 'AUTH', with args"), "{output:?}");
-        assert!(output.stdout.contains("'[redacted])"), "{output:?}");
+        let logged = env.read("redis_db_health.log");
+        assert!(logged.contains("ERR unknown command 'AUTH', with args"), "{logged}");
+        assert!(logged.contains("'[redacted]"), "{logged}");
         assert_secret_is_nowhere(&env, &output);
     }
 }

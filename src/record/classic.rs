@@ -4,14 +4,23 @@
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
-use super::{Mark, Record, Subject, Verdict};
-use crate::identity::Aspect;
+use super::{Entry, Mark, Record, Subject, Unreadable, Verdict, Who, Zone, legacy};
+use crate::clock::Stamp;
+use crate::failure::Failure;
+use crate::identity::{Aspect, Change, Role};
+use crate::signal::Signal;
+
+const BLOCK: &str = "===== Redis DB Health Check at ";
+const CANARY: &str = "Each check writes a canary key";
 
 /// Writes a record's lines, without the last one's end.
 pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
     match record {
-        Record::Scan { at, checks, stopped, .. } => {
-            writeln!(f, "===== Redis DB Health Check at {at} =====")?;
+        Record::Scan { at, checks, canary, stopped, .. } => {
+            writeln!(f, "{BLOCK}{at} =====")?;
+            if *canary {
+                writeln!(f, "=== {CANARY} ===")?;
+            }
             for Verdict { subject, result, .. } in checks {
                 match result {
                     Ok(()) => writeln!(f, "{subject}: RUNNING")?,
@@ -25,8 +34,10 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
         }
         Record::Check { at, subject, count, result, .. } => {
             write!(f, "{at} ")?;
-            if *subject != Subject::default() {
-                write!(f, "{subject} ")?;
+            match subject {
+                Subject { who: Who::Endpoint, db: None, write: false } => {}
+                Subject { who: Who::Endpoint, db: None, write: true } => f.write_str("WRITE ")?,
+                subject => write!(f, "{subject} ")?,
             }
             match result {
                 Ok(()) => write!(f, "SUCCESS {count}"),
@@ -39,11 +50,26 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
 
 impl Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.node, self.db) {
-            (None, None) => f.write_str("endpoint"),
-            (None, Some(db)) => write!(f, "DB {db}"),
-            (Some(node), None) => write!(f, "NODE {node}"),
-            (Some(node), Some(db)) => write!(f, "NODE {node} DB {db}"),
+        match (&self.who, self.db) {
+            (Who::Endpoint, Some(_)) => {}
+            (Who::Endpoint, None) => f.write_str("endpoint")?,
+            (who, _) => write!(f, "{who}")?,
+        }
+        if let Some(db) = self.db {
+            let space = if self.who == Who::Endpoint { "" } else { " " };
+            write!(f, "{space}DB {db}")?;
+        }
+        f.write_str(if self.write { " WRITE" } else { "" })
+    }
+}
+
+impl Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Who::Endpoint => f.write_str("Endpoint"),
+            Who::Held => f.write_str("HELD"),
+            Who::Cluster => f.write_str("CLUSTER"),
+            Who::Node(node) => write!(f, "NODE {node}"),
         }
     }
 }
@@ -52,21 +78,22 @@ impl Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Mark::CycleStarted { cycle, at } => write!(f, "Cycle {cycle} started at {at}"),
-            Mark::CycleCompleted { cycle, pause } => {
+            Mark::CycleCompleted { cycle, pause, .. } => {
                 write!(f, "Cycle {cycle} completed, sleeping for {} seconds", seconds(*pause))
             }
             Mark::AllFinished { at } => write!(f, "All cycles finished at {at}"),
             Mark::Stopped { signal, at } => write!(f, "Stopped by {signal} at {at}"),
+            Mark::Canary { at } => write!(f, "{CANARY} from {at}"),
             Mark::NotObserved { from, to, missed } => {
                 write!(f, "Not observed from {from} to {to}, checks missed: {missed}")
             }
-            Mark::Changed { node, at, change } => {
-                let who = node.as_deref().map_or_else(|| "Endpoint".to_owned(), |node| format!("NODE {node}"));
+            Mark::Changed { who, at, change } => {
                 let (from, to) = (&change.from, &change.to);
                 match change.aspect {
                     Aspect::Address => write!(f, "{who} moved from {from} to {to} at {at}"),
                     Aspect::Role | Aspect::Engine => write!(f, "{who} changed from {from} to {to} at {at}"),
                     Aspect::RunId => write!(f, "{who} was restarted at {at}, run id {from} became {to}"),
+                    Aspect::Member => write!(f, "{who} was {from} and is {to} at {at}"),
                 }
             }
             Mark::OutageBegan { subject, at } => write!(f, "Outage of {subject} began at {at}"),
@@ -91,15 +118,177 @@ pub fn seconds(duration: Duration) -> impl Display {
     }
 }
 
+/// Reads one line.
+///
+/// # Errors
+/// It is none of this format's, nor of the scripts' own.
+pub fn read(line: &str, zone: &mut Zone) -> Result<Entry, Unreadable> {
+    if line.is_empty() {
+        return Ok(Entry::BlockEnded);
+    }
+    let entry = if let Some(rest) = line.strip_prefix(BLOCK) {
+        whole_stamp(rest.strip_suffix(" =====").ok_or(Unreadable)?, zone).map(Entry::BlockBegan)
+    } else if let Some(rest) = line.strip_prefix("=== ") {
+        match rest.strip_suffix(" ===").ok_or(Unreadable)? {
+            CANARY => Some(Entry::BlockWrites),
+            mark => read_mark(mark, zone).map(Entry::Mark),
+        }
+    } else if line.as_bytes()[0].is_ascii_digit() {
+        read_check(line, zone)
+    } else {
+        read_verdict(line)
+    };
+    entry.ok_or(Unreadable)
+}
+
+fn read_check(line: &str, zone: &mut Zone) -> Option<Entry> {
+    let (at, rest) = zone.read_local(line)?;
+    let (subject, rest) = read_subject(rest.strip_prefix(' ')?);
+    let result = match rest.strip_prefix("FAILURE: ") {
+        // The script ran under a shell that has no `==` and called every healthy check a failure.
+        Some("PONG") => Ok(()),
+        Some(text) => Err(legacy::ours_or_theirs(text)),
+        None => rest.strip_prefix("SUCCESS ")?.parse::<u64>().map(|_| ()).map(Ok).ok()?,
+    };
+    Some(Entry::Check { at, mode: None, subject, result, elapsed: None })
+}
+
+fn read_verdict(line: &str) -> Option<Entry> {
+    let (subject, rest) = read_subject(line);
+    let result: Result<(), Failure> = match rest.strip_prefix("RUNNING") {
+        Some(rest) => rest.is_empty().then_some(Ok(()))?,
+        // A script's text may hold line ends, and then the bracket is closed further down.
+        None => {
+            let text = rest.strip_prefix("NOT RUNNING (")?;
+            Err(legacy::ours_or_theirs(text.strip_suffix(')').unwrap_or(text)))
+        }
+    };
+    (subject != Subject::default()).then_some(Entry::Verdict { subject, result, elapsed: None })
+}
+
+/// Reads who was checked at the beginning of a text, as far as that is told, and gives what follows.
+fn read_subject(mut rest: &str) -> (Subject, &str) {
+    let mut subject = Subject::default();
+    loop {
+        let (word, after) = match rest.split_once([' ', ':']) {
+            Some((word, after)) => (word, after.strip_prefix(' ').unwrap_or(after)),
+            None => (rest, ""),
+        };
+        let (value, after_value) = match word {
+            // A node's name holds colons, and in a block another one follows it.
+            "NODE" => match after.split_once(' ') {
+                Some((value, after)) => (value.strip_suffix(':').unwrap_or(value), after),
+                None => (after, ""),
+            },
+            _ => match after.split_once([' ', ':']) {
+                Some((value, after)) => (value, after.strip_prefix(' ').unwrap_or(after)),
+                None => (after, ""),
+            },
+        };
+        match (word, value.parse()) {
+            ("NODE", _) => (subject.who, rest) = (Who::Node(value.into()), after_value),
+            ("DB", Ok(db)) => (subject.db, rest) = (Some(db), after_value),
+            ("HELD", _) => (subject.who, rest) = (Who::Held, after),
+            ("CLUSTER", _) => (subject.who, rest) = (Who::Cluster, after),
+            ("Endpoint" | "endpoint", _) => rest = after,
+            ("WRITE", _) => (subject.write, rest) = (true, after),
+            _ => return (subject, rest),
+        }
+    }
+}
+
+fn read_mark(text: &str, zone: &mut Zone) -> Option<Mark> {
+    let between = |start: &str, middle: &'static str| text.strip_prefix(start)?.split_once(middle);
+    if let Some((cycle, at)) = between("Cycle ", " started at ") {
+        return Some(Mark::CycleStarted { cycle: cycle.parse().ok()?, at: whole_stamp(at, zone)? });
+    }
+    if let Some((cycle, pause)) = between("Cycle ", " completed, sleeping for ") {
+        let pause = read_seconds(pause.strip_suffix(" seconds")?)?;
+        let at = Stamp { at: zone.last()?, millis: false };
+        return Some(Mark::CycleCompleted { cycle: cycle.parse().ok()?, pause, at });
+    }
+    if let Some(at) = text.strip_prefix("All cycles finished at ") {
+        return Some(Mark::AllFinished { at: whole_stamp(at, zone)? });
+    }
+    if let Some((signal, at)) = between("Stopped by ", " at ") {
+        return Some(Mark::Stopped { signal: Signal::named(signal)?, at: whole_stamp(at, zone)? });
+    }
+    if let Some(at) = text.strip_prefix(CANARY).and_then(|rest| rest.strip_prefix(" from ")) {
+        return Some(Mark::Canary { at: whole_stamp(at, zone)? });
+    }
+    if let Some((from, rest)) = between("Not observed from ", " to ") {
+        let (to, missed) = rest.split_once(", checks missed: ")?;
+        let (from, to) = (whole_stamp(from, zone)?, whole_stamp(to, zone)?);
+        return Some(Mark::NotObserved { from, to, missed: missed.parse().ok()? });
+    }
+    if let Some((subject, at)) = between("Outage of ", " began at ") {
+        return Some(Mark::OutageBegan { subject: whole_subject(subject)?, at: whole_stamp(at, zone)? });
+    }
+    if let Some((subject, rest)) = between("Outage of ", " ended at ") {
+        let (at, rest) = rest.split_once(", lasted at least ")?;
+        let (at_least, rest) = rest.split_once(" s, ")?;
+        let at_most = match rest.strip_prefix("at most ") {
+            Some(at_most) => Some(read_seconds(at_most.strip_suffix(" s")?)?),
+            None => None,
+        };
+        let subject = whole_subject(subject)?;
+        return Some(Mark::OutageEnded {
+            subject,
+            at: whole_stamp(at, zone)?,
+            at_least: read_seconds(at_least)?,
+            at_most,
+        });
+    }
+    read_change(text, zone)
+}
+
+fn read_change(text: &str, zone: &mut Zone) -> Option<Mark> {
+    let (Subject { who, .. }, rest) = read_subject(text);
+    let change = |aspect, from: &str, to: &str| Change { aspect, from: from.to_owned(), to: to.to_owned() };
+    let from_to_at = |rest: &str| -> Option<(String, String, String)> {
+        let (from, rest) = rest.split_once(" to ")?;
+        let (to, at) = rest.rsplit_once(" at ")?;
+        Some((from.to_owned(), to.to_owned(), at.to_owned()))
+    };
+    let (at, change) = if let Some(rest) = rest.strip_prefix("moved from ") {
+        let (from, to, at) = from_to_at(rest)?;
+        (at, change(Aspect::Address, &from, &to))
+    } else if let Some(rest) = rest.strip_prefix("changed from ") {
+        let (from, to, at) = from_to_at(rest)?;
+        let is_role = [Role::Primary, Role::Replica].iter().any(|role| role.to_string() == from);
+        (at, change(if is_role { Aspect::Role } else { Aspect::Engine }, &from, &to))
+    } else if let Some(rest) = rest.strip_prefix("was restarted at ") {
+        let (at, rest) = rest.split_once(", run id ")?;
+        let (from, to) = rest.split_once(" became ")?;
+        (at.to_owned(), change(Aspect::RunId, from, to))
+    } else {
+        let (from, rest) = rest.strip_prefix("was ")?.split_once(" and is ")?;
+        let (to, at) = rest.rsplit_once(" at ")?;
+        (at.to_owned(), change(Aspect::Member, from, to))
+    };
+    Some(Mark::Changed { who, at: whole_stamp(&at, zone)?, change })
+}
+
+fn whole_stamp(text: &str, zone: &mut Zone) -> Option<Stamp> {
+    zone.read_local(text).filter(|(_, rest)| rest.is_empty()).map(|(stamp, _)| stamp)
+}
+
+fn whole_subject(text: &str) -> Option<Subject> {
+    let (subject, rest) = read_subject(text);
+    rest.is_empty().then_some(subject)
+}
+
+fn read_seconds(text: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(text.parse().ok()?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::clock::Stamp;
-    use crate::failure::{Failure, Kind};
-    use crate::record::Details;
-    use crate::signal::Signal;
+    use crate::failure::Kind;
+    use crate::record::{Details, Mode};
 
     fn at(text: &str) -> Stamp {
         Stamp { at: DateTime::parse_from_rfc3339(text).unwrap(), millis: false }
@@ -114,6 +303,7 @@ mod tests {
         let start = at("2025-08-27T07:35:01Z");
         let check = |db, count, result| Record::Check {
             at: start,
+            mode: Mode::Cycles,
             subject: Subject { db, ..Subject::default() },
             count,
             result,
@@ -127,7 +317,7 @@ mod tests {
             (check(Some(2), 2, Err(reset())), "2025-08-27 07:35:01 DB 2 FAILURE: reset: Connection reset by peer"),
             (mark(Mark::CycleStarted { cycle: 1, at: start }), "=== Cycle 1 started at 2025-08-27 07:35:01 ==="),
             (
-                mark(Mark::CycleCompleted { cycle: 1, pause: Duration::from_secs(300) }),
+                mark(Mark::CycleCompleted { cycle: 1, pause: Duration::from_secs(300), at: start }),
                 "=== Cycle 1 completed, sleeping for 300 seconds ===",
             ),
             (mark(Mark::AllFinished { at: start }), "=== All cycles finished at 2025-08-27 07:35:01 ==="),
@@ -145,9 +335,10 @@ mod tests {
         let block = Record::Scan {
             at: at("2025-08-26T11:00:00Z"),
             checks: [(0, Ok(())), (2, Err(reset()))]
-                .map(|(db, result)| Verdict { subject: Subject::db(db), result, elapsed: Duration::ZERO })
+                .map(|(db, result)| Verdict { subject: Subject::db(db), result, details: Details::default() })
                 .into(),
-            details: Details::default(),
+            took: Duration::ZERO,
+            canary: false,
             stopped: None,
         };
         // The file writer ends every record with a line end, which makes the empty line.

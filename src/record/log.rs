@@ -14,12 +14,13 @@ use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
 use super::file::{LogFile, Losses, Notify, Rotate};
-use super::{Destination, Record};
+use super::{Destination, Format, Record};
 
 /// Where the log files are and how they are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFiles {
     pub folder: PathBuf,
+    pub format: Format,
     pub rotate: Option<Rotate>,
 }
 
@@ -28,6 +29,7 @@ pub struct LogFiles {
 /// It has a dispatcher of its own rather than the process's, so that neither `RUST_LOG` nor an event of another crate
 /// can reach a record file.
 pub struct Log {
+    format: Format,
     dispatch: Dispatch,
     losses: Arc<Losses>,
 }
@@ -67,12 +69,14 @@ impl Log {
                 .with_filter(filter_fn(move |metadata| metadata.target() == target));
             layers.push(layer.boxed());
         }
-        Ok(Log { dispatch: Dispatch::new(Registry::default().with(layers)), losses })
+        Ok(Log { format: files.format, dispatch: Dispatch::new(Registry::default().with(layers)), losses })
     }
 
     /// Writes one record, now, with one `write(2)`. A record that cannot be written is counted as lost.
     pub fn write(&self, record: &Record) {
-        tracing::dispatcher::with_default(&self.dispatch, || match record.destination() {
+        let destination = record.destination();
+        let record = record.in_format(self.format);
+        tracing::dispatcher::with_default(&self.dispatch, || match destination {
             Destination::Health => tracing::info!(target: HEALTH, %record),
             Destination::Success => tracing::info!(target: SUCCESS, %record),
             Destination::Error => tracing::info!(target: ERROR, %record),
@@ -93,7 +97,7 @@ fn target(destination: Destination) -> &'static str {
     }
 }
 
-/// The classic format: the record as it displays itself, and a line end.
+/// A record as its format displays it, and a line end.
 struct Lines;
 
 impl<S, N> FormatEvent<S, N> for Lines

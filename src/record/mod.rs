@@ -1,8 +1,12 @@
-//! What goes into the logs: records, their line format, and the files that they go to.
+//! What goes into the logs: records, their two line formats, written and read side by side, and the files that they go
+//! to.
 
 mod classic;
 mod file;
+mod json;
+mod legacy;
 mod log;
+mod stamp;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,34 +22,68 @@ use crate::signal::Signal;
 pub use classic::seconds;
 pub use file::{Rotate, Rotation};
 pub use log::{Log, LogFiles};
+pub use stamp::Zone;
+
+/// Who was checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Who {
+    /// The endpoint that was asked for, over a fresh connection.
+    #[default]
+    Endpoint,
+    /// The endpoint, over the connection that is kept.
+    Held,
+    /// A cluster as a whole: whether every slot is served.
+    Cluster,
+    /// One node of a cluster, as `host:port`.
+    Node(Arc<str>),
+}
 
 /// What a check was of: the part of a line between the time and the verdict.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject {
-    /// One node of a cluster, as `host:port`; none for the endpoint that was asked for.
-    pub node: Option<Arc<str>>,
+    pub who: Who,
     /// The logical database; none where a run checks a single one and its lines do not name it.
     pub db: Option<u32>,
+    /// The canary write alone, where SELECT and PING passed.
+    pub write: bool,
 }
 
 impl Subject {
     pub fn db(db: u32) -> Self {
         Subject { db: Some(db), ..Subject::default() }
     }
+
+    pub fn of(who: Who, db: Option<u32>) -> Self {
+        Subject { who, db, write: false }
+    }
+
+    /// The same subject's reads, or its writes.
+    #[must_use]
+    pub fn writing(&self, write: bool) -> Self {
+        Subject { write, ..self.clone() }
+    }
 }
 
 /// What is known of a check beyond its verdict. The classic lines leave it out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {
-    /// From the check's start to its verdict.
+    /// From the check's start to its verdict; for one of several databases from the scan's start.
     pub elapsed: Duration,
     pub timings: Timings,
-    /// Waiting for the reply to SELECT, and then for the reply to PING.
+    /// Waiting for the replies to SELECT, then to PING, then to the canary's commands.
     pub select: Duration,
     pub ping: Duration,
+    pub write: Duration,
     /// The address that was asked; none for a Unix socket, and when no connection opened.
     pub peer: Option<SocketAddr>,
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
+}
+
+/// Which of the tool's modes made a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Dbs,
+    Cycles,
 }
 
 /// One database in a block of `dbs`.
@@ -53,8 +91,7 @@ pub struct Details {
 pub struct Verdict {
     pub subject: Subject,
     pub result: Result<(), Failure>,
-    /// From the scan's start to this verdict.
-    pub elapsed: Duration,
+    pub details: Details,
 }
 
 /// One record: a line, or a whole block of `dbs`. It is written with one `write(2)`.
@@ -64,8 +101,10 @@ pub enum Record {
     Scan {
         at: Stamp,
         checks: Vec<Verdict>,
-        /// Of the scan's first connection.
-        details: Details,
+        /// How long the whole scan took.
+        took: Duration,
+        /// Each check wrote a canary too.
+        canary: bool,
         /// The signal that ended the scan before it was through.
         stopped: Option<(Signal, Stamp)>,
     },
@@ -73,6 +112,7 @@ pub enum Record {
     Check {
         /// When the check began.
         at: Stamp,
+        mode: Mode,
         subject: Subject,
         /// Counts the checks of this subject over the whole run from 1, failed ones too.
         count: u64,
@@ -93,6 +133,8 @@ pub enum Mark {
     CycleCompleted {
         cycle: u32,
         pause: Duration,
+        /// The classic line does not give it; read back it is that of the line before.
+        at: Stamp,
     },
     AllFinished {
         at: Stamp,
@@ -101,15 +143,19 @@ pub enum Mark {
         signal: Signal,
         at: Stamp,
     },
+    /// From here on each check writes a canary too.
+    Canary {
+        at: Stamp,
+    },
     /// No check was made, although some were due, because this process or its machine did not run.
     NotObserved {
         from: Stamp,
         to: Stamp,
         missed: u64,
     },
-    /// Something about the endpoint, or about one node of it, is not as it was at the check before.
+    /// Something about who is checked is not as it was at the check before.
     Changed {
-        node: Option<Arc<str>>,
+        who: Who,
         at: Stamp,
         change: Change,
     },
@@ -134,6 +180,8 @@ pub enum Destination {
 }
 
 impl Destination {
+    pub const ALL: [Destination; 3] = [Destination::Health, Destination::Success, Destination::Error];
+
     /// The name inside the log folder.
     pub fn file_name(self) -> &'static str {
         match self {
@@ -142,6 +190,16 @@ impl Destination {
             Destination::Error => "redis_error.log",
         }
     }
+}
+
+/// How records are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// The lines of the scripts that this tool replaces.
+    #[default]
+    Classic,
+    /// One JSON object a line.
+    Json,
 }
 
 impl Record {
@@ -154,6 +212,20 @@ impl Record {
             Record::Mark(_) => Destination::Success,
         }
     }
+
+    /// The record in a format, without the last line's end.
+    pub fn in_format(&self, format: Format) -> impl fmt::Display {
+        struct Formatted<'a>(&'a Record, Format);
+        impl fmt::Display for Formatted<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self.1 {
+                    Format::Classic => classic::write(self.0, f),
+                    Format::Json => json::write(self.0, f),
+                }
+            }
+        }
+        Formatted(self, format)
+    }
 }
 
 /// The classic lines, without the last line's end.
@@ -162,3 +234,42 @@ impl fmt::Display for Record {
         classic::write(self, f)
     }
 }
+
+/// What one line of a log says when it is read back. A block of `dbs` is several lines, and several entries.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Entry {
+    BlockBegan(Stamp),
+    /// One database of the block that began last.
+    Verdict {
+        subject: Subject,
+        result: Result<(), Failure>,
+        /// None where the line does not tell.
+        elapsed: Option<Duration>,
+    },
+    /// Each check of the block wrote a canary too.
+    BlockWrites,
+    BlockEnded,
+    Check {
+        at: Stamp,
+        /// None where the line does not tell.
+        mode: Option<Mode>,
+        subject: Subject,
+        result: Result<(), Failure>,
+        elapsed: Option<Duration>,
+    },
+    Mark(Mark),
+}
+
+/// Reads one line, without its end, in whichever format it is. Its stamps are resolved by `zone`, and its entries go to
+/// `emit`; a line that cannot be read gives none.
+///
+/// # Errors
+/// The line cannot be read.
+pub fn read_line(line: &str, zone: &mut Zone, emit: &mut dyn FnMut(Entry)) -> Result<(), Unreadable> {
+    if line.starts_with('{') { json::read(line, zone, emit) } else { classic::read(line, zone).map(emit) }
+}
+
+/// A line that is in no format that is known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a line of a health log")]
+pub struct Unreadable;

@@ -1,0 +1,365 @@
+//! Records as JSON, one object a line. One flat shape serves all of them, written and read: a field that does not apply
+//! is left out.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Details, Entry, Mark, Mode, Record, Subject, Unreadable, Who, Zone, legacy};
+use crate::clock::Stamp;
+use crate::failure::Failure;
+use crate::identity::{Aspect, Change};
+use crate::signal::Signal;
+
+/// Text that is borrowed from the line where it holds no escape.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// One line, or one database of a scan. The README says what the fields mean.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Line<'a> {
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    at: Option<Text<'a>>,
+    #[serde(borrow, rename = "type", skip_serializing_if = "Option::is_none")]
+    kind_of_line: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    mode: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    node: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    db: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    write: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ok: Option<bool>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    kind: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    detail: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    elapsed_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resolve_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    select_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ping_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    write_us: Option<u64>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    peer: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    role: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    engine: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    version: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    run_id: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    databases: Option<Vec<Line<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    canary: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cycle: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause_s: Option<f64>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    signal: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    stopped_at: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    what: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    from: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    to: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at_least_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at_most_s: Option<f64>,
+}
+
+/// Writes a record as one JSON object, without a line end.
+pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
+    // Serialisation to memory fails only for maps with other keys than text, and there are none.
+    f.write_str(&serde_json::to_string(&line(record)).map_err(|_| fmt::Error)?)
+}
+
+fn text<'a>(text: impl ToString) -> Option<Text<'a>> {
+    Some(Text(Cow::Owned(text.to_string())))
+}
+
+fn stamp<'a>(at: Stamp) -> Option<Text<'a>> {
+    text(at.rfc3339())
+}
+
+fn yes(it_is: bool) -> Option<bool> {
+    it_is.then_some(true)
+}
+
+fn line(record: &Record) -> Line<'_> {
+    match record {
+        Record::Scan { at, checks, took, canary, stopped } => Line {
+            at: stamp(*at),
+            kind_of_line: text("scan"),
+            elapsed_us: Some(micros(*took)),
+            ok: Some(checks.iter().all(|check| check.result.is_ok())),
+            databases: Some(
+                checks.iter().map(|check| check_line(&check.subject, &check.result, &check.details)).collect(),
+            ),
+            canary: yes(*canary),
+            signal: stopped.and_then(|(signal, _)| text(signal)),
+            stopped_at: stopped.and_then(|(_, at)| stamp(at)),
+            ..Line::default()
+        },
+        Record::Check { at, mode, subject, count, result, details } => Line {
+            at: stamp(*at),
+            kind_of_line: text("check"),
+            mode: text(mode_name(*mode)),
+            number: Some(*count),
+            ..check_line(subject, result, details)
+        },
+        Record::Mark(mark) => mark_line(mark),
+    }
+}
+
+fn subject_line(subject: &Subject) -> Line<'_> {
+    Line { db: subject.db, write: yes(subject.write), ..who_line(&subject.who) }
+}
+
+fn who_line(who: &Who) -> Line<'_> {
+    let node = match who {
+        Who::Node(node) => Some(Text(Cow::Borrowed(&**node))),
+        _ => None,
+    };
+    Line { node, held: yes(*who == Who::Held), cluster: yes(*who == Who::Cluster), ..Line::default() }
+}
+
+fn check_line<'r>(subject: &'r Subject, result: &Result<(), Failure>, details: &'r Details) -> Line<'r> {
+    let Details { elapsed, timings, select, ping, write, peer, identity } = details;
+    let phase = |took: Duration| Some(micros(took)).filter(|took| *took > 0);
+    let told = |text: &'r Option<String>| text.as_deref().map(|text| Text(Cow::Borrowed(text)));
+    Line {
+        ok: Some(result.is_ok()),
+        kind: result.as_ref().err().and_then(|failure| text(failure.kind)),
+        detail: result.as_ref().err().and_then(|failure| text(failure.printable_detail())),
+        elapsed_us: Some(micros(*elapsed)),
+        resolve_us: phase(timings.resolve),
+        connect_us: phase(timings.connect),
+        tls_us: phase(timings.tls),
+        auth_us: phase(timings.auth),
+        select_us: phase(*select),
+        ping_us: phase(*ping),
+        write_us: phase(*write),
+        peer: peer.and_then(text),
+        role: identity.role.and_then(text),
+        engine: told(&identity.engine),
+        version: told(&identity.version),
+        run_id: told(&identity.run_id),
+        ..subject_line(subject)
+    }
+}
+
+fn mark_line(mark: &Mark) -> Line<'_> {
+    let of = |kind: &str, at: Stamp| Line { at: stamp(at), kind_of_line: text(kind), ..Line::default() };
+    match mark {
+        Mark::CycleStarted { cycle, at } => Line { cycle: Some(*cycle), ..of("cycle_started", *at) },
+        Mark::CycleCompleted { cycle, pause, at } => {
+            Line { cycle: Some(*cycle), pause_s: Some(pause.as_secs_f64()), ..of("cycle_completed", *at) }
+        }
+        Mark::AllFinished { at } => of("all_finished", *at),
+        Mark::Stopped { signal, at } => Line { signal: text(signal), ..of("stopped", *at) },
+        Mark::Canary { at } => of("canary", *at),
+        Mark::NotObserved { from, to, missed } => {
+            Line { from: stamp(*from), to: stamp(*to), missed: Some(*missed), ..of("not_observed", *to) }
+        }
+        Mark::Changed { who, at, change } => Line {
+            at: stamp(*at),
+            kind_of_line: text("change"),
+            what: text(change.aspect.as_str()),
+            from: text(&change.from),
+            to: text(&change.to),
+            ..who_line(who)
+        },
+        Mark::OutageBegan { subject, at } => {
+            Line { at: stamp(*at), kind_of_line: text("outage_began"), ..subject_line(subject) }
+        }
+        Mark::OutageEnded { subject, at, at_least, at_most } => Line {
+            at: stamp(*at),
+            kind_of_line: text("outage_ended"),
+            at_least_s: Some(at_least.as_secs_f64()),
+            at_most_s: at_most.map(|at_most| at_most.as_secs_f64()),
+            ..subject_line(subject)
+        },
+    }
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Dbs => "dbs",
+        Mode::Cycles => "cycles",
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Reads one line and emits its entries.
+///
+/// # Errors
+/// It is not an object of the shape that is written here.
+pub fn read(line: &str, zone: &mut Zone, emit: &mut dyn FnMut(Entry)) -> Result<(), Unreadable> {
+    let line: Line<'_> = serde_json::from_str(line).map_err(|_| Unreadable)?;
+    let entry = match line.kind_of_line.as_ref().map(|kind| &*kind.0) {
+        Some("scan") => return read_scan(&line, zone, emit).ok_or(Unreadable),
+        Some("check") => read_check(&line, zone),
+        Some(mark) => read_mark(mark, &line, zone).map(Entry::Mark),
+        None => None,
+    };
+    entry.map(emit).ok_or(Unreadable)
+}
+
+fn read_scan(line: &Line<'_>, zone: &mut Zone, emit: &mut dyn FnMut(Entry)) -> Option<()> {
+    let at = read_stamp(&line.at, zone)?;
+    let databases = line.databases.as_ref()?;
+    // Nothing of a scan that cannot be read whole is taken.
+    let verdicts: Vec<_> = databases.iter().map(|database| Some((database, read_result(database)?))).collect();
+    let verdicts: Vec<_> = verdicts.into_iter().collect::<Option<_>>()?;
+    emit(Entry::BlockBegan(at));
+    if line.canary == Some(true) {
+        emit(Entry::BlockWrites);
+    }
+    for (database, result) in verdicts {
+        emit(Entry::Verdict { subject: read_subject(database), result, elapsed: read_elapsed(database) });
+    }
+    if let (Some(signal), Some(at)) = (&line.signal, read_stamp(&line.stopped_at, zone)) {
+        emit(Entry::Mark(Mark::Stopped { signal: Signal::named(&signal.0)?, at }));
+    }
+    emit(Entry::BlockEnded);
+    Some(())
+}
+
+fn read_check(line: &Line<'_>, zone: &mut Zone) -> Option<Entry> {
+    Some(Entry::Check {
+        at: read_stamp(&line.at, zone)?,
+        mode: match line.mode.as_ref().map(|mode| &*mode.0) {
+            Some("dbs") => Some(Mode::Dbs),
+            Some("cycles") => Some(Mode::Cycles),
+            _ => None,
+        },
+        subject: read_subject(line),
+        result: read_result(line)?,
+        elapsed: read_elapsed(line),
+    })
+}
+
+fn read_mark(kind: &str, line: &Line<'_>, zone: &mut Zone) -> Option<Mark> {
+    let at = read_stamp(&line.at, zone)?;
+    Some(match kind {
+        "cycle_started" => Mark::CycleStarted { cycle: line.cycle?, at },
+        "cycle_completed" => Mark::CycleCompleted { cycle: line.cycle?, pause: read_seconds(line.pause_s?)?, at },
+        "all_finished" => Mark::AllFinished { at },
+        "stopped" => Mark::Stopped { signal: Signal::named(&line.signal.as_ref()?.0)?, at },
+        "canary" => Mark::Canary { at },
+        "not_observed" => Mark::NotObserved {
+            from: read_stamp(&line.from, zone)?,
+            to: read_stamp(&line.to, zone)?,
+            missed: line.missed?,
+        },
+        "change" => {
+            let what = &*line.what.as_ref()?.0;
+            let aspect = Aspect::ALL.into_iter().find(|aspect| aspect.as_str() == what)?;
+            let text = |text: &Option<Text<'_>>| text.as_ref().map(|text| text.0.to_string());
+            let change = Change { aspect, from: text(&line.from)?, to: text(&line.to)? };
+            Mark::Changed { who: read_subject(line).who, at, change }
+        }
+        "outage_began" => Mark::OutageBegan { subject: read_subject(line), at },
+        "outage_ended" => Mark::OutageEnded {
+            subject: read_subject(line),
+            at,
+            at_least: read_seconds(line.at_least_s?)?,
+            at_most: match line.at_most_s {
+                Some(at_most) => Some(read_seconds(at_most)?),
+                None => None,
+            },
+        },
+        _ => return None,
+    })
+}
+
+fn read_stamp(text: &Option<Text<'_>>, zone: &mut Zone) -> Option<Stamp> {
+    zone.read_rfc3339(&text.as_ref()?.0)
+}
+
+fn read_subject(line: &Line<'_>) -> Subject {
+    let who = match (&line.node, line.held, line.cluster) {
+        (Some(node), _, _) => Who::Node((&*node.0).into()),
+        (None, Some(true), _) => Who::Held,
+        (None, _, Some(true)) => Who::Cluster,
+        _ => Who::Endpoint,
+    };
+    Subject { who, db: line.db, write: line.write == Some(true) }
+}
+
+fn read_result(line: &Line<'_>) -> Option<Result<(), Failure>> {
+    if line.ok? {
+        return Some(Ok(()));
+    }
+    let detail = line.detail.as_ref().map_or("", |detail| &*detail.0);
+    let kind = line.kind.as_ref()?.0.parse();
+    Some(Err(kind.map_or_else(|_| legacy::failure(detail), |kind| Failure::new(kind, detail))))
+}
+
+fn read_elapsed(line: &Line<'_>) -> Option<Duration> {
+    line.elapsed_us.map(Duration::from_micros)
+}
+
+fn read_seconds(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::failure::Kind;
+
+    #[test]
+    fn a_check_is_one_object() {
+        let at = Stamp { at: DateTime::parse_from_rfc3339("2025-08-27T07:35:01.250+02:00").unwrap(), millis: false };
+        let record = Record::Check {
+            at,
+            mode: Mode::Cycles,
+            subject: Subject::db(3),
+            count: 7,
+            result: Err(Failure::new(Kind::Reset, "Connection reset by \x1b peer")),
+            details: Details { elapsed: Duration::from_micros(412), ..Details::default() },
+        };
+        let mut line = String::new();
+        write(&record, &mut line).unwrap();
+        assert_eq!(
+            line,
+            r#"{"at":"2025-08-27T07:35:01.250+02:00","type":"check","mode":"cycles","db":3,"number":7,"ok":false,"kind":"reset","detail":"Connection reset by \\u{1b} peer","elapsed_us":412}"#
+        );
+    }
+}

@@ -1,0 +1,73 @@
+//! The failure texts of the scripts that this tool replaces: whatever redis-cli printed.
+
+use std::str::FromStr as _;
+
+use crate::failure::{Failure, Kind};
+
+/// Which kind of failure a text speaks of. The text stays as it is.
+///
+/// The texts are redis-cli's and hiredis's own, those of libc's errors, and the server's error replies.
+pub fn failure(text: &str) -> Failure {
+    const SAYS: [(&str, Kind); 13] = [
+        ("Connection refused", Kind::Refused),
+        ("Connection reset", Kind::Reset),
+        ("Broken pipe", Kind::Reset),
+        ("Server closed the connection", Kind::Closed),
+        ("No route to host", Kind::Unreachable),
+        ("Network is unreachable", Kind::Unreachable),
+        ("timed out", Kind::Timeout),
+        ("Resource temporarily unavailable", Kind::Timeout),
+        ("Name or service not known", Kind::Dns),
+        ("Temporary failure in name resolution", Kind::Dns),
+        ("No address associated with hostname", Kind::Dns),
+        ("SSL", Kind::Tls),
+        ("max number of clients", Kind::MaxClients),
+    ];
+    let reply = text.strip_prefix("(error) ").unwrap_or(text);
+    let reply = reply.strip_prefix("AUTH failed: ").unwrap_or(reply);
+    let of_reply = Failure::from_reply(reply).kind;
+    let kind = match SAYS.into_iter().find(|(said, _)| text.contains(said)) {
+        _ if of_reply != Kind::Error => of_reply,
+        Some((_, kind)) => kind,
+        None => Kind::Error,
+    };
+    Failure::new(kind, text)
+}
+
+/// What stands in a line of either: `kind: detail`, or a script's free text.
+pub fn ours_or_theirs(text: &str) -> Failure {
+    match text.split_once(": ") {
+        Some((kind, detail)) if Kind::from_str(kind).is_ok() => {
+            Failure::new(Kind::from_str(kind).unwrap_or(Kind::Error), detail)
+        }
+        _ => failure(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_texts_find_their_kind() {
+        for (text, kind) in [
+            ("Could not connect to Redis at cache.example:6379: Connection refused", Kind::Refused),
+            ("Could not connect to Redis at cache.example:6379: Name or service not known", Kind::Dns),
+            ("Could not connect to Redis", Kind::Error),
+            ("Error: Connection reset by peer", Kind::Reset),
+            ("Error: Server closed the connection", Kind::Closed),
+            ("LOADING Redis is loading the dataset in memory", Kind::Loading),
+            ("(error) NOAUTH Authentication required.", Kind::Auth),
+            ("AUTH failed: WRONGPASS invalid username-password pair or user is disabled.", Kind::Auth),
+            ("ERR DB index is out of range", Kind::NoSuchDb),
+            ("", Kind::Error),
+        ] {
+            assert_eq!(failure(text), Failure::new(kind, text), "{text}");
+        }
+        assert_eq!(
+            ours_or_theirs("reset: Connection reset by peer"),
+            Failure::new(Kind::Reset, "Connection reset by peer")
+        );
+        assert_eq!(ours_or_theirs("Error: Connection reset by peer").kind, Kind::Reset);
+    }
+}

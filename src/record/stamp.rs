@@ -1,0 +1,159 @@
+//! Time stamps, read back. The classic lines give local time without an offset, so a zone has to say which moment that
+//! was; the JSON lines give it.
+
+use chrono::{
+    DateTime, FixedOffset, Local, MappedLocalTime, NaiveDate, NaiveDateTime, TimeDelta, TimeZone as _, Timelike as _,
+};
+
+use crate::clock::Stamp;
+
+/// Checks that overlap are written in the order in which they end, so stamps may go back a little; by more than this
+/// only when the clock was set back, as at the end of daylight saving time.
+const DISORDER: TimeDelta = TimeDelta::minutes(10);
+
+/// Turns the local times of one file into moments.
+///
+/// A time in the hour that a clock runs through twice is two moments; the file's order tells which. A time in the hour
+/// that a clock leaps over is taken to be of the offset before.
+#[derive(Clone, Debug)]
+pub struct Zone {
+    utc: bool,
+    last: Option<DateTime<FixedOffset>>,
+    /// Offsets change at quarters of an hour only, so one look-up serves all lines of a quarter.
+    quarter: Option<(NaiveDateTime, MappedLocalTime<FixedOffset>)>,
+}
+
+impl Zone {
+    /// Local time, or UTC.
+    pub fn new(utc: bool) -> Self {
+        Zone { utc, last: None, quarter: None }
+    }
+
+    /// The moment of the last stamp that was read.
+    pub fn last(&self) -> Option<DateTime<FixedOffset>> {
+        self.last
+    }
+
+    /// The moment of a local time.
+    pub fn resolve(&mut self, local: NaiveDateTime) -> DateTime<FixedOffset> {
+        let with = |offset: FixedOffset| {
+            let utc = local.checked_sub_offset(offset).unwrap_or(local);
+            DateTime::from_naive_utc_and_offset(utc, offset)
+        };
+        let at = match self.offset(local) {
+            MappedLocalTime::Single(offset) => with(offset),
+            MappedLocalTime::Ambiguous(earlier, later) => {
+                let (earlier, later) = (with(earlier), with(later));
+                match self.last {
+                    Some(last) if earlier + DISORDER < last => later,
+                    _ => earlier,
+                }
+            }
+            MappedLocalTime::None => with(self.offset_before(local)),
+        };
+        self.last = Some(at);
+        at
+    }
+
+    fn offset(&mut self, local: NaiveDateTime) -> MappedLocalTime<FixedOffset> {
+        if self.utc {
+            return MappedLocalTime::Single(FixedOffset::east_opt(0).unwrap_or_else(|| *Local::now().offset()));
+        }
+        let quarter = local.date().and_hms_opt(local.hour(), local.minute() / 15 * 15, 0).unwrap_or(local);
+        match self.quarter {
+            Some((known, offset)) if known == quarter => offset,
+            _ => {
+                let offset = Local.offset_from_local_datetime(&quarter);
+                self.quarter = Some((quarter, offset));
+                offset
+            }
+        }
+    }
+
+    fn offset_before(&self, local: NaiveDateTime) -> FixedOffset {
+        let hours_before = |hours| local.checked_sub_signed(TimeDelta::hours(hours)).unwrap_or(local);
+        let before = |hours| Local.offset_from_local_datetime(&hours_before(hours)).earliest();
+        before(3).or_else(|| before(24)).unwrap_or_else(|| *Local::now().offset())
+    }
+
+    /// Reads a local stamp at the beginning of `text`, and gives what follows.
+    pub fn read_local<'t>(&mut self, text: &'t str) -> Option<(Stamp, &'t str)> {
+        let (local, millis, rest) = date_and_time(text, b' ')?;
+        Some((Stamp { at: self.resolve(local), millis }, rest))
+    }
+
+    /// Reads a whole RFC 3339 stamp.
+    pub fn read_rfc3339(&mut self, text: &str) -> Option<Stamp> {
+        let (local, millis, rest) = date_and_time(text, b'T')?;
+        let offset = offset(rest)?;
+        let utc = local.checked_sub_offset(offset)?;
+        let at = DateTime::from_naive_utc_and_offset(utc, offset);
+        self.last = Some(at);
+        Some(Stamp { at, millis })
+    }
+}
+
+/// `2025-08-27 07:35:01` or `2025-08-27T07:35:01.250`: the time, whether it has milliseconds, and what follows.
+///
+/// By hand, since chrono's own parser takes longer than all else that is done with a line.
+fn date_and_time(text: &str, between: u8) -> Option<(NaiveDateTime, bool, &str)> {
+    let bytes = text.as_bytes();
+    let shape = [(4, b'-'), (7, b'-'), (10, between), (13, b':'), (16, b':')];
+    if bytes.len() < 19 || shape.iter().any(|(at, byte)| bytes[*at] != *byte) {
+        return None;
+    }
+    let number = |from: usize, to: usize| -> Option<u32> {
+        bytes[from..to].iter().try_fold(0, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + u32::from(byte - b'0')))
+    };
+    let date = NaiveDate::from_ymd_opt(i32::try_from(number(0, 4)?).ok()?, number(5, 7)?, number(8, 10)?)?;
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    let fraction = bytes.get(19) == Some(&b'.') && bytes.len() >= 23;
+    let millis = if fraction { number(20, 23) } else { None };
+    let local = date.and_hms_milli_opt(hour, minute, second, millis.unwrap_or(0))?;
+    let end = if millis.is_some() { 23 } else { 19 };
+    // A stamp is all ASCII, so its end is a character's.
+    Some((local, millis.is_some(), text.get(end..)?))
+}
+
+/// `Z` or `+02:00`.
+fn offset(text: &str) -> Option<FixedOffset> {
+    if text == "Z" {
+        return FixedOffset::east_opt(0);
+    }
+    let (sign, rest) = match text.as_bytes().first()? {
+        b'+' => (1, text.get(1..)?),
+        b'-' => (-1, text.get(1..)?),
+        _ => return None,
+    };
+    let (hours, minutes) = rest.split_once(':').filter(|_| rest.len() == 5)?;
+    FixedOffset::east_opt(sign * (hours.parse::<i32>().ok()? * 3600 + minutes.parse::<i32>().ok()? * 60))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_are_read_as_they_are_written() {
+        let mut zone = Zone::new(true);
+        let mut local = |text| zone.read_local(text).map(|(stamp, rest)| (stamp.to_string(), rest));
+        assert_eq!(local("2025-08-27 07:35:01 SUCCESS 1"), Some(("2025-08-27 07:35:01".into(), " SUCCESS 1")));
+        assert_eq!(local("2025-08-27 07:35:01.250 x"), Some(("2025-08-27 07:35:01.250".into(), " x")));
+        assert_eq!(local("2025-08-27 07:35:01."), Some(("2025-08-27 07:35:01".into(), ".")));
+        for text in [
+            "",
+            "2025-08-27",
+            "2025-13-27 07:35:01",
+            "2025-08-27 07:35:61",
+            "2025-08-27T07:35:01",
+            "é025-08-27 07:35:01",
+        ] {
+            assert_eq!(local(text), None, "{text}");
+        }
+        let mut exact = |text| zone.read_rfc3339(text).map(|stamp| stamp.at.to_rfc3339());
+        assert_eq!(exact("2025-08-27T07:35:01.250+02:00").as_deref(), Some("2025-08-27T07:35:01.250+02:00"));
+        assert_eq!(exact("2025-08-27T07:35:01Z").as_deref(), Some("2025-08-27T07:35:01+00:00"));
+        assert_eq!(exact("2025-08-27T07:35:01"), None);
+        assert_eq!(exact("2025-08-27T07:35:01+25:00"), None);
+    }
+}

@@ -1,0 +1,177 @@
+//! A report for programs: one JSON document. The README says what its fields mean.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{Latency, Report, Row};
+use crate::ledger::Changed;
+use crate::outage::{Moment, Outage};
+use crate::record::{Subject, Who};
+
+/// The document as text, on one line.
+pub fn render(report: &Report) -> String {
+    let document = Document {
+        endpoint: report.endpoint.as_deref(),
+        from: report.span.map(|(first, _)| stamp(first)),
+        to: report.span.map(|(_, last)| stamp(last)),
+        checks: report.checks,
+        failures: report.failures,
+        unobserved_s: report.unobserved.as_secs_f64(),
+        unfinished_checks: report.unfinished,
+        missed_checks: report.missed,
+        lost_records: report.lost,
+        skipped_lines: report.skipped_lines,
+        latency_us: report.latency.map(Into::into),
+        databases: report.rows.iter().map(Into::into).collect(),
+        changes: report.changes.iter().map(Into::into).collect(),
+    };
+    // Serialisation to memory fails only for maps with other keys than text, and there are none.
+    serde_json::to_string(&document).unwrap_or_default()
+}
+
+fn stamp(moment: Moment) -> String {
+    moment.stamp.rfc3339()
+}
+
+#[derive(Serialize)]
+struct Document<'r> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<&'r str>,
+    from: Option<String>,
+    to: Option<String>,
+    checks: u64,
+    failures: u64,
+    unobserved_s: f64,
+    unfinished_checks: u64,
+    missed_checks: u64,
+    lost_records: u64,
+    skipped_lines: u64,
+    latency_us: Option<LatencyMicros>,
+    databases: Vec<Database<'r>>,
+    changes: Vec<Change<'r>>,
+}
+
+#[derive(Serialize)]
+struct LatencyMicros {
+    p50: u128,
+    p90: u128,
+    p99: u128,
+    max: u128,
+}
+
+impl From<Latency> for LatencyMicros {
+    fn from(Latency { p50, p90, p99, max }: Latency) -> Self {
+        let [p50, p90, p99, max] = [p50, p90, p99, max].map(|figure| figure.as_micros());
+        LatencyMicros { p50, p90, p99, max }
+    }
+}
+
+/// One row, by what was checked.
+#[derive(Serialize)]
+struct Database<'r> {
+    db: Option<u32>,
+    node: Option<&'r str>,
+    #[serde(skip_serializing_if = "is_false")]
+    held: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    cluster: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    write: bool,
+    checks: u64,
+    failures: u64,
+    availability: f64,
+    latency_us: Option<LatencyMicros>,
+    outages: Vec<OutageFields>,
+    #[serde(skip_serializing_if = "is_zero")]
+    unlisted_outages: u64,
+}
+
+fn is_false(it: &bool) -> bool {
+    !it
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl<'r> From<&'r Row> for Database<'r> {
+    fn from(row: &'r Row) -> Self {
+        let Subject { who, db, write } = &row.subject;
+        Database {
+            db: *db,
+            node: node(who),
+            held: *who == Who::Held,
+            cluster: *who == Who::Cluster,
+            write: *write,
+            checks: row.checks,
+            failures: row.failures,
+            availability: row.availability,
+            latency_us: row.latency.map(Into::into),
+            outages: row.outages.iter().map(Into::into).collect(),
+            unlisted_outages: row.unlisted,
+        }
+    }
+}
+
+fn node(who: &Who) -> Option<&str> {
+    match who {
+        Who::Node(node) => Some(node),
+        _ => None,
+    }
+}
+
+#[derive(Serialize)]
+struct OutageFields {
+    first_failure: String,
+    last_failure: String,
+    last_success_before: Option<String>,
+    first_success_after: Option<String>,
+    at_least_s: f64,
+    at_most_s: Option<f64>,
+    spans_gap: bool,
+    failed_checks: u64,
+    kinds: BTreeMap<&'static str, u64>,
+    reason: String,
+}
+
+impl From<&Outage> for OutageFields {
+    fn from(outage: &Outage) -> Self {
+        OutageFields {
+            first_failure: stamp(outage.first_failure),
+            last_failure: stamp(outage.last_failure),
+            last_success_before: outage.last_success_before.map(stamp),
+            first_success_after: outage.first_success_after.map(stamp),
+            at_least_s: outage.at_least().as_secs_f64(),
+            at_most_s: outage.at_most().map(|at_most| at_most.as_secs_f64()),
+            spans_gap: outage.spans_gap,
+            failed_checks: outage.failed_checks,
+            kinds: outage.kinds.iter().map(|(kind, count)| (kind.as_str(), *count)).collect(),
+            reason: outage.reason.to_string(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Change<'r> {
+    at: String,
+    what: &'static str,
+    from: &'r str,
+    to: &'r str,
+    node: Option<&'r str>,
+    #[serde(skip_serializing_if = "is_false")]
+    held: bool,
+}
+
+impl<'r> From<&'r Changed> for Change<'r> {
+    fn from(changed: &'r Changed) -> Self {
+        Change {
+            at: changed.at.rfc3339(),
+            what: changed.change.aspect.as_str(),
+            from: &changed.change.from,
+            to: &changed.change.to,
+            node: node(&changed.who),
+            held: changed.who == Who::Held,
+        }
+    }
+}

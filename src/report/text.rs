@@ -1,0 +1,220 @@
+//! A report for people: readable at 80 columns, in a terminal, a mail or a ticket.
+
+use std::fmt::{self, Display, Write as _};
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use super::timeline::{State, bar};
+use super::{Latency, Report, name_of, stamp};
+use crate::record::seconds;
+
+/// How the reader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Columns.
+    pub width: usize,
+    pub colour: bool,
+}
+
+/// Without a terminal nobody tells how wide a page is.
+const WIDTH: usize = 80;
+
+impl Look {
+    /// As wide as the terminal that standard output is, and in colour there unless `NO_COLOR` is set (no-color.org).
+    pub fn of_standard_output() -> Self {
+        let colour =
+            std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let width = terminal_size::terminal_size().filter(|_| std::io::stdout().is_terminal());
+        Look { width: width.map_or(WIDTH, |(width, _)| usize::from(width.0).max(40)), colour }
+    }
+
+    fn heading(self, text: &str) -> String {
+        if self.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn bad(self, text: &str) -> String {
+        if self.colour { format!("\x1b[31m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// The report as lines, without the last one's end.
+pub fn render(report: &Report, look: &Look) -> String {
+    let mut text = String::new();
+    // Writing to memory does not fail.
+    let _ = write(report, *look, &mut text);
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn write(report: &Report, look: Look, f: &mut String) -> fmt::Result {
+    overview(report, look, f)?;
+    if report.span.is_none() {
+        return Ok(());
+    }
+    table(report, look, f)?;
+    outages(report, look, f)?;
+    changes(report, look, f)?;
+    timeline(report, look, f)
+}
+
+fn overview(report: &Report, look: Look, f: &mut String) -> fmt::Result {
+    let name = report.endpoint.as_ref().map(|endpoint| format!("{endpoint}: ")).unwrap_or_default();
+    let share = availability(1.0 - report.failures as f64 / report.checks.max(1) as f64);
+    let outcome = match (report.checks, report.failures) {
+        (0, _) => "no check was made".to_owned(),
+        (checks, 0) => format!("{checks} checks, none failed"),
+        (checks, failures) => format!("{checks} checks, {failures} failed, availability {share}"),
+    };
+    writeln!(f, "{}", look.heading(&format!("{name}{outcome}")))?;
+    if let Some((first, last)) = report.span {
+        let length = last.since.saturating_sub(first.since);
+        writeln!(f, "from {} to {} ({})", stamp(first.stamp), stamp(last.stamp), rounded(length))?;
+    }
+    if !report.unobserved.is_zero() {
+        writeln!(f, "not observed in between: {}", rounded(report.unobserved))?;
+    }
+    for (what, count) in [
+        ("checks still under way at the end", report.unfinished),
+        ("checks missed", report.missed),
+        ("records that could not be written", report.lost),
+        ("lines that could not be read", report.skipped_lines),
+    ] {
+        if count > 0 {
+            writeln!(f, "{what}: {count}")?;
+        }
+    }
+    Ok(())
+}
+
+fn table(report: &Report, look: Look, f: &mut String) -> fmt::Result {
+    let rows: Vec<_> = report.folded().into_iter().map(|rows| (name_of(rows), &rows[0])).collect();
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).clamp(8, 40);
+    let latency = rows.iter().any(|(_, row)| row.latency.is_some());
+    let mut head = format!("{:width$} {:>8} {:>7} {:>9}", "", "checks", "failed", "available");
+    if latency {
+        write!(head, " {:>7} {:>7} {:>7} {:>7}", "p50 ms", "p90 ms", "p99 ms", "max ms")?;
+    }
+    writeln!(f, "\n{}", look.heading(&head))?;
+    for (name, row) in rows {
+        let available = format!("{:>9}", availability(row.availability));
+        let available = if row.failures > 0 { look.bad(&available) } else { available };
+        write!(f, "{name:width$} {:>8} {:>7} {available}", row.checks, row.failures)?;
+        if let Some(Latency { p50, p90, p99, max }) = row.latency {
+            for figure in [p50, p90, p99, max] {
+                write!(f, " {:>7}", millis(figure))?;
+            }
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}
+
+fn outages(report: &Report, look: Look, f: &mut String) -> fmt::Result {
+    if report.outages() == 0 {
+        return Ok(());
+    }
+    writeln!(f, "\n{}", look.heading("Outages"))?;
+    for rows in report.folded() {
+        for outage in &rows[0].outages {
+            let to = outage.first_success_after.map_or_else(|| "…".to_owned(), |moment| stamp(moment.stamp));
+            writeln!(f, "{}: {} to {to}", look.bad(&name_of(rows)), stamp(outage.first_failure.stamp))?;
+            let mut length = format!("at least {} s", seconds(outage.at_least()));
+            if let Some(at_most) = outage.at_most() {
+                write!(length, ", at most {} s", seconds(at_most))?;
+            }
+            for caveat in outage.caveats() {
+                write!(length, ", {caveat}")?;
+            }
+            let checks = format!("{} failed checks: {}", outage.failed_checks, outage.kinds_in_words());
+            for line in [length, checks, outage.reason.to_string()] {
+                wrapped(&line, look.width, f)?;
+            }
+        }
+        if rows[0].unlisted > 0 {
+            writeln!(f, "{}: {} more outages", name_of(rows), rows[0].unlisted)?;
+        }
+    }
+    Ok(())
+}
+
+fn changes(report: &Report, look: Look, f: &mut String) -> fmt::Result {
+    if report.changes.is_empty() {
+        return Ok(());
+    }
+    writeln!(f, "\n{}", look.heading("Changes"))?;
+    for changed in &report.changes {
+        let crate::identity::Change { aspect, from, to } = &changed.change;
+        writeln!(f, "{} {} {}: {from} → {to}", stamp(changed.at), changed.who, aspect.as_str())?;
+    }
+    Ok(())
+}
+
+fn timeline(report: &Report, look: Look, f: &mut String) -> fmt::Result {
+    let Some((first, last)) = report.span.filter(|(first, last)| last.since > first.since) else { return Ok(()) };
+    let rows = report.folded();
+    let width = rows.iter().map(|rows| name_of(rows).len()).max().unwrap_or(0).clamp(8, 40);
+    let cells = look.width.saturating_sub(width + 1).max(10);
+    writeln!(f, "\n{}", look.heading("Timeline (= up, X down, . not observed)"))?;
+    for rows in rows {
+        write!(f, "{:width$} ", name_of(rows))?;
+        for run in bar(report, &rows[0], cells).chunk_by(|a, b| a == b) {
+            match run[0] {
+                State::Up => f.push_str(&"=".repeat(run.len())),
+                State::Down => f.push_str(&look.bad(&"X".repeat(run.len()))),
+                State::Unobserved => f.push_str(&".".repeat(run.len())),
+            }
+        }
+        writeln!(f)?;
+    }
+    let (from, to) = (stamp(first.stamp), stamp(last.stamp));
+    let space = cells.saturating_sub(from.len() + to.len()).max(1);
+    writeln!(f, "{:width$} {from}{:space$}{to}", "", "")
+}
+
+/// Indented lines no wider than the page, broken at spaces.
+fn wrapped(text: &str, width: usize, f: &mut String) -> fmt::Result {
+    const INDENT: &str = "    ";
+    let mut line = String::new();
+    for word in text.split(' ') {
+        let length = INDENT.len() + line.chars().count() + 1 + word.chars().count();
+        if !line.is_empty() && length > width {
+            writeln!(f, "{INDENT}{line}")?;
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    writeln!(f, "{INDENT}{line}")
+}
+
+/// A share in percent, with as many digits as tell it from 100 %; never rounded up to that.
+pub fn availability(share: f64) -> String {
+    let floored = (share * 1e5).floor() / 1e3;
+    format!("{floored:.3} %")
+}
+
+fn millis(duration: Duration) -> impl Display {
+    format!("{:.1}", duration.as_secs_f64() * 1000.0)
+}
+
+/// A length for the eye: `35m`, `1h 2m 3s`, or milliseconds when it is shorter than a minute.
+fn rounded(duration: Duration) -> impl Display {
+    let unit = if duration < Duration::from_secs(60) { 1_000_000 } else { 1_000_000_000 };
+    let units = u64::try_from((duration.as_nanos() + unit / 2) / unit).unwrap_or(u64::MAX);
+    let unit = Duration::from_nanos(u64::try_from(unit).unwrap_or(u64::MAX));
+    humantime::format_duration(unit.saturating_mul(u32::try_from(units).unwrap_or(u32::MAX))).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn availability_is_never_rounded_up() {
+        assert_eq!(availability(1.0), "100.000 %");
+        assert_eq!(availability(0.999_999_9), "99.999 %");
+        assert_eq!(availability(0.925), "92.500 %");
+    }
+}

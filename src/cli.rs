@@ -105,7 +105,7 @@ pub struct Connection {
     #[arg(short, long, value_name = "PATH", env = "REDIS_HEALTH_SOCKET")]
     pub socket: Option<PathBuf>,
 
-    /// The endpoint as a URI: `redis://user:pass@host:port/db` or `unix:///path/of/socket`.
+    /// The endpoint as a URI: `redis://user:pass@host:port/db`, `rediss://…` for TLS, or `unix:///path/of/socket`.
     #[arg(short, long, env = "REDIS_HEALTH_URI", hide_env_values = true)]
     pub uri: Option<String>,
 
@@ -132,6 +132,30 @@ pub struct Connection {
     #[cfg(feature = "iam")]
     #[command(flatten)]
     pub iam: Iam,
+
+    /// Speak TLS 1.2 or 1.3; the server's certificate must be valid for the host's name.
+    #[arg(long, env = "REDIS_HEALTH_TLS", value_parser = FalseyValueParser::new())]
+    pub tls: bool,
+
+    /// Trust the CA certificates in this file, or in the files of this folder, instead of the system's.
+    #[arg(long, value_name = "PATH", env = "REDIS_HEALTH_CACERT")]
+    pub cacert: Option<PathBuf>,
+
+    /// The client certificate to present, in PEM format; needs --key.
+    #[arg(long, value_name = "FILE", env = "REDIS_HEALTH_CERT")]
+    pub cert: Option<PathBuf>,
+
+    /// The private key of the client certificate, in PEM format; needs --cert.
+    #[arg(long, value_name = "FILE", env = "REDIS_HEALTH_KEY")]
+    pub key: Option<PathBuf>,
+
+    /// The name to ask for, which the server's certificate must have, where it is not the host's.
+    #[arg(long, value_name = "NAME", env = "REDIS_HEALTH_SNI")]
+    pub sni: Option<String>,
+
+    /// Accept any certificate from the server, also an expired or foreign one; what is sent is still encrypted.
+    #[arg(long, env = "REDIS_HEALTH_INSECURE", value_parser = FalseyValueParser::new())]
+    pub insecure: bool,
 
     /// The time that one check may take, from name look-up to the last reply.
     #[arg(short, long, value_name = "DURATION", env = "REDIS_HEALTH_TIMEOUT", default_value = "2s")]

@@ -1,4 +1,4 @@
-//! Opening a connection: resolve, connect, authenticate, each phase timed and named, all under one deadline.
+//! Opening a connection: resolve, connect, TLS, authenticate, each phase timed and named, all under one deadline.
 //!
 //! The redis crate supplies the codec; its own connection set-up is not used, because it hides which phase failed and
 //! what the server said.
@@ -21,6 +21,7 @@ use tracing::debug;
 use crate::failure::{Failure, Kind, Phase};
 use crate::resolve::Resolver;
 use crate::target::{Credentials, Endpoint, Secret, Target};
+use crate::tls;
 
 /// The most bytes that one reply may have. The longest that a check asks for, `INFO server`, has some two thousand.
 /// Checks overlap, so this bounds what a hostile server can make them hold.
@@ -113,7 +114,25 @@ impl Connection {
                 // Requests are single writes; waiting to fill a packet would only delay the last one.
                 stream.set_nodelay(true)?;
                 debug!("connected to {peer} after {:?}", timings.connect);
-                (Box::new(stream), Some(peer))
+                let stream: Box<dyn Stream> = match &target.tls {
+                    None => Box::new(stream),
+                    Some(tls) => {
+                        let start = Instant::now();
+                        let phase = || Phase::Tls(peer.to_string());
+                        let patience = deadline.at.saturating_duration_since(start) / 2;
+                        let handshake = async {
+                            tokio::select! {
+                                done = tls.handshake(stream) => done,
+                                failure = tls::unmask_plain_server(peer, patience) => Err(failure),
+                            }
+                        };
+                        let stream = deadline.bound(phase, handshake).await?;
+                        timings.tls = start.elapsed();
+                        debug!("{} after {:?}", tls::agreement(&stream), timings.tls);
+                        Box::new(stream)
+                    }
+                };
+                (stream, Some(peer))
             }
         };
         let mut connection = Connection { peer, timings, ..Connection::over(stream) };
@@ -162,7 +181,7 @@ impl Connection {
     /// [`reply`](Self::reply) finds that or else gives the write's failure.
     pub async fn send(&mut self, packed: &[u8]) {
         if let Err(error) = self.stream.write_all(packed).await {
-            self.stream.broken.get_or_insert(error.into());
+            self.stream.breaks(error);
         }
     }
 
@@ -173,7 +192,7 @@ impl Connection {
     pub async fn reply(&mut self) -> Result<Value, Failure> {
         loop {
             self.stream.left = MAX_REPLY;
-            if let Some(reply) = self.healthy_reply().await {
+            if let Some(reply) = self.healthy_reply().await? {
                 return Ok(reply);
             }
             match redis::parse_redis_value_async(&mut self.decoder, &mut self.stream).await {
@@ -197,25 +216,23 @@ impl Connection {
 impl Connection {
     /// One of the two replies that a healthy check consists of, taken without the codec: for 10,000 databases they come
     /// 20,000 times, and a run that meets no other need not even set the codec up.
-    async fn healthy_reply(&mut self) -> Option<Value> {
+    async fn healthy_reply(&mut self) -> Result<Option<Value>, Failure> {
         if !self.decoder.buffer().is_empty() {
-            return None;
+            return Ok(None);
         }
         let buffered = match self.stream.inner.fill_buf().await {
             Ok(buffered) => buffered,
-            Err(error) => {
-                // The system tells why only once; the codec's own reading would find a plain end.
-                self.stream.broken.get_or_insert(error.into());
-                return None;
-            }
+            Err(error) if is_end(&error) => return Ok(None),
+            // The system tells why only once; the codec's own reading would find a plain end.
+            Err(error) => return Err(self.stream.breaks(error)),
         };
         let (reply, length) = match buffered {
             [b'+', b'O', b'K', b'\r', b'\n', ..] => (Value::Okay, 5),
             [b'+', b'P', b'O', b'N', b'G', b'\r', b'\n', ..] => (Value::SimpleString("PONG".to_owned()), 7),
-            _ => return None,
+            _ => return Ok(None),
         };
         self.stream.inner.consume(length);
-        Some(reply)
+        Ok(Some(reply))
     }
 }
 
@@ -293,6 +310,11 @@ fn not_a_reply(bytes: &[u8]) -> Failure {
     Failure::new(Kind::Protocol, format!("not a Redis reply: {}", String::from_utf8_lossy(shown)))
 }
 
+/// A TLS stream that ends without a farewell reports an error, but servers that are killed end so: to us it is an end.
+fn is_end(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+}
+
 /// A stream that bounds how much one reply may bring, and remembers as what kind of failure it broke: the codec's own
 /// errors no longer tell.
 struct Metered {
@@ -305,6 +327,16 @@ struct Metered {
 impl Metered {
     fn new(inner: Box<dyn Stream>) -> Self {
         Metered { inner: BufReader::with_capacity(READ_AHEAD, inner), left: MAX_REPLY, broken: None }
+    }
+
+    /// Takes down that the stream broke, and gives the reason that counts: the first, unless the server itself says why
+    /// in a TLS alert, which arrives after its reset has failed a write.
+    fn breaks(&mut self, error: io::Error) -> Failure {
+        let failure = Failure::from(error);
+        if failure.kind == Kind::Tls {
+            self.broken = Some(failure.clone());
+        }
+        self.broken.get_or_insert(failure).clone()
     }
 
     async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -322,10 +354,13 @@ impl AsyncRead for Metered {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
         self.left = self.left.saturating_sub(buf.filled().len() - before);
-        if let Poll::Ready(Err(error)) = polled {
-            self.broken.get_or_insert(error.into());
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        match polled {
+            Poll::Ready(Err(error)) if is_end(&error) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => {
+                self.breaks(error);
+                Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+            }
+            polled => polled,
         }
-        polled
     }
 }

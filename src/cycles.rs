@@ -36,6 +36,7 @@ use crate::schedule::{Event, Schedule};
 use crate::signal::{Signal, Signals};
 use crate::status::Status;
 use crate::target::Target;
+use crate::tls::Tls;
 
 /// Another `cycles` run writes to the same log folder.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +49,8 @@ const TOLERANCE: Duration = Duration::from_millis(100);
 /// Runs the schedule to its end or to a signal.
 ///
 /// # Errors
-/// Nothing was checked: the password or the log folder cannot be had, or another run holds the folder ([`Locked`]).
+/// Nothing was checked: a certificate, the password or the log folder cannot be had, or another run holds the
+/// folder ([`Locked`]).
 pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Result<Exit> {
     let output = Output::thread();
     if plan.verbose {
@@ -57,6 +59,7 @@ pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Res
     for warning in &plan.warnings {
         output.notice(warning);
     }
+    let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
     let login = Login::fetch(plan.login.clone(), output.clone()).await?;
     let _lock = lock(&plan.log.folder, &output)?;
     let notify = output.clone();
@@ -67,7 +70,7 @@ pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Res
 
     let announcement = announcement(&plan, &schedule);
     let scanner = Scanner {
-        target: Target { endpoint: plan.endpoint, login },
+        target: Target { endpoint: plan.endpoint, tls, login },
         resolver: Resolver::new(plan.timeout),
         databases: plan.databases,
         timeout: plan.timeout,

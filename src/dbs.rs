@@ -22,11 +22,12 @@ use crate::resolve::Resolver;
 use crate::scan::{Identify, Outcome, Scanner};
 use crate::signal::Signals;
 use crate::target::Target;
+use crate::tls::Tls;
 
 /// Scans once and logs what it saw.
 ///
 /// # Errors
-/// Nothing was checked: the password or the log folder cannot be had.
+/// Nothing was checked: a certificate, the password or the log folder cannot be had.
 pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit> {
     let output = Output::direct();
     if plan.verbose {
@@ -35,6 +36,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     for warning in &plan.warnings {
         output.notice(warning);
     }
+    let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
     let login = Login::fetch(plan.login, output.clone()).await?;
     let notify = output.clone();
     let log =
@@ -42,7 +44,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     let mut signals = Signals::listen()?;
 
     let scanner = Scanner {
-        target: Target { endpoint: plan.endpoint, login },
+        target: Target { endpoint: plan.endpoint, tls, login },
         resolver: Resolver::new(plan.timeout),
         databases: plan.databases,
         timeout: plan.timeout,

@@ -7,6 +7,8 @@ use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::tls;
+
 /// How many bytes of a failure's text reach a log line.
 pub const MAX_TEXT: usize = 300;
 
@@ -137,6 +139,8 @@ pub enum Phase {
     Resolve(String),
     /// Opening the connection to this address.
     Connect(String),
+    /// Agreeing on TLS with this address.
+    Tls(String),
     /// Waiting for the reply to this command.
     Reply(&'static str),
 }
@@ -146,6 +150,7 @@ impl fmt::Display for Phase {
         match self {
             Phase::Resolve(host) => write!(f, "no answer to the name look-up of {host}"),
             Phase::Connect(address) => write!(f, "no connection to {address}"),
+            Phase::Tls(address) => write!(f, "no TLS handshake with {address}"),
             Phase::Reply(command) => write!(f, "no reply to {command}"),
         }
     }
@@ -217,6 +222,9 @@ const AUTH_REFUSED: [&str; 3] = ["invalid password", "Client sent AUTH", "AUTH <
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind as Io;
+        if let Some(failure) = tls::failure(&error) {
+            return failure;
+        }
         let kind = match error.kind() {
             // A Unix socket whose file is missing is a server that does not listen.
             Io::ConnectionRefused | Io::NotFound => Kind::Refused,

@@ -5,9 +5,9 @@
 //! Data flows one way: flags → plan → checks → outcomes → (log, outages) → summary → exit code.
 //!
 //! - [`cli`] is what can be typed, [`plan`] turns it into what to do.
-//! - [`target`] is what is checked; [`password`] fetches what it takes to get in, and [`login`] renews that. `iam`, in builds with
-//!   the feature of that name, makes it from AWS credentials.
-//! - [`resolve`] and [`connect`] open a connection, phase by phase; [`scan`] asks all databases over it.
+//! - [`target`] is what is checked; [`password`] fetches what it takes to get in, and [`login`] renews it. In builds with
+//!   the feature `iam`, the room of that name makes it from AWS credentials.
+//! - [`resolve`], [`connect`] and [`tls`] open a connection, phase by phase; [`scan`] asks all databases over it.
 //! - [`failure`] is the closed set of reasons why a check fails.
 //! - [`identity`] is what a server tells of itself, and what changed.
 //! - [`schedule`] says when checks start, [`outage`] folds their outcomes into outages; both are pure.
@@ -48,6 +48,7 @@ pub mod series;
 pub mod signal;
 pub mod status;
 pub mod target;
+pub mod tls;
 pub mod units;
 
 use std::ffi::OsString;

@@ -17,6 +17,7 @@ use crate::record::{LogFiles, Rotate};
 use crate::scan::{Databases, MAX_INDEX};
 use crate::schedule::Schedule;
 use crate::target::{Endpoint, Secret};
+use crate::tls;
 
 /// The longest run, far beyond any upgrade and well within what a calendar holds.
 const LONGEST_RUN: Duration = Duration::from_secs(10 * 366 * 86_400);
@@ -25,6 +26,8 @@ const LONGEST_RUN: Duration = Duration::from_secs(10 * 366 * 86_400);
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub endpoint: Endpoint,
+    /// How to speak TLS, if at all.
+    pub tls: Option<tls::Settings>,
     /// The ACL user, if any, and where the password comes from.
     pub login: Option<(Option<String>, Source)>,
     pub databases: Databases,
@@ -161,10 +164,28 @@ fn plan(
     let uri = uri(&connection, sources)?;
     let databases = databases(&connection, max_db, uri.as_ref(), default, sources)?;
     let login = login(&connection, uri.as_ref(), sources, &mut warnings)?;
+    let tls_by_uri = uri.as_ref().is_some_and(|uri| uri.tls);
     let endpoint = match uri {
         Some(uri) => uri.endpoint,
         None => endpoint(connection.host, connection.port, connection.socket, sources)?,
     };
+    let tls = tls(
+        (connection.tls, tls_by_uri),
+        &endpoint,
+        tls::Settings {
+            ca: connection.cacert,
+            certificate: connection.cert,
+            key: connection.key,
+            name: connection.sni,
+            insecure: connection.insecure,
+        },
+        sources,
+    )?;
+    #[cfg(feature = "iam")]
+    ensure!(
+        tls.is_some() || !matches!(login, Some((_, Source::Iam(_)))),
+        "--iam needs TLS, since ElastiCache takes tokens over nothing else; give --tls, or a URI with rediss://"
+    );
     ensure!(
         common.keep.is_none() || common.rotate.is_some(),
         "--keep says how many rotated files stay; give --rotate too"
@@ -172,6 +193,7 @@ fn plan(
     let rotate = common.rotate.map(|when| Rotate { when, keep: common.keep, utc: common.utc });
     Ok(Plan {
         endpoint,
+        tls,
         login,
         databases,
         expect_role: connection.expect_role,
@@ -206,6 +228,37 @@ fn endpoint(
         "--host: {host} is not a host name; give the port with --port, and a URI with --uri"
     );
     Ok(Endpoint::Tcp { host, port: port.unwrap_or(6379) })
+}
+
+/// Whether and how to speak TLS, which a flag or the URI asks for.
+fn tls(
+    (by_flag, by_uri): (bool, bool),
+    endpoint: &Endpoint,
+    settings: tls::Settings,
+    sources: &Sources<'_>,
+) -> anyhow::Result<Option<tls::Settings>> {
+    let mut wanted = by_flag || by_uri;
+    if wanted && matches!(endpoint, Endpoint::Unix(_)) {
+        ensure!(!sources.typed("tls"), "--tls does not go with a Unix socket; leave one of them out");
+        // A socket that was typed stands against TLS in the environment.
+        wanted = !(sources.typed("socket") || sources.typed("uri"));
+        ensure!(!wanted, "REDIS_HEALTH_TLS in the environment does not go with a Unix socket; unset one of them");
+    }
+    let flags = ["cacert", "cert", "key", "sni", "insecure"];
+    if !wanted {
+        if let Some(flag) = flags.into_iter().find(|flag| sources.typed(flag)) {
+            bail!("{} means nothing without TLS; give --tls or a rediss:// URI too, or leave it out", flag_name(flag));
+        }
+        return Ok(None);
+    }
+    for (one, other, alone) in [
+        ("cert", "key", settings.certificate.is_some() && settings.key.is_none()),
+        ("key", "cert", settings.key.is_some() && settings.certificate.is_none()),
+    ] {
+        let name = if sources.inherited(one) { variable_name(one) } else { flag_name(one) };
+        ensure!(!alone, "{name} needs {}; give both or none", flag_name(other));
+    }
+    Ok(Some(settings))
 }
 
 fn databases(
@@ -282,7 +335,7 @@ fn login(
     let source = match uri_password {
         Some(password) if typed.is_none() => Some(Source::Given(password)),
         #[cfg(feature = "iam")]
-        _ if chosen == Some("iam") => Some(Source::Iam(iam(connection, uri, user.as_deref(), sources)?)),
+        _ if chosen == Some("iam") => Some(Source::Iam(iam(connection, user.as_deref())?)),
         _ => from_flag(),
     };
     #[cfg(feature = "iam")]
@@ -302,12 +355,7 @@ fn login(
 
 /// What `--iam` and the flags beside it ask for.
 #[cfg(feature = "iam")]
-fn iam(
-    connection: &cli::Connection,
-    uri: Option<&Uri>,
-    user: Option<&str>,
-    sources: &Sources<'_>,
-) -> anyhow::Result<crate::iam::Signer> {
+fn iam(connection: &cli::Connection, user: Option<&str>) -> anyhow::Result<crate::iam::Signer> {
     let user = user.context("--iam needs --user; give the id of the ElastiCache user")?;
     let cache = connection
         .iam
@@ -318,10 +366,6 @@ fn iam(
         !cache.is_empty() && cache.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
         "--iam-cache: {cache} is not the id of a cache; give the replication group's, not the endpoint's name"
     );
-    ensure!(
-        is_encrypted(connection, uri, sources),
-        "--iam needs TLS, since ElastiCache takes tokens over nothing else; give --tls, or a URI with rediss://"
-    );
     Ok(crate::iam::Signer {
         user: user.to_owned(),
         cache: cache.to_ascii_lowercase(),
@@ -330,18 +374,11 @@ fn iam(
     })
 }
 
-/// Whether the connection will be encrypted.
-#[cfg(feature = "iam")]
-fn is_encrypted(connection: &cli::Connection, uri: Option<&Uri>, sources: &Sources<'_>) -> bool {
-    let by_uri = uri.and(connection.uri.as_deref()).is_some_and(|uri| uri.starts_with("rediss://"));
-    // Asked for by its id, so that this holds in builds without that flag.
-    by_uri || matches!(sources.0.try_get_one::<bool>("tls"), Ok(Some(true)))
-}
-
 /// What a URI says.
 #[derive(Debug, PartialEq, Eq)]
 struct Uri {
     endpoint: Endpoint,
+    tls: bool,
     user: Option<String>,
     password: Option<Secret>,
     db: Option<u32>,
@@ -367,7 +404,7 @@ fn uri(connection: &cli::Connection, sources: &Sources<'_>) -> anyhow::Result<Op
 ///
 /// No error repeats the URI, which may hold one.
 fn parse_uri(text: &str) -> anyhow::Result<Uri> {
-    let remedy = "write redis://user:password@host:port/db or unix:///path/of/socket";
+    let remedy = "write redis://user:password@host:port/db, rediss://… for TLS, or unix:///path/of/socket";
     let url = Url::parse(text).with_context(|| format!("--uri: this is not a URI; {remedy}"))?;
     let decode = |text: &str| -> anyhow::Result<String> {
         let text = percent_decode_str(text).decode_utf8().context("--uri: an escape in it is not UTF-8")?;
@@ -388,7 +425,7 @@ fn parse_uri(text: &str) -> anyhow::Result<Uri> {
     let password = password.filter(|password| !password.is_empty()).map(Secret::new);
     ensure!(url.fragment().is_none(), "--uri: a # in it must be written as %23");
     match url.scheme() {
-        "redis" | "valkey" => {
+        "redis" | "valkey" | "rediss" | "valkeys" => {
             ensure!(url.query().is_none(), "--uri: what follows the ? is not understood; {remedy}");
             let host = url.host_str().unwrap_or_default();
             let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -397,6 +434,7 @@ fn parse_uri(text: &str) -> anyhow::Result<Uri> {
                     host: if host.is_empty() { "127.0.0.1".to_owned() } else { decode(host)? },
                     port: url.port().unwrap_or(6379),
                 },
+                tls: matches!(url.scheme(), "rediss" | "valkeys"),
                 user,
                 password,
                 db: db(url.path().trim_matches('/'))?,
@@ -409,7 +447,7 @@ fn parse_uri(text: &str) -> anyhow::Result<Uri> {
                 ensure!(key == "db", "--uri: only db may follow the ?; {remedy}");
                 in_query = db(&value)?;
             }
-            Ok(Uri { endpoint: Endpoint::Unix(decode(url.path())?.into()), user, password, db: in_query })
+            Ok(Uri { endpoint: Endpoint::Unix(decode(url.path())?.into()), tls: false, user, password, db: in_query })
         }
         scheme => bail!("--uri: the scheme {scheme} is not known; {remedy}"),
     }
@@ -427,7 +465,10 @@ mod tests {
     fn uris_are_read_as_redis_cli_reads_them() {
         let read = |text| parse_uri(text).unwrap();
         let plain = read("redis://cache.example");
-        assert_eq!(plain, Uri { endpoint: tcp("cache.example", 6379), user: None, password: None, db: None });
+        assert_eq!(
+            plain,
+            Uri { endpoint: tcp("cache.example", 6379), tls: false, user: None, password: None, db: None }
+        );
         let full = read("redis://ops:p%40ss@cache.example:6380/3");
         assert_eq!(full.endpoint, tcp("cache.example", 6380));
         assert_eq!((full.user.as_deref(), full.db), (Some("ops"), Some(3)));
@@ -438,6 +479,9 @@ mod tests {
         assert_eq!((password_only.user, password_only.password), (None, Some(Secret::new("pass"))));
         assert_eq!(read("redis://[::1]:7000/").endpoint, tcp("::1", 7000));
         assert_eq!(read("redis://").endpoint, tcp("127.0.0.1", 6379));
+        for (text, tls) in [("redis://h", false), ("valkey://h", false), ("rediss://h", true), ("valkeys://h", true)] {
+            assert_eq!((read(text).tls, read(text).endpoint), (tls, tcp("h", 6379)), "{text}");
+        }
         let socket = read("unix:///run/redis%20a.sock?db=2");
         assert_eq!((socket.endpoint, socket.db), (Endpoint::Unix("/run/redis a.sock".into()), Some(2)));
     }

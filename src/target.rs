@@ -1,9 +1,10 @@
-//! What is checked: the endpoint and the credentials to present there.
+//! What is checked: the endpoint, how to speak TLS with it, and the credentials to present there.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::login::Login;
+use crate::tls::Tls;
 
 /// Where the server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +73,7 @@ pub struct Credentials {
 #[derive(Clone, Debug)]
 pub struct Target {
     pub endpoint: Endpoint,
+    pub tls: Option<Tls>,
     pub login: Option<Login>,
 }
 

@@ -15,7 +15,9 @@ use redis_health::password::Source;
 use redis_health::resolve::Resolver;
 use redis_health::target::{Endpoint, Target};
 
+use crate::support::certificates::Certificates;
 use crate::support::env::{self, Running, TestEnv};
+use crate::support::real::Real;
 use crate::support::scripted::{Behaviour, Server};
 
 const KEY: &str = "AKIDEXAMPLE";
@@ -87,7 +89,7 @@ fn a_login_in_a_process_of_its_own() {
         match Login::fetch(Some(source), Output::direct()).await {
             Ok(login) => {
                 let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: port.parse().unwrap() };
-                let target = Target { endpoint, login };
+                let target = Target { endpoint, tls: None, login };
                 let resolver = Resolver::new(Duration::from_secs(10));
                 let opened = Connection::open(&target, &resolver, Deadline::after(Duration::from_secs(10))).await;
                 eprintln!("{target:?} {:?}", opened.map(|_| "logged in"));
@@ -167,17 +169,52 @@ fn a_token_that_is_refused_shows_in_no_error() {
     }
 }
 
+/// The binary, where AWS's tools find nothing but what the variables say.
+fn command(env: &TestEnv, variables: &[(&str, &str)], arguments: &[&str]) -> Command {
+    let mut command = env.command(&[&["dbs", "--tls", "--iam", "--user", "iam-user"], arguments].concat());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+        command.env_remove(name);
+    }
+    command.env("HOME", "/nowhere").envs(variables.iter().copied());
+    command
+}
+
+#[test]
+fn the_command_logs_in_over_tls() {
+    let (certificates, service) = (Certificates::new(), metadata_service());
+    let (ca, pair) = (certificates.ca(), certificates.leaf("server", &["127.0.0.1"]));
+    let server = Real::start_tls(
+        &[
+            &["--tls-cert-file", &pair.certificate(), "--tls-key-file", &pair.key(), "--tls-ca-cert-file", &ca][..],
+            // A server of our own cannot verify a token, so it takes any from this user and nothing from another.
+            &["--tls-auth-clients", "no", "--user", "default", "off", "--user", "iam-user", "on", "nopass", "+@all"],
+        ]
+        .concat(),
+    );
+    let (env, port) = (TestEnv::new(), server.tls_port().to_string());
+    let arguments = ["-v", "-p", &port, "--cacert", &ca, "--iam-cache", "My-Cache"];
+    let variables = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.as_str())];
+    let output = Running::start(command(&env, &variables, &arguments)).wait();
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(output.stderr.contains("authenticated after"), "{output:?}");
+    assert_secrets_are_nowhere(&output);
+    let logs: String = env.names().iter().map(|name| env.read(name)).collect();
+    assert!(!logs.contains("hunter2") && !logs.contains("X-Amz"), "{logs}");
+}
+
 #[test]
 fn what_is_missing_is_named_with_its_remedy() {
     let nothing = [("AWS_EC2_METADATA_DISABLED", "true")];
-    let region = [("AWS_EC2_METADATA_DISABLED", "true"), ("AWS_REGION", "eu-central-1")];
+    let region = [("AWS_EC2_METADATA_DISABLED", "true"), ("REDIS_HEALTH_REGION", "eu-central-1")];
     for (variables, missing, remedy) in
         [(&nothing[..], "no AWS region", "give --region"), (&region, "no AWS credentials", "AWS_ACCESS_KEY_ID")]
     {
-        let output = log_in(1, variables);
-        let line = output.stderr.lines().find_map(|line| line.strip_prefix("refused: --iam: ")).unwrap_or_default();
-        assert!(line.contains(missing) && line.contains(remedy), "{output:?}");
-        assert!(line.len() < 300, "{line}");
+        let env = TestEnv::new();
+        let output = Running::start(command(&env, variables, &["--iam-cache", "my-cache"])).wait();
+        assert_eq!(output.code, Some(2), "{output:?}");
+        let line = output.stderr.strip_suffix('\n').unwrap_or_default();
+        assert!(!line.contains('\n') && line.starts_with("redis-health: --iam: "), "{output:?}");
+        assert!(line.contains(missing) && line.contains(remedy) && line.len() < 300, "{line}");
     }
 }
 

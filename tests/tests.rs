@@ -10,5 +10,6 @@ mod hostile;
 mod iam;
 mod login;
 mod records;
+mod tls;
 
 mod usage;

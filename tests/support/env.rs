@@ -56,7 +56,7 @@ impl TestEnv {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).current_dir(self.path()).stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("REDIS") {
+            if ["REDIS", "SSL_CERT_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
                 command.env_remove(name);
             }
         }

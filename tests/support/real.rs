@@ -15,6 +15,7 @@ use super::scripted::{LIMIT, eventually};
 pub struct Real {
     child: Child,
     port: u16,
+    tls_port: Option<u16>,
     folder: TempDir,
     binary: PathBuf,
     arguments: Vec<String>,
@@ -26,18 +27,30 @@ impl Real {
         Self::start_binary(Path::new("redis-server"), arguments)
     }
 
+    /// Starts the redis-server of the system with a second port, for TLS.
+    pub fn start_tls(arguments: &[&str]) -> Self {
+        Self::launched(Path::new("redis-server"), arguments, true)
+    }
+
     /// Starts a given engine.
     pub fn start_binary(binary: &Path, arguments: &[&str]) -> Self {
+        Self::launched(binary, arguments, false)
+    }
+
+    fn launched(binary: &Path, arguments: &[&str], tls: bool) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
         for _ in 0..10 {
             let port = free_port();
+            let tls_port = tls.then(free_port);
+            let mut arguments = arguments.clone();
+            arguments.extend(tls_port.iter().flat_map(|port| ["--tls-port".to_owned(), port.to_string()]));
             let mut child = launch(binary, port, folder.path(), &arguments);
             // Another process may take the port between the look and the launch; then the server ends at once.
             if eventually(LIMIT, || answers(port) || child.try_wait().is_ok_and(|status| status.is_some()))
                 && child.try_wait().is_ok_and(|status| status.is_none())
             {
-                return Real { child, port, folder, binary: binary.to_owned(), arguments };
+                return Real { child, port, tls_port, folder, binary: binary.to_owned(), arguments };
             }
             let _ = child.kill();
             let _ = child.wait();
@@ -47,6 +60,11 @@ impl Real {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port that speaks TLS, of a server that was started with one.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port.expect("started with a TLS port")
     }
 
     pub fn folder(&self) -> &Path {

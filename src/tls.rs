@@ -1,0 +1,485 @@
+//! TLS on a stream of our own: whom to trust, what to present, the handshake, and what its errors mean.
+//!
+//! Roots and keys are read once in a process, and only when TLS is wanted: a plain check pays nothing for it.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use chrono::DateTime;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, InconsistentKeys, InvalidMessage,
+    OtherError, PeerIncompatible, ProtocolVersion, RootCertStore, SignatureScheme,
+};
+use rustls_native_certs::CertificateResult;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tracing::debug;
+
+use crate::failure::{Failure, Kind};
+use crate::target::Endpoint;
+
+/// How many of a certificate's names a failure lists; a shared one may have a hundred.
+const NAMES_SHOWN: usize = 4;
+
+const PLAIN_SERVER: &str = "the server does not speak TLS";
+
+/// How to speak TLS, as the user said it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The file or folder of the CA certificates to trust; without one, those of the system.
+    pub ca: Option<PathBuf>,
+    /// The client certificate, and the key that belongs to it; both or none.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    /// The name to ask for and to find in the server's certificate, where it is not the host's.
+    pub name: Option<String>,
+    /// Accept whatever certificate the server has.
+    pub insecure: bool,
+}
+
+/// All that a handshake needs.
+#[derive(Clone)]
+pub struct Tls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// Reads the files that `settings` names, for handshakes with `endpoint`.
+    ///
+    /// # Errors
+    /// A file cannot be used, or no certificate can hold the host's name; the text names the flag and the remedy.
+    pub fn load(settings: &Settings, endpoint: &Endpoint) -> anyhow::Result<Self> {
+        let name = server_name(settings.name.as_deref(), endpoint)?;
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .context("--tls: the cryptography does not fit TLS 1.2 and 1.3")?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier(settings, &provider)?);
+        let mut config = match (&settings.certificate, &settings.key) {
+            (Some(certificate), Some(key)) => {
+                let identity = identity(certificate, key, &provider)?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        // A resumed session brings no certificate, and one that expires in the middle of a run is a failure to be seen.
+        config.resumption = Resumption::disabled();
+        Ok(Tls { config: Arc::new(config), name })
+    }
+
+    /// Agrees on TLS with the server at the other end of `stream`.
+    ///
+    /// # Errors
+    /// A failure of kind `tls` that says what is wrong with the server or its certificate; the kinds of a plain
+    /// connection when it broke.
+    pub async fn handshake(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
+        let connector = TlsConnector::from(self.config.clone());
+        connector.connect(self.name.clone(), stream).await.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Failure::new(Kind::Closed, "Connection closed within the TLS handshake"),
+            _ => error.into(),
+        })
+    }
+}
+
+/// Waits, and then looks whether the server that leaves a handshake unanswered speaks plainly; if so, that is the failure,
+/// and otherwise this never ends.
+///
+/// Redis answers nothing to a TLS greeting: to its parser (`processInlineBuffer` of `networking.c`) that is the beginning of
+/// a line, and the null byte in it hides every end of one. A plain PING over a connection of its own is answered in any
+/// state, if only with an error.
+pub async fn unmask_plain_server(peer: SocketAddr, patience: Duration) -> Failure {
+    tokio::time::sleep(patience).await;
+    let first_byte = async {
+        let mut stream = TcpStream::connect(peer).await?;
+        stream.write_all(b"PING\r\n").await?;
+        stream.read_u8().await
+    };
+    match first_byte.await {
+        Ok(b'+' | b'-') => Failure::new(Kind::Tls, PLAIN_SERVER),
+        _ => std::future::pending().await,
+    }
+}
+
+/// What the two sides agreed on, for whoever wants it explained.
+pub fn agreement(stream: &TlsStream<TcpStream>) -> String {
+    let (_, session) = stream.get_ref();
+    let version = match session.protocol_version() {
+        Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
+        Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
+        _ => "TLS",
+    };
+    match session.negotiated_cipher_suite() {
+        Some(suite) => format!("{version} with {:?}", suite.suite()),
+        None => version.to_owned(),
+    }
+}
+
+fn server_name(sni: Option<&str>, endpoint: &Endpoint) -> anyhow::Result<ServerName<'static>> {
+    let (flag, name) = match (sni, endpoint) {
+        (Some(name), _) => ("--sni", name.to_owned()),
+        (None, Endpoint::Tcp { host, .. }) => ("--host", host.clone()),
+        (None, Endpoint::Unix(_)) => bail!("--tls does not go with a Unix socket; leave one of them out"),
+    };
+    ServerName::try_from(name.clone())
+        .with_context(|| format!("{flag}: no certificate can be for {name}; give the name that it is for with --sni"))
+}
+
+fn verifier(settings: &Settings, provider: &Arc<CryptoProvider>) -> anyhow::Result<Arc<dyn ServerCertVerifier>> {
+    let (roots, given) = match &settings.ca {
+        Some(path) => given_roots(path)?,
+        // Reading the system's takes longer than the check.
+        None if settings.insecure => (RootCertStore::empty(), Vec::new()),
+        None => (system_roots()?, Vec::new()),
+    };
+    if settings.insecure {
+        return Ok(Arc::new(AnyCertificate {
+            schemes: provider.signature_verification_algorithms.supported_schemes(),
+        }));
+    }
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .context("--cacert: these certificates cannot be used; give those of the server's CA in PEM format")?;
+    Ok(Arc::new(Verifier { inner, given }))
+}
+
+/// What `--cacert` says to trust. A certificate that cannot be read is no reason to trust none of the others.
+fn given_roots(path: &Path) -> anyhow::Result<(RootCertStore, Vec<CertificateDer<'static>>)> {
+    let shown = path.display();
+    let metadata = std::fs::metadata(path)
+        .with_context(|| format!("--cacert: cannot read {shown}; give a readable file or folder of certificates"))?;
+    let loaded = match metadata.is_dir() {
+        true => rustls_native_certs::load_certs_from_paths(None, Some(path)),
+        false => rustls_native_certs::load_certs_from_paths(Some(path), None),
+    };
+    let roots = usable("--cacert", &loaded);
+    if roots.is_empty() {
+        let reason = loaded.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
+        bail!("--cacert: no usable certificate in {shown}{reason}; give those of the server's CA in PEM format");
+    }
+    Ok((roots, loaded.certs))
+}
+
+/// What this system trusts, or `SSL_CERT_FILE` and `SSL_CERT_DIR` say in its place.
+fn system_roots() -> anyhow::Result<RootCertStore> {
+    let roots = usable("--tls", &rustls_native_certs::load_native_certs());
+    ensure!(
+        !roots.is_empty(),
+        "--tls: neither SSL_CERT_FILE, SSL_CERT_DIR nor the system has a CA to trust; give the server's with --cacert"
+    );
+    Ok(roots)
+}
+
+fn usable(flag: &str, loaded: &CertificateResult) -> RootCertStore {
+    for error in &loaded.errors {
+        debug!("{flag}: {error}");
+    }
+    let mut roots = RootCertStore::empty();
+    let (good, bad) = roots.add_parsable_certificates(loaded.certs.iter().cloned());
+    debug!("{flag}: {good} CA certificates to trust, {bad} that cannot be used");
+    roots
+}
+
+/// The client certificate with its key.
+fn identity(certificate: &Path, key: &Path, provider: &CryptoProvider) -> anyhow::Result<CertifiedKey> {
+    let (shown, key_shown) = (certificate.display(), key.display());
+    let pem = std::fs::read(certificate)
+        .with_context(|| format!("--cert: cannot read {shown}; give a readable file with the client certificate"))?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .ok()
+        .filter(|chain: &Vec<_>| !chain.is_empty())
+        .with_context(|| format!("--cert: there is no certificate in {shown}; give one in PEM format"))?;
+    let pem = std::fs::read(key)
+        .with_context(|| format!("--key: cannot read {key_shown}; give a readable file with the private key"))?;
+    let encrypted = pem.windows(9).any(|window| window == b"ENCRYPTED");
+    ensure!(!encrypted, "--key: the key in {key_shown} is encrypted; decrypt it with openssl pkey");
+    // Neither error is repeated, so that no byte of a key can come with it.
+    let key = PrivateKeyDer::from_pem_slice(&pem)
+        .ok()
+        .and_then(|key| provider.key_provider.load_private_key(key).ok())
+        .with_context(|| {
+            format!("--key: there is no usable key in {key_shown}; give an RSA, EC or Ed25519 key in PEM")
+        })?;
+    let identity = CertifiedKey::new(chain, key);
+    // Whatever else there may be to say against the certificate is for the server to say.
+    ensure!(
+        identity.keys_match() != Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)),
+        "--key: the key in {key_shown} does not belong to the certificate in {shown}; give the one that does"
+    );
+    Ok(identity)
+}
+
+/// What is said of a self-signed certificate instead of an unknown issuer.
+#[derive(Debug, thiserror::Error)]
+#[error("certificate is self-signed (give it with --cacert to trust it)")]
+struct SelfSigned;
+
+/// Verifies as the web does, and accepts a CA's own certificate from a server where the user gave that very one:
+/// `openssl req -x509` makes such, and redis-cli takes them.
+#[derive(Debug)]
+struct Verifier {
+    inner: Arc<WebPkiServerVerifier>,
+    given: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verdict = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let Err(Error::InvalidCertificate(error)) = &verdict else { return verdict };
+        let is_a_ca = webpki_error(error) == Some(&webpki::Error::CaUsedAsEndEntity);
+        if is_a_ca && self.given.iter().any(|given| given == end_entity) {
+            // It is within its time: that is checked before.
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        if (is_a_ca || *error == CertificateError::UnknownIssuer) && is_self_issued(end_entity) {
+            return Err(CertificateError::Other(OtherError(Arc::new(SelfSigned))).into());
+        }
+        verdict
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
+    webpki::EndEntityCert::try_from(certificate).is_ok_and(|cert| cert.issuer() == cert.subject())
+}
+
+fn webpki_error(error: &CertificateError) -> Option<&webpki::Error> {
+    match error {
+        CertificateError::Other(OtherError(inner)) => inner.downcast_ref(),
+        _ => None,
+    }
+}
+
+/// For `--insecure`: accepts whatever certificate comes, without looking into it.
+#[derive(Debug)]
+struct AnyCertificate {
+    schemes: Vec<SignatureScheme>,
+}
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes.clone()
+    }
+}
+
+/// What an I/O error says about TLS; none when the connection itself is what failed.
+pub fn failure(error: &io::Error) -> Option<Failure> {
+    let error = error.get_ref()?.downcast_ref::<Error>()?;
+    Some(Failure::new(Kind::Tls, explanation(error)))
+}
+
+fn explanation(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(error) => about_certificate(error),
+        Error::AlertReceived(alert) => format!("handshake refused: {}{}", alert_name(*alert), remedy(*alert)),
+        Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => {
+            PLAIN_SERVER.to_owned()
+        }
+        Error::PeerIncompatible(
+            PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        ) => "the server speaks neither TLS 1.2 nor 1.3".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn about_certificate(error: &CertificateError) -> String {
+    match error {
+        CertificateError::ExpiredContext { not_after, .. } => format!("certificate expired on {}", utc(*not_after)),
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            format!("certificate is not valid before {}", utc(*not_before))
+        }
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            format!("certificate is for {}, not for {}", names(presented), expected.to_str())
+        }
+        CertificateError::UnknownIssuer => "unknown issuer (give its CA with --cacert)".to_owned(),
+        CertificateError::BadSignature => {
+            "bad signature on the certificate (another CA with the issuer's name is trusted)".to_owned()
+        }
+        CertificateError::InvalidPurposeContext { .. } => "certificate is not for servers".to_owned(),
+        CertificateError::BadEncoding => "certificate cannot be read".to_owned(),
+        CertificateError::Other(OtherError(inner)) if inner.is::<SelfSigned>() => inner.to_string(),
+        other => match webpki_error(other) {
+            Some(webpki::Error::CaUsedAsEndEntity) => "certificate is that of a CA, not of a server".to_owned(),
+            Some(webpki::Error::UnsupportedCertVersion) => "certificate is not of X.509 version 3".to_owned(),
+            _ => format!("certificate is not valid: {other}"),
+        },
+    }
+}
+
+fn utc(time: UnixTime) -> String {
+    let time = i64::try_from(time.as_secs()).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+    time.map_or_else(|| "a day beyond all calendars".to_owned(), |time| time.format("%F %T UTC").to_string())
+}
+
+/// The names in a certificate, which come as `DnsName("cache.example")` and `IpAddress(10.0.0.1)`.
+fn names(presented: &[String]) -> String {
+    let bare = |name: &String| {
+        let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+        inner.trim_matches('"').to_owned()
+    };
+    let shown: Vec<_> = presented.iter().take(NAMES_SHOWN).map(bare).collect();
+    match presented.len() {
+        // Its common name does not count, for long in browsers and never in rustls.
+        0 => "no name (it has no subjectAltName)".to_owned(),
+        count if count > NAMES_SHOWN => format!("{} and {} more names", shown.join(", "), count - NAMES_SHOWN),
+        _ => shown.join(", "),
+    }
+}
+
+/// An alert's name as RFC 8446 (section 6) writes it.
+fn alert_name(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::UnknownCA => "unknown_ca".to_owned(),
+        AlertDescription::UnrecognisedName => "unrecognized_name".to_owned(),
+        AlertDescription::UnknownPSKIdentity => "unknown_psk_identity".to_owned(),
+        AlertDescription::Unknown(number) => format!("alert {number}"),
+        known => {
+            let mut name = String::new();
+            for c in format!("{known:?}").chars() {
+                if c.is_ascii_uppercase() && !name.is_empty() {
+                    name.push('_');
+                }
+                name.push(c.to_ascii_lowercase());
+            }
+            name
+        }
+    }
+}
+
+fn remedy(alert: AlertDescription) -> &'static str {
+    match alert {
+        AlertDescription::CertificateRequired => " (the server wants a client certificate: give --cert and --key)",
+        // What OpenSSL answers in TLS 1.2 to either.
+        AlertDescription::HandshakeFailure => " (no cipher in common, or a client certificate is missing)",
+        AlertDescription::ProtocolVersion => " (the server speaks neither TLS 1.2 nor 1.3)",
+        AlertDescription::UnrecognisedName => " (give the name that the server expects with --sni)",
+        AlertDescription::UnknownCA
+        | AlertDescription::BadCertificate
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnsupportedCertificate => " (the server does not accept the client certificate)",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alerts_have_the_names_of_the_rfc() {
+        for (alert, name) in [
+            (AlertDescription::HandshakeFailure, "handshake_failure"),
+            (AlertDescription::BadRecordMac, "bad_record_mac"),
+            (AlertDescription::UnknownCA, "unknown_ca"),
+            (AlertDescription::UnrecognisedName, "unrecognized_name"),
+            (AlertDescription::Unknown(200), "alert 200"),
+        ] {
+            assert_eq!(alert_name(alert), name);
+        }
+    }
+
+    #[test]
+    fn names_stand_bare_and_are_not_too_many() {
+        let shown = |presented: &[&str]| names(&presented.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+        assert_eq!(shown(&[]), "no name (it has no subjectAltName)");
+        assert_eq!(shown(&["DnsName(\"*.cache.example\")", "IpAddress(::1)"]), "*.cache.example, ::1");
+        assert_eq!(shown(&["DirectoryName"; 6]), format!("{} and 2 more names", ["DirectoryName"; 4].join(", ")));
+    }
+
+    #[test]
+    fn any_time_can_be_shown() {
+        let shown = |seconds| utc(UnixTime::since_unix_epoch(Duration::from_secs(seconds)));
+        assert_eq!(shown(1_735_787_045), "2025-01-02 03:04:05 UTC");
+        assert_eq!(shown(u64::MAX), "a day beyond all calendars");
+    }
+
+    #[test]
+    fn settings_print_no_key() {
+        let settings = Settings { insecure: true, ..Settings::default() };
+        let endpoint = Endpoint::Tcp { host: "cache.example".into(), port: 6379 };
+        let tls = Tls::load(&settings, &endpoint).unwrap();
+        assert_eq!(format!("{tls:?}"), "Tls { name: DnsName(\"cache.example\"), .. }");
+    }
+}

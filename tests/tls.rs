@@ -1,0 +1,424 @@
+//! TLS with real servers: what is accepted, and that each failure says which it is.
+
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::support::certificates::{Certificates, Pair};
+use crate::support::env::{Output, Running, TestEnv};
+use crate::support::real::Real;
+use crate::support::scripted::{Behaviour, LIMIT, Server};
+
+/// A server that shows `pair`, and asks clients for no certificate unless `more` says so.
+fn server(certificates: &Certificates, pair: &Pair, more: &[&str]) -> Real {
+    let (ca, certificate, key) = (certificates.ca(), pair.certificate(), pair.key());
+    let own = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+    Real::start_tls(&[&own[..], &["--tls-auth-clients", "no"], more].concat())
+}
+
+/// `dbs` against the TLS port: its output and its block.
+fn check(port: u16, more: &[&str]) -> (Output, String) {
+    let env = TestEnv::new();
+    let port = port.to_string();
+    let output = env.run(&[&["dbs", "-p", &port], more].concat());
+    (output, env.read("redis_db_health.log"))
+}
+
+fn assert_healthy(port: u16, more: &[&str]) {
+    let (output, block) = check(port, more);
+    assert_eq!(output.code, Some(0), "{more:?}: {output:?}");
+    assert_eq!(output.stderr, "", "{more:?}");
+    assert_eq!(block.matches(": RUNNING").count(), 16, "{more:?}: {block}");
+}
+
+/// All databases fail for this reason, word for word.
+fn assert_fails(port: u16, more: &[&str], reason: &str) {
+    let (output, block) = check(port, more);
+    assert_eq!(output.code, Some(1), "{more:?}: {output:?}");
+    assert_eq!(block.matches(&format!(": NOT RUNNING ({reason})\n")).count(), 16, "{more:?}, not {reason}: {block}");
+}
+
+#[test]
+fn each_bad_certificate_is_named_and_insecure_accepts_it() {
+    let certificates = Certificates::new();
+    let ca = certificates.ca();
+    let many: Vec<String> = (1..=7).map(|number| format!("{number}.example")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for (name, pair, reason) in [
+        ("valid", certificates.leaf("valid", &["127.0.0.1"]), None),
+        ("expired", certificates.dated("expired", 2020, 2025), Some("certificate expired on 2025-01-01 00:00:00 UTC")),
+        (
+            "not yet valid",
+            certificates.dated("early", 2999, 3000),
+            Some("certificate is not valid before 2999-01-01 00:00:00 UTC"),
+        ),
+        (
+            "wrong name",
+            certificates.leaf("wrong", &["cache.example", "*.cache.example", "10.0.0.1"]),
+            Some("certificate is for cache.example, *.cache.example, 10.0.0.1, not for 127.0.0.1"),
+        ),
+        (
+            "many names",
+            certificates.leaf("many", &many),
+            Some("certificate is for 1.example, 2.example, 3.example, 4.example and 3 more names, not for 127.0.0.1"),
+        ),
+        (
+            "no name",
+            certificates.leaf("nameless", &[]),
+            Some("certificate is for no name (it has no subjectAltName), not for 127.0.0.1"),
+        ),
+        (
+            "self-signed",
+            certificates.self_signed("own", false),
+            Some("certificate is self-signed (give it with --cacert to trust it)"),
+        ),
+        (
+            "self-signed as openssl req -x509 does",
+            certificates.self_signed("own-ca", true),
+            Some("certificate is self-signed (give it with --cacert to trust it)"),
+        ),
+    ] {
+        let server = server(&certificates, &pair, &[]);
+        let port = server.tls_port();
+        match reason {
+            None => assert_healthy(port, &["--tls", "--cacert", &ca]),
+            Some(reason) => assert_fails(port, &["--tls", "--cacert", &ca], &format!("tls: {reason}")),
+        }
+        assert_healthy(port, &["--tls", "--insecure"]);
+        assert_healthy(port, &["--tls", "--insecure", "--cacert", &ca]);
+        if name.starts_with("self-signed") {
+            // Given itself, it is trusted, and so it is when any name but its own is asked for.
+            assert_healthy(port, &["--tls", "--cacert", &pair.certificate()]);
+            let more = ["--tls", "--cacert", &pair.certificate(), "--sni", "cache.example"];
+            assert_fails(port, &more, "tls: certificate is for 127.0.0.1, not for cache.example");
+        }
+    }
+}
+
+#[test]
+fn a_certificate_of_an_unknown_issuer_is_named() {
+    let certificates = Certificates::new();
+    let server = server(&certificates, &certificates.leaf("valid", &["127.0.0.1"]), &[]);
+    let unknown = "tls: unknown issuer (give its CA with --cacert)";
+    let other = certificates.self_signed("other", true);
+    assert_fails(server.tls_port(), &["--tls", "--cacert", &other.certificate()], unknown);
+    // The system's roots do not know it either.
+    assert_fails(server.tls_port(), &["--tls"], unknown);
+    assert_healthy(server.tls_port(), &["--tls", "--insecure"]);
+    // A CA of the same name, as when somebody made the CA anew.
+    assert_fails(
+        server.tls_port(),
+        &["--tls", "--cacert", &Certificates::new().ca()],
+        "tls: bad signature on the certificate (another CA with the issuer's name is trusted)",
+    );
+}
+
+#[test]
+fn a_client_certificate_is_presented_and_missed() {
+    let certificates = Certificates::new();
+    let ca = certificates.ca();
+    let own = certificates.leaf("server", &["127.0.0.1"]);
+    let client = certificates.leaf("client", &["client"]);
+    let foreign = certificates.self_signed("foreign", false);
+    let (certificate, key) = (client.certificate(), client.key());
+    let (foreign_certificate, foreign_key) = (foreign.certificate(), foreign.key());
+    for (versions, missing) in [
+        (
+            "TLSv1.3",
+            "tls: handshake refused: certificate_required (the server wants a client certificate: give --cert and --key)",
+        ),
+        (
+            "TLSv1.2",
+            "tls: handshake refused: handshake_failure (no cipher in common, or a client certificate is missing)",
+        ),
+    ] {
+        let server = server(&certificates, &own, &["--tls-auth-clients", "yes", "--tls-protocols", versions]);
+        let port = server.tls_port();
+        for trust in [&["--tls", "--cacert", &ca][..], &["--tls", "--insecure"]] {
+            assert_fails(port, trust, missing);
+            assert_healthy(port, &[trust, &["--cert", &certificate, "--key", &key]].concat());
+            assert_fails(
+                port,
+                &[trust, &["--cert", &foreign_certificate, "--key", &foreign_key]].concat(),
+                "tls: handshake refused: unknown_ca (the server does not accept the client certificate)",
+            );
+        }
+    }
+}
+
+#[test]
+fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
+    let certificates = Certificates::new();
+    let ca = certificates.ca();
+    let own = certificates.leaf("server", &["127.0.0.1"]);
+    for (versions, spoken) in
+        [("TLSv1.2", "TLS 1.2 with "), ("TLSv1.3", "TLS 1.3 with "), ("TLSv1.2 TLSv1.3", "TLS 1.3")]
+    {
+        let server = server(&certificates, &own, &["--tls-protocols", versions, "--databases", "5000"]);
+        for trust in [&["--tls", "--cacert", &ca][..], &["--tls", "--insecure"]] {
+            assert_healthy(server.tls_port(), trust);
+            let (output, _) = check(server.tls_port(), &[trust, &["-v", "--max-db", "auto"]].concat());
+            assert!(output.stderr.contains(spoken), "{output:?}");
+            assert!(output.stdout.contains(" 5000 databases checked") && output.code == Some(0), "{output:?}");
+        }
+    }
+    let old = server(&certificates, &own, &["--tls-protocols", "TLSv1.1", "--tls-ciphers", "DEFAULT@SECLEVEL=0"]);
+    let reason = "tls: handshake refused: protocol_version (the server speaks neither TLS 1.2 nor 1.3)";
+    assert_fails(old.tls_port(), &["--tls", "--cacert", &ca], reason);
+    assert_fails(old.tls_port(), &["--tls", "--insecure"], reason);
+}
+
+#[test]
+fn a_plain_server_is_named() {
+    let certificates = Certificates::new();
+    let ca = certificates.ca();
+    let reason = "tls: the server does not speak TLS";
+    let http = Server::start();
+    http.behave(Behaviour::OnAccept(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()));
+    let (open, guarded) = (Real::start(&[]), Real::start(&["--requirepass", "x"]));
+    for trust in [&["--tls", "--cacert", &ca][..], &["--tls", "--insecure"]] {
+        assert_fails(http.port(), trust, reason);
+        for server in [&open, &guarded] {
+            assert_fails(server.port(), &[trust, &["-t", "1"]].concat(), reason);
+        }
+    }
+}
+
+#[test]
+fn a_handshake_that_hangs_or_breaks_keeps_its_own_kind() {
+    let certificates = Certificates::new();
+    let server = server(&certificates, &certificates.leaf("server", &["127.0.0.1"]), &[]);
+    server.freeze();
+    for timeout in ["300ms", "1s"] {
+        let reason = format!("timeout: no TLS handshake with 127.0.0.1:{} within {timeout}", server.tls_port());
+        assert_fails(server.tls_port(), &["--tls", "--insecure", "-t", timeout], &reason);
+    }
+    server.thaw();
+    let scripted = Server::start();
+    for (behaviour, reason) in [
+        (Behaviour::CloseAfter(0), "closed: Connection closed within the TLS handshake"),
+        (Behaviour::ResetOnAccept, "reset: Connection reset by peer"),
+        (Behaviour::Refuse, "refused: Connection refused"),
+    ] {
+        scripted.behave(behaviour);
+        assert_fails(scripted.port(), &["--tls", "--insecure"], reason);
+    }
+}
+
+#[test]
+fn the_name_that_is_asked_for_is_the_hosts_or_that_of_sni() {
+    let certificates = Certificates::new();
+    let ca = certificates.ca();
+    let pair = certificates.leaf("named", &["*.cache.example", "localhost"]);
+    let server = server(&certificates, &pair, &[]);
+    let trust = ["--tls", "--cacert", &ca];
+    assert_healthy(server.tls_port(), &[&trust[..], &["-h", "localhost"]].concat());
+    assert_healthy(server.tls_port(), &[&trust[..], &["--sni", "a.cache.example"]].concat());
+    assert_fails(
+        server.tls_port(),
+        &[&trust[..], &["-h", "localhost", "--sni", "other.example"]].concat(),
+        "tls: certificate is for *.cache.example, localhost, not for other.example",
+    );
+    // What arrives at the server, with and without a look at its certificate.
+    for (more, name) in [
+        (&["-h", "localhost", "--insecure"][..], Some("localhost")),
+        (&["-h", "localhost", "--cacert", &ca], Some("localhost")),
+        (&["--sni", "a.cache.example", "--insecure"], Some("a.cache.example")),
+        (&["--insecure"], None),
+    ] {
+        let listener = Listener::start(&pair);
+        let (_, block) = check(listener.port, &[&["--tls"], more].concat());
+        assert_eq!(listener.asked_for().as_deref(), name, "{more:?}: {block}");
+        // It ends the connection as a server does that is killed: without a word in TLS.
+        let closed = "NOT RUNNING (closed: Connection closed by the server)";
+        assert_eq!(block.matches(closed).count(), 16, "{more:?}: {block}");
+    }
+}
+
+/// A server that completes one handshake, reads a first request, and is gone.
+struct Listener {
+    port: u16,
+    thread: JoinHandle<Option<String>>,
+}
+
+impl Listener {
+    fn start(pair: &Pair) -> Self {
+        let chain = vec![CertificateDer::from_pem_file(&pair.certificate).unwrap()];
+        let key = PrivateKeyDer::from_pem_file(&pair.key).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let thread = thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(LIMIT)).unwrap();
+            let mut tls = StreamOwned::new(ServerConnection::new(Arc::new(config)).unwrap(), stream);
+            assert!(tls.read(&mut [0; 4096]).unwrap() > 0);
+            tls.conn.server_name().map(str::to_owned)
+        });
+        Listener { port, thread }
+    }
+
+    fn asked_for(self) -> Option<String> {
+        self.thread.join().unwrap()
+    }
+}
+
+#[test]
+fn cacert_is_a_file_or_a_folder_and_bad_certificates_in_it_are_passed_over() {
+    let certificates = Certificates::new();
+    let server = server(&certificates, &certificates.leaf("server", &["127.0.0.1"]), &[]);
+    let port = server.tls_port();
+    let good = std::fs::read_to_string(certificates.ca()).unwrap();
+    let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
+    let bad = format!("{begin}\nAAAA\n{end}\n");
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let bundle = path("bundle.pem");
+    std::fs::write(&bundle, format!("# a comment\n{bad}{good}{bad}")).unwrap();
+    std::fs::write(path("README"), "no certificate").unwrap();
+    std::fs::create_dir(path("inner")).unwrap();
+    std::os::unix::fs::symlink("bundle.pem", path("abcdef.0")).unwrap();
+    std::os::unix::fs::symlink("nowhere", path("dangling")).unwrap();
+    assert_healthy(port, &["--tls", "--cacert", &bundle]);
+    assert_healthy(port, &["--tls", "--cacert", folder.path().to_str().unwrap()]);
+    // The system's own bundle is read the same way.
+    for (variable, value) in [("SSL_CERT_FILE", bundle.as_str()), ("SSL_CERT_DIR", folder.path().to_str().unwrap())] {
+        let env = TestEnv::new();
+        let mut command = env.command(&["dbs", "-p", &port.to_string(), "--tls"]);
+        command.env(variable, value);
+        let output = Running::start(command).wait();
+        assert_eq!(output.code, Some(0), "{variable}: {output:?}");
+    }
+    // Where nothing is left, that is said before anything is written.
+    std::fs::write(&bundle, &bad).unwrap();
+    let env = TestEnv::new();
+    for (arguments, flag, remedy) in [
+        (vec!["--cacert", &bundle], "--cacert", "PEM"),
+        (vec!["--cacert", folder.path().to_str().unwrap()], "--cacert", "PEM"),
+        (vec![], "--tls", "--cacert"),
+    ] {
+        let mut command = env.command(&[&["dbs", "--tls"], arguments.as_slice()].concat());
+        let output = Running::start({
+            command.env("SSL_CERT_FILE", &bundle);
+            command
+        })
+        .wait();
+        assert_refused(&env, &output, flag, remedy);
+    }
+}
+
+fn assert_refused(env: &TestEnv, output: &Output, flag: &str, remedy: &str) {
+    assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
+    assert!(output.stderr.starts_with(&format!("redis-health: {flag}")), "{output:?}");
+    assert!(output.stderr.contains(remedy) && output.stderr.lines().count() == 1, "{output:?}");
+    assert_eq!(std::fs::read_dir(env.path()).unwrap().count(), 0, "{output:?} wrote something");
+}
+
+#[test]
+fn a_key_that_cannot_be_used_is_named_and_not_shown() {
+    let certificates = Certificates::new();
+    let (pair, other) = (certificates.leaf("client", &["client"]), certificates.leaf("other", &["other"]));
+    let path = |name: &str| certificates.folder().join(name).to_str().unwrap().to_owned();
+    let encrypted = path("encrypted.key");
+    std::fs::write(&encrypted, "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n")
+        .unwrap();
+    let broken = path("broken.key");
+    let key = std::fs::read_to_string(pair.key()).unwrap();
+    std::fs::write(&broken, key.replacen('M', "N", 1)).unwrap();
+    for (key, remedy) in [
+        (other.key(), "give the one that does"),
+        (pair.certificate(), "in PEM"),
+        (broken, "in PEM"),
+        (encrypted, "openssl pkey"),
+        (path("missing"), "readable file"),
+    ] {
+        let env = TestEnv::new();
+        let output = env.run(&["dbs", "--tls", "--insecure", "--cert", &pair.certificate(), "--key", &key]);
+        assert_refused(&env, &output, "--key", remedy);
+        assert!(!output.stderr.contains("MIG"), "{output:?}");
+    }
+}
+
+#[test]
+fn uris_and_the_environment_ask_for_tls_too() {
+    let certificates = Certificates::new();
+    let ca = certificates.ca();
+    let server = server(&certificates, &certificates.leaf("server", &["127.0.0.1"]), &["--requirepass", "secret"]);
+    let (plain, port) = (server.port().to_string(), server.tls_port().to_string());
+    let run = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let env = TestEnv::new();
+        let mut command = env.command(arguments);
+        command.env("REDISCLI_AUTH", "secret").envs(variables.iter().copied());
+        Running::start(command).wait()
+    };
+    for scheme in ["rediss", "valkeys"] {
+        let uri = format!("{scheme}://:secret@127.0.0.1:{port}/3");
+        let output = run(&[("REDIS_HEALTH_URI", &uri)], &["dbs", "--cacert", &ca]);
+        assert!(output.code == Some(0) && output.stdout.contains("DB 3: RUNNING"), "{output:?}");
+    }
+    let uri = format!("redis://127.0.0.1:{port}");
+    assert_eq!(run(&[], &["dbs", "--tls", "--cacert", &ca, "-u", &uri]).code, Some(0));
+    let tls = ("REDIS_HEALTH_TLS", "1");
+    assert_eq!(run(&[tls, ("REDIS_HEALTH_CACERT", &ca)], &["dbs", "-p", &port]).code, Some(0));
+    assert_eq!(run(&[tls, ("REDIS_HEALTH_INSECURE", "1")], &["dbs", "-p", &port]).code, Some(0));
+    // Without TLS, what lies around in the environment does no harm.
+    let around = [
+        ("REDIS_HEALTH_TLS", "0"),
+        ("REDIS_HEALTH_CACERT", "/nowhere"),
+        ("REDIS_HEALTH_CERT", "/nowhere"),
+        ("REDIS_HEALTH_SNI", "cache.example"),
+        ("REDIS_HEALTH_INSECURE", "1"),
+    ];
+    assert_eq!(run(&around, &["dbs", "-p", &plain]).code, Some(0));
+    let lonely = run(&around, &["dbs", "-p", &port, "--tls", "--cacert", &ca]);
+    assert!(lonely.code == Some(2) && lonely.stderr.contains("REDIS_HEALTH_CERT needs --key"), "{lonely:?}");
+    // A socket that was typed stands against TLS in the environment, and one beside it contradicts.
+    let socket = server.socket().to_str().unwrap().to_owned();
+    assert_eq!(run(&[tls], &["dbs", "-s", &socket]).code, Some(0));
+    let both = run(&[tls, ("REDIS_HEALTH_SOCKET", &socket)], &["dbs"]);
+    assert!(both.code == Some(2) && both.stderr.contains("REDIS_HEALTH_TLS in the environment"), "{both:?}");
+}
+
+#[test]
+fn cycles_see_a_certificate_that_goes_bad() {
+    let certificates = Certificates::new();
+    let ca = certificates.ca();
+    let pair = certificates.leaf("server", &["127.0.0.1"]);
+    let bad = certificates.dated("bad", 2020, 2021);
+    let server = server(&certificates, &pair, &[]);
+    let env = TestEnv::new();
+    let port = server.tls_port().to_string();
+    let run = env.spawn(&[
+        "cycles",
+        "-p",
+        &port,
+        "--tls",
+        "--cacert",
+        &ca,
+        "--cycles",
+        "1",
+        "--run-duration",
+        "60",
+        "--check-interval",
+        "0.05",
+    ]);
+    env.wait_for("redis_success.log", |text| text.contains("SUCCESS 3"));
+    let (certificate, key) = (bad.certificate(), bad.key());
+    let words = ["CONFIG", "SET", "tls-cert-file", &certificate, "tls-key-file", &key];
+    assert_eq!(server.command(&words), "+OK");
+    env.wait_for("redis_error.log", |text| {
+        text.contains("FAILURE: tls: certificate expired on 2021-01-01 00:00:00 UTC")
+    });
+    run.signal(rustix::process::Signal::INT);
+    assert_eq!(run.wait().code, Some(130));
+}

@@ -34,6 +34,8 @@ pub enum Command {
     Dbs(Dbs),
     /// Check on a fixed schedule: timed cycles with breaks between them.
     Cycles(Cycles),
+    /// Read the logs back: outages, availability, changes, a timeline.
+    Report(Report),
 }
 
 #[derive(Debug, Args)]
@@ -87,6 +89,42 @@ pub struct Cycles {
 
     #[command(flatten)]
     pub common: Common,
+}
+
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct Report {
+    /// Log files, or folders of them [default: the folder of --log-dir].
+    #[arg(value_name = "FOLDER|FILE")]
+    pub paths: Vec<PathBuf>,
+
+    /// The folder of the log files.
+    #[arg(long, value_name = "DIR", env = "REDIS_HEALTH_LOG_DIR", default_value = ".")]
+    pub log_dir: PathBuf,
+
+    /// Only what began at this time or later: 2025-08-27, "2025-08-27 07:35", 07:35 (today), RFC 3339, or "2h ago".
+    #[arg(long, value_name = "TIME", env = "REDIS_HEALTH_SINCE")]
+    pub since: Option<String>,
+
+    /// Only what began before this time.
+    #[arg(long, value_name = "TIME", env = "REDIS_HEALTH_UNTIL")]
+    pub until: Option<String>,
+
+    /// Print one JSON document instead of text.
+    #[arg(long, env = "REDIS_HEALTH_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+
+    /// Write the report as a web page too: one file that needs no other.
+    #[arg(long, value_name = "FILE", env = "REDIS_HEALTH_HTML")]
+    pub html: Option<PathBuf>,
+
+    /// Take stamps without an offset, and the times of --since and --until, for UTC instead of local time.
+    #[arg(long, env = "REDIS_HEALTH_UTC", value_parser = FalseyValueParser::new())]
+    pub utc: bool,
+
+    /// Show the lines that cannot be read.
+    #[arg(short, long, env = "REDIS_HEALTH_VERBOSE", value_parser = FalseyValueParser::new())]
+    pub verbose: bool,
 }
 
 /// Where to connect, and as whom.

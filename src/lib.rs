@@ -33,6 +33,7 @@ pub mod iam;
 pub mod identity;
 pub mod ledger;
 pub mod login;
+pub mod logs;
 pub mod metrics;
 pub mod ordered;
 pub mod outage;
@@ -83,6 +84,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
             let plan = plan::cycles(args, &Sources(matches))?;
             block_on(cycles::run(plan))
         }
+        Command::Report(args) => report::run(&plan::report(args)?),
     }
 }
 

@@ -12,12 +12,14 @@ use url::Url;
 use crate::cli;
 use crate::clock::Clock;
 use crate::identity::Role;
+use crate::logs::Range;
 use crate::password::Source;
 use crate::record::{LogFiles, Rotate};
 use crate::scan::{Databases, MAX_INDEX};
 use crate::schedule::Schedule;
 use crate::target::{Endpoint, Secret};
 use crate::tls;
+use crate::units;
 
 /// The longest run, far beyond any upgrade and well within what a calendar holds.
 const LONGEST_RUN: Duration = Duration::from_secs(10 * 366 * 86_400);
@@ -150,6 +152,42 @@ pub fn cycles(args: cli::Cycles, sources: &Sources<'_>) -> anyhow::Result<Cycles
     let json = args.common.json;
     let plan = plan(args.connection, args.common, args.max_db, Databases::One(0), millis, sources)?;
     Ok(CyclesPlan { plan, schedule, json })
+}
+
+/// What to read and how to show it.
+#[derive(Clone, Debug)]
+pub struct ReportPlan {
+    pub paths: Vec<PathBuf>,
+    pub range: Range,
+    /// Stamps without an offset are UTC's.
+    pub utc: bool,
+    pub json: bool,
+    /// Where the page goes.
+    pub html: Option<PathBuf>,
+    pub verbose: bool,
+}
+
+/// The plan of `report`.
+///
+/// # Errors
+/// A time that cannot be read, or an end that lies before the beginning.
+pub fn report(args: cli::Report) -> anyhow::Result<ReportPlan> {
+    let now = Clock { utc: args.utc, millis: false }.now().at;
+    let time = |flag: &str, text: Option<&String>| match text {
+        Some(text) => units::time(text, now, args.utc).map(Some).with_context(|| {
+            format!(
+                "--{flag}: {text} is not a time; write 2025-08-27, \"2025-08-27 07:35\", 07:35, RFC 3339 or \"2h ago\""
+            )
+        }),
+        None => Ok(None),
+    };
+    let range = Range { since: time("since", args.since.as_ref())?, until: time("until", args.until.as_ref())? };
+    ensure!(
+        range.since.zip(range.until).is_none_or(|(since, until)| since < until),
+        "--until lies before --since; swap them"
+    );
+    let paths = if args.paths.is_empty() { vec![args.log_dir] } else { args.paths };
+    Ok(ReportPlan { paths, range, utc: args.utc, json: args.json, html: args.html, verbose: args.verbose })
 }
 
 fn plan(

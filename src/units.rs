@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, FixedOffset, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone as _};
+
 /// No duration of a health check is longer; beyond it, sums of durations could leave what a clock can hold.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
 
@@ -48,6 +50,35 @@ pub fn size(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(factor).filter(|bytes| *bytes > 0)
 }
 
+/// Reads a time as it is typed: a date, a date and time, a time of today, RFC 3339, or a duration and `ago`.
+///
+/// `now` is when it is typed; what has no offset is UTC's or local.
+pub fn time(text: &str, now: DateTime<FixedOffset>, utc: bool) -> Option<DateTime<FixedOffset>> {
+    let text = text.trim();
+    if let Some(ago) = text.strip_suffix("ago") {
+        return now.checked_sub_signed(TimeDelta::from_std(duration(ago).ok()?).ok()?);
+    }
+    if let Ok(at) = DateTime::parse_from_rfc3339(text) {
+        return Some(at);
+    }
+    let time = |text: &str| {
+        ["%H:%M:%S%.f", "%H:%M"].into_iter().find_map(|format| NaiveTime::parse_from_str(text, format).ok())
+    };
+    let date = |text: &str| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok();
+    let local = match (text.split_once([' ', 'T']), date(text), time(text)) {
+        (_, Some(date), _) => date.and_time(NaiveTime::MIN),
+        (_, _, Some(time)) => now.date_naive().and_time(time),
+        (Some((day, hour)), _, _) => date(day)?.and_time(time(hour.trim())?),
+        (None, None, None) => return None,
+    };
+    if utc {
+        return Some(local.and_utc().fixed_offset());
+    }
+    // A time that a clock leaps over or runs through twice is taken at its earliest.
+    let earliest = |local: NaiveDateTime| Local.from_local_datetime(&local).earliest();
+    earliest(local).or_else(|| earliest(local + TimeDelta::hours(1))).map(|at| at.fixed_offset())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +100,25 @@ mod tests {
             assert!(duration(text).is_err(), "{text}");
         }
         assert!(nonzero_duration("0").is_err() && nonzero_duration("0s").is_err());
+    }
+
+    #[test]
+    fn times_are_read_as_they_are_typed() {
+        let now = DateTime::parse_from_rfc3339("2025-08-27T12:00:00Z").unwrap();
+        for (text, read) in [
+            ("2025-08-27", "2025-08-27T00:00:00+00:00"),
+            ("2025-08-27 07:35", "2025-08-27T07:35:00+00:00"),
+            ("2025-08-27T07:35:01.5", "2025-08-27T07:35:01.500+00:00"),
+            ("07:35", "2025-08-27T07:35:00+00:00"),
+            ("2025-08-27T07:35:01+02:00", "2025-08-27T07:35:01+02:00"),
+            ("2h ago", "2025-08-27T10:00:00+00:00"),
+            ("1h30m ago", "2025-08-27T10:30:00+00:00"),
+        ] {
+            assert_eq!(time(text, now, true).map(|at| at.to_rfc3339()).as_deref(), Some(read), "{text}");
+        }
+        for text in ["", "yesterday", "25:00", "2025-13-01", "ago", "2025-08-27 x"] {
+            assert_eq!(time(text, now, true), None, "{text}");
+        }
     }
 
     #[test]

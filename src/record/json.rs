@@ -97,6 +97,42 @@ struct Line<'a> {
     at_most_s: Option<f64>,
 }
 
+/// What is read of a check, or of one database of a scan: most lines are checks, and most of their fields are for other
+/// readers.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct CheckLine<'a> {
+    #[serde(borrow)]
+    at: Option<Text<'a>>,
+    #[serde(borrow, rename = "type")]
+    kind_of_line: Option<Text<'a>>,
+    #[serde(borrow)]
+    mode: Option<Text<'a>>,
+    #[serde(borrow)]
+    node: Option<Text<'a>>,
+    db: Option<u32>,
+    held: bool,
+    cluster: bool,
+    write: bool,
+    ok: Option<bool>,
+    #[serde(borrow)]
+    kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    detail: Option<Text<'a>>,
+    elapsed_us: Option<u64>,
+}
+
+/// What is read of a scan.
+#[derive(Deserialize)]
+struct ScanLine<'a> {
+    #[serde(borrow)]
+    at: Option<Text<'a>>,
+    #[serde(borrow)]
+    databases: Vec<CheckLine<'a>>,
+    #[serde(default)]
+    canary: bool,
+}
+
 /// Writes a record as one JSON object, without a line end.
 pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
     // Serialisation to memory fails only for maps with other keys than text, and there are none.
@@ -228,37 +264,34 @@ fn micros(duration: Duration) -> u64 {
 /// # Errors
 /// It is not an object of the shape that is written here.
 pub fn read(line: &str, zone: &mut Zone, emit: &mut dyn FnMut(Entry)) -> Result<(), Unreadable> {
-    let line: Line<'_> = serde_json::from_str(line).map_err(|_| Unreadable)?;
-    let entry = match line.kind_of_line.as_ref().map(|kind| &*kind.0) {
-        Some("scan") => return read_scan(&line, zone, emit).ok_or(Unreadable),
-        Some("check") => read_check(&line, zone),
-        Some(mark) => read_mark(mark, &line, zone).map(Entry::Mark),
+    let check: CheckLine<'_> = serde_json::from_str(line).map_err(|_| Unreadable)?;
+    let read = match check.kind_of_line.as_ref().map(|kind| &*kind.0) {
+        Some("check") => read_check(&check, zone).map(emit),
+        Some("scan") => serde_json::from_str(line).ok().and_then(|scan| read_scan(&scan, zone, emit)),
+        Some(mark) => {
+            serde_json::from_str(line).ok().and_then(|line| read_mark(mark, &line, zone)).map(Entry::Mark).map(emit)
+        }
         None => None,
     };
-    entry.map(emit).ok_or(Unreadable)
+    read.ok_or(Unreadable)
 }
 
-fn read_scan(line: &Line<'_>, zone: &mut Zone, emit: &mut dyn FnMut(Entry)) -> Option<()> {
+fn read_scan(line: &ScanLine<'_>, zone: &mut Zone, emit: &mut dyn FnMut(Entry)) -> Option<()> {
     let at = read_stamp(&line.at, zone)?;
-    let databases = line.databases.as_ref()?;
     // Nothing of a scan that cannot be read whole is taken.
-    let verdicts: Vec<_> = databases.iter().map(|database| Some((database, read_result(database)?))).collect();
-    let verdicts: Vec<_> = verdicts.into_iter().collect::<Option<_>>()?;
+    let results: Vec<_> = line.databases.iter().map(read_result).collect::<Option<_>>()?;
     emit(Entry::BlockBegan(at));
-    if line.canary == Some(true) {
+    if line.canary {
         emit(Entry::BlockWrites);
     }
-    for (database, result) in verdicts {
+    for (database, result) in line.databases.iter().zip(results) {
         emit(Entry::Verdict { subject: read_subject(database), result, elapsed: read_elapsed(database) });
-    }
-    if let (Some(signal), Some(at)) = (&line.signal, read_stamp(&line.stopped_at, zone)) {
-        emit(Entry::Mark(Mark::Stopped { signal: Signal::named(&signal.0)?, at }));
     }
     emit(Entry::BlockEnded);
     Some(())
 }
 
-fn read_check(line: &Line<'_>, zone: &mut Zone) -> Option<Entry> {
+fn read_check(line: &CheckLine<'_>, zone: &mut Zone) -> Option<Entry> {
     Some(Entry::Check {
         at: read_stamp(&line.at, zone)?,
         mode: match line.mode.as_ref().map(|mode| &*mode.0) {
@@ -290,11 +323,11 @@ fn read_mark(kind: &str, line: &Line<'_>, zone: &mut Zone) -> Option<Mark> {
             let aspect = Aspect::ALL.into_iter().find(|aspect| aspect.as_str() == what)?;
             let text = |text: &Option<Text<'_>>| text.as_ref().map(|text| text.0.to_string());
             let change = Change { aspect, from: text(&line.from)?, to: text(&line.to)? };
-            Mark::Changed { who: read_subject(line).who, at, change }
+            Mark::Changed { who: subject_of(line).who, at, change }
         }
-        "outage_began" => Mark::OutageBegan { subject: read_subject(line), at },
+        "outage_began" => Mark::OutageBegan { subject: subject_of(line), at },
         "outage_ended" => Mark::OutageEnded {
-            subject: read_subject(line),
+            subject: subject_of(line),
             at,
             at_least: read_seconds(line.at_least_s?)?,
             at_most: match line.at_most_s {
@@ -310,17 +343,26 @@ fn read_stamp(text: &Option<Text<'_>>, zone: &mut Zone) -> Option<Stamp> {
     zone.read_rfc3339(&text.as_ref()?.0)
 }
 
-fn read_subject(line: &Line<'_>) -> Subject {
-    let who = match (&line.node, line.held, line.cluster) {
-        (Some(node), _, _) => Who::Node((&*node.0).into()),
-        (None, Some(true), _) => Who::Held,
-        (None, _, Some(true)) => Who::Cluster,
-        _ => Who::Endpoint,
-    };
-    Subject { who, db: line.db, write: line.write == Some(true) }
+fn read_subject(line: &CheckLine<'_>) -> Subject {
+    subject(&line.node, line.held, line.cluster, line.db, line.write)
 }
 
-fn read_result(line: &Line<'_>) -> Option<Result<(), Failure>> {
+fn subject_of(line: &Line<'_>) -> Subject {
+    let is = |flag: Option<bool>| flag == Some(true);
+    subject(&line.node, is(line.held), is(line.cluster), line.db, is(line.write))
+}
+
+fn subject(node: &Option<Text<'_>>, held: bool, cluster: bool, db: Option<u32>, write: bool) -> Subject {
+    let who = match (node, held, cluster) {
+        (Some(node), _, _) => Who::Node((&*node.0).into()),
+        (None, true, _) => Who::Held,
+        (None, false, true) => Who::Cluster,
+        (None, false, false) => Who::Endpoint,
+    };
+    Subject { who, db, write }
+}
+
+fn read_result(line: &CheckLine<'_>) -> Option<Result<(), Failure>> {
     if line.ok? {
         return Some(Ok(()));
     }
@@ -329,7 +371,7 @@ fn read_result(line: &Line<'_>) -> Option<Result<(), Failure>> {
     Some(Err(kind.map_or_else(|_| legacy::failure(detail), |kind| Failure::new(kind, detail))))
 }
 
-fn read_elapsed(line: &Line<'_>) -> Option<Duration> {
+fn read_elapsed(line: &CheckLine<'_>) -> Option<Duration> {
     line.elapsed_us.map(Duration::from_micros)
 }
 

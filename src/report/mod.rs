@@ -5,13 +5,20 @@ pub mod json;
 pub mod text;
 mod timeline;
 
+use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context as _, ensure};
 use hdrhistogram::Histogram;
 
 use crate::clock::Stamp;
+use crate::exit::Exit;
 use crate::ledger::{Changed, Gap, Ledger};
+use crate::logs::{self, Logs};
 use crate::outage::{Moment, Outage};
+use crate::output::Output;
+use crate::plan::ReportPlan;
 use crate::record::Subject;
 use crate::series::Span;
 
@@ -50,6 +57,10 @@ pub struct Row {
     pub outages: Vec<Outage>,
     /// Outages that are counted and not kept, since there were too many.
     pub unlisted: u64,
+    /// When it was not observed.
+    pub gaps: Arc<[Gap]>,
+    /// When it was first and last observed, and all that was like it.
+    pub span: Option<(Moment, Moment)>,
 }
 
 /// All of it.
@@ -63,7 +74,6 @@ pub struct Report {
     pub failures: u64,
     /// Time in which nothing was observed: breaks, and while the process or its machine did not run.
     pub unobserved: Duration,
-    pub gaps: Vec<Gap>,
     pub latency: Option<Latency>,
     pub rows: Vec<Row>,
     pub changes: Vec<Changed>,
@@ -123,6 +133,8 @@ fn name_of(rows: &[Row]) -> String {
 
 impl From<Ledger> for Report {
     fn from(ledger: Ledger) -> Self {
+        let span = ledger.first.zip(ledger.last);
+        let gaps: Arc<[Gap]> = ledger.gaps.into();
         let rows = ledger.accounts.into_iter().map(|(subject, account)| Row {
             subject,
             checks: account.history.checks,
@@ -131,13 +143,14 @@ impl From<Ledger> for Report {
             latency: account.latency.as_deref().and_then(Latency::of),
             outages: account.history.outages().cloned().collect(),
             unlisted: account.history.unlisted,
+            gaps: gaps.clone(),
+            span,
         });
         Report {
-            span: ledger.first.zip(ledger.last),
+            span,
             checks: ledger.checks,
             failures: ledger.failures,
             unobserved: ledger.unobserved,
-            gaps: ledger.gaps,
             latency: ledger.latency.as_deref().and_then(Latency::of),
             rows: rows.collect(),
             changes: ledger.changes,
@@ -145,6 +158,102 @@ impl From<Ledger> for Report {
             ..Report::default()
         }
     }
+}
+
+impl From<Logs> for Report {
+    fn from(logs: Logs) -> Self {
+        let (dbs, cycles) = (Report::from(logs.dbs), Report::from(logs.cycles));
+        let mut report = match (dbs.span, cycles.span) {
+            (_, None) => dbs.with_changes(cycles.changes),
+            (None, _) => cycles,
+            (Some(_), Some(_)) => dbs.beside(cycles),
+        };
+        report.skipped_lines = logs.skipped_lines;
+        report
+    }
+}
+
+impl Report {
+    fn with_changes(mut self, changes: Vec<Changed>) -> Self {
+        self.changes.extend(changes);
+        self
+    }
+
+    /// Both, where the one fills gaps of the other.
+    fn beside(self, other: Report) -> Report {
+        let spans = [&self, &other].map(|report| report.span);
+        let first = spans.iter().flatten().map(|(first, _)| *first).min_by_key(|moment| moment.since);
+        let last = spans.iter().flatten().map(|(_, last)| *last).max_by_key(|moment| moment.since);
+        let observed = observed(self.observed().chain(other.observed()).collect());
+        let whole = first.zip(last).map_or(Duration::ZERO, |(first, last)| last.since - first.since);
+        Report {
+            span: first.zip(last),
+            checks: self.checks + other.checks,
+            failures: self.failures + other.failures,
+            unobserved: whole.saturating_sub(observed),
+            // Their checks take unlike times: one of all databases, the other of one.
+            latency: other.latency.or(self.latency),
+            points: if other.points.is_empty() { self.points } else { other.points },
+            rows: other.rows.into_iter().chain(self.rows).collect(),
+            changes: other.changes,
+            ..Report::default()
+        }
+    }
+
+    /// The times between gaps.
+    fn observed(&self) -> impl Iterator<Item = (Duration, Duration)> {
+        let gaps = self.rows.first().map(|row| row.gaps.clone()).unwrap_or_default();
+        let (first, last) =
+            self.span.map_or((Duration::ZERO, Duration::ZERO), |(first, last)| (first.since, last.since));
+        let begins = std::iter::once(first).chain(gaps.iter().map(|gap| gap.to.since).collect::<Vec<_>>());
+        let ends = gaps.iter().map(|gap| gap.from.since).collect::<Vec<_>>().into_iter().chain([last]);
+        begins.zip(ends)
+    }
+}
+
+/// How long all of these times are together, without what they share.
+fn observed(mut times: Vec<(Duration, Duration)>) -> Duration {
+    times.sort_unstable();
+    let (mut sum, mut end) = (Duration::ZERO, Duration::ZERO);
+    for (from, to) in times {
+        sum += to.saturating_sub(from.max(end));
+        end = end.max(to);
+    }
+    sum
+}
+
+/// Reads logs and shows what they come to.
+///
+/// # Errors
+/// There is nothing to read, or the page cannot be written.
+pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
+    let output = Output::direct();
+    let mut unreadable = |line: &str| {
+        if plan.verbose {
+            output.notice(line);
+        }
+    };
+    let logs = logs::read(&plan.paths, plan.range, plan.utc, &mut unreadable)?;
+    let report = Report::from(logs);
+    ensure!(
+        report.checks > 0,
+        "no check was found in {}{}; name other logs, or another --since and --until",
+        plan.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
+        if report.skipped_lines > 0 {
+            format!(", {} lines cannot be read", report.skipped_lines)
+        } else {
+            String::new()
+        }
+    );
+    if let Some(path) = &plan.html {
+        fs::write(path, html::render(&report)?)
+            .with_context(|| format!("--html: cannot write {}; name a file that can be written", path.display()))?;
+    }
+    match plan.json {
+        true => output.line(json::render(&report)),
+        false => output.line(text::render(&report, &text::Look::of_standard_output())),
+    }
+    Ok(if report.outages() > 0 { Exit::Failed } else { Exit::Healthy })
 }
 
 /// A moment as the report prints it: with milliseconds where they are known.

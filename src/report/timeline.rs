@@ -27,8 +27,9 @@ pub fn bar(report: &Report, row: &Row, cells: usize) -> Vec<State> {
             let end = outage.first_success_after.unwrap_or(outage.last_failure).since;
             touches(outage.first_failure.since, end)
         });
-        let gap = report.gaps.iter().any(|gap| gap.from.since <= from && gap.to.since >= to && from < to);
-        match (down, gap) {
+        let gap = row.gaps.iter().any(|gap| gap.from.since <= from && gap.to.since >= to && from < to);
+        let outside = row.span.is_none_or(|(first, last)| to < first.since || from > last.since);
+        match (down, gap || outside) {
             (true, _) => State::Down,
             (false, true) => State::Unobserved,
             (false, false) => State::Up,

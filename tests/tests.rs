@@ -6,6 +6,8 @@ mod cycles;
 mod dbs;
 mod faults;
 mod hostile;
+#[cfg(feature = "iam")]
+mod iam;
 mod login;
 mod records;
 mod report;

@@ -9,6 +9,8 @@ mod hostile;
 #[cfg(feature = "iam")]
 mod iam;
 mod login;
+mod page;
+mod parsers;
 mod records;
 mod report;
 mod tls;

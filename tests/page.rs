@@ -13,7 +13,7 @@ use chrono::{DateTime, TimeDelta};
 use crate::support::env::TestEnv;
 
 /// Looks at the page in a frame of 400 px and says what it found: a page of ours must not run a script itself.
-const PROBE: &str = "<!doctype html><body><iframe src='/page' style='width:400px;height:800px;border:0'></iframe><script>
+const PROBE: &str = "<!doctype html><link rel=icon href='data:,'><body><iframe src='/page' style='width:400px;height:800px;border:0'></iframe><script>
     addEventListener('load', () => {
         const frame = document.querySelector('iframe').contentWindow, page = frame.document;
         const found = {

@@ -26,6 +26,13 @@ impl Stamp {
         self.at.to_rfc3339_opts(SecondsFormat::Millis, false)
     }
 
+    /// The moment `by` after this one.
+    #[must_use]
+    pub fn later(self, by: Duration) -> Self {
+        let by = TimeDelta::from_std(by).unwrap_or_default();
+        Stamp { at: self.at.checked_add_signed(by).unwrap_or(self.at), ..self }
+    }
+
     /// The moment `by` before this one.
     #[must_use]
     pub fn earlier(self, by: Duration) -> Self {

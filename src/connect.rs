@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::failure::{Failure, Kind, Phase};
+use crate::record::Contact;
 use crate::resolve::Resolver;
 use crate::target::{Credentials, Endpoint, Secret, Target};
 use crate::tls;
@@ -29,6 +30,9 @@ const MAX_REPLY: usize = 64 << 10;
 
 /// How much is read at once: the codec alone would begin with 64 bytes.
 const READ_AHEAD: usize = 16 << 10;
+
+/// A deadline that is noticed later than this was missed by us, not by the server.
+const STALLED: Duration = Duration::from_millis(100);
 
 /// When a check must be over, and how long it had in all.
 #[derive(Clone, Copy, Debug)]
@@ -43,12 +47,20 @@ impl Deadline {
         Deadline { at: Instant::now() + limit, limit }
     }
 
+    /// A deadline at the moment `at`, for what had `limit` in all.
+    pub fn at(at: Instant, limit: Duration) -> Self {
+        Deadline { at, limit }
+    }
+
     /// This deadline, or the moment `at` if that comes first.
     pub fn no_later_than(self, at: Instant) -> Self {
         Deadline { at: self.at.min(at), ..self }
     }
 
     /// Waits for `work` until the deadline.
+    ///
+    /// Time in which this process did not run is not the server's: when the deadline is noticed late, as after a
+    /// suspension, the work gets that time once more, though no more than it had in all.
     ///
     /// # Errors
     /// The work's own failure, or one of kind `timeout` that names `phase`.
@@ -57,7 +69,13 @@ impl Deadline {
         phase: impl FnOnce() -> Phase,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Failure> {
-        match tokio::time::timeout_at(self.at, work).await {
+        let mut work = std::pin::pin!(work);
+        let mut done = tokio::time::timeout_at(self.at, &mut work).await;
+        let late = self.at.elapsed();
+        if done.is_err() && late > STALLED {
+            done = tokio::time::timeout(late.min(self.limit), work).await;
+        }
+        match done {
             Ok(done) => done.map_err(Into::into),
             Err(_) => Err(Failure::timeout(&phase(), self.limit)),
         }
@@ -81,72 +99,81 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub struct Connection {
     stream: Metered,
     decoder: Decoder<AnySendSyncPartialState, PointerOffset<[u8]>>,
-    /// The address that answered; none for a Unix socket.
-    pub peer: Option<SocketAddr>,
-    pub timings: Timings,
 }
 
 impl Connection {
-    /// Opens a connection to `target` before `deadline`.
+    /// Opens a connection to `target` before `deadline`. What becomes known on the way is in `contact`, also of a
+    /// connection that does not open.
     ///
     /// # Errors
     /// The failure of the first phase that failed.
-    pub async fn open(target: &Target, resolver: &Resolver, deadline: Deadline) -> Result<Self, Failure> {
-        let mut timings = Timings::default();
-        let (stream, peer): (Box<dyn Stream>, _) = match &target.endpoint {
+    pub async fn open(
+        target: &Target,
+        resolver: &Resolver,
+        deadline: Deadline,
+        contact: &mut Contact,
+    ) -> Result<Self, Failure> {
+        let Contact { timings, peer, addresses: known, .. } = contact;
+        let stream: Box<dyn Stream> = match &target.endpoint {
             Endpoint::Unix(path) => {
                 let start = Instant::now();
                 let phase = || Phase::Connect(path.display().to_string());
-                let stream = deadline.bound(phase, UnixStream::connect(path)).await?;
+                let opened = deadline.bound(phase, UnixStream::connect(path)).await;
                 timings.connect = start.elapsed();
-                (Box::new(stream), None)
+                Box::new(opened?)
             }
             Endpoint::Tcp { host, port } => {
                 let start = Instant::now();
                 let phase = || Phase::Resolve(host.clone());
-                let addresses = deadline.bound(phase, resolver.resolve(host, *port)).await?;
+                let addresses = deadline.bound(phase, resolver.resolve(host, *port)).await;
                 timings.resolve = start.elapsed();
-                debug!("{host} is {addresses:?}, after {:?}", timings.resolve);
+                let addresses = addresses?;
+                *known = addresses.iter().map(SocketAddr::ip).collect();
+                if host.parse::<IpAddr>().is_err() {
+                    debug!("{host} is {known:?}, after {:?}", timings.resolve);
+                }
                 let start = Instant::now();
-                let stream = dial(&addresses, deadline).await?;
+                let stream = dial(&addresses, deadline, peer).await;
                 timings.connect = start.elapsed();
-                let peer = stream.peer_addr()?;
+                let stream = stream?;
                 // Requests are single writes; waiting to fill a packet would only delay the last one.
                 stream.set_nodelay(true)?;
-                debug!("connected to {peer} after {:?}", timings.connect);
-                let stream: Box<dyn Stream> = match &target.tls {
+                let address = stream.peer_addr()?;
+                debug!("connected to {address} after {:?}", timings.connect);
+                match &target.tls {
                     None => Box::new(stream),
                     Some(tls) => {
                         let start = Instant::now();
-                        let phase = || Phase::Tls(peer.to_string());
+                        let phase = || Phase::Tls(address.to_string());
                         let patience = deadline.at.saturating_duration_since(start) / 2;
                         let handshake = async {
                             tokio::select! {
                                 done = tls.handshake(stream) => done,
-                                failure = tls::unmask_plain_server(peer, patience) => Err(failure),
+                                failure = tls::unmask_plain_server(address, patience) => Err(failure),
                             }
                         };
-                        let stream = deadline.bound(phase, handshake).await?;
+                        let stream = deadline.bound(phase, handshake).await;
                         timings.tls = start.elapsed();
+                        let stream = stream?;
                         debug!("{} after {:?}", tls::agreement(&stream), timings.tls);
                         Box::new(stream)
                     }
-                };
-                (stream, Some(peer))
+                }
             }
         };
-        let mut connection = Connection { peer, timings, ..Connection::over(stream) };
+        let mut connection = Connection::over(stream);
         if let Some(login) = &target.login {
             let start = Instant::now();
             let credentials = login.credentials();
-            if let Err(failure) = connection.authenticate(&credentials, deadline).await {
+            let authenticated = connection.authenticate(&credentials, deadline).await;
+            timings.auth = start.elapsed();
+            if let Err(failure) = authenticated {
                 if failure.is_wrong_password() {
                     login.refused(&credentials);
                 }
                 return Err(without(&credentials.password, failure));
             }
-            connection.timings.auth = start.elapsed();
-            debug!("authenticated after {:?}", connection.timings.auth);
+            debug!("authenticated after {:?}", timings.auth);
         }
         Ok(connection)
     }
@@ -154,7 +181,7 @@ impl Connection {
     /// Speaks over a stream that is open already.
     pub fn over(stream: impl Stream + 'static) -> Self {
         let stream = Metered::new(Box::new(stream));
-        Connection { stream, decoder: Decoder::new(), peer: None, timings: Timings::default() }
+        Connection { stream, decoder: Decoder::new() }
     }
 
     /// AUTH, with the two-argument form for ACL users (Redis 6 and newer).
@@ -239,9 +266,14 @@ impl Connection {
 /// The first address of `addresses` that accepts, tried in order.
 ///
 /// Each gets an equal share of the time that is left, so that one which drops packets does not hide the next.
-async fn dial(addresses: &[SocketAddr], deadline: Deadline) -> Result<TcpStream, Failure> {
+async fn dial(
+    addresses: &[SocketAddr],
+    deadline: Deadline,
+    dialled: &mut Option<SocketAddr>,
+) -> Result<TcpStream, Failure> {
     let mut failure = None;
     for (tried, address) in addresses.iter().enumerate() {
+        *dialled = Some(*address);
         let left = deadline.at.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         let phase = || {

@@ -26,7 +26,7 @@ use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::ordered::Ordered;
 use crate::outage::{Moment, Transition};
-use crate::output::Output;
+use crate::output::{Output, Patience};
 use crate::plan::{CyclesPlan, Plan};
 use crate::record::{Destination, Log, Mark, Mode, Record, Subject, Who, seconds};
 use crate::report::{self, Report, text::Look};
@@ -54,14 +54,19 @@ const TOLERANCE: Duration = Duration::from_millis(100);
 pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Result<Exit> {
     let output = Output::thread();
     if plan.verbose {
-        crate::explain::start();
+        crate::explain::start(&output);
     }
     for warning in &plan.warnings {
         output.notice(warning);
     }
+    // Before anybody is asked for a password; but nothing is made while what was given may still be wrong.
+    let held = plan.log.folder.is_dir().then(|| lock(&plan.log.folder, &output)).transpose()?;
     let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
     let login = Login::fetch(plan.login.clone(), output.clone()).await?;
-    let _lock = lock(&plan.log.folder, &output)?;
+    let _lock = match held {
+        Some(lock) => lock,
+        None => lock(&plan.log.folder, &output)?,
+    };
     let notify = output.clone();
     let log =
         Log::open(&plan.log, &[Destination::Success, Destination::Error], Arc::new(move |text| notify.notice(text)))?;
@@ -85,7 +90,7 @@ pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Res
     run.say(announcement);
     run.show_said();
     let signal = run.follow(schedule, signals).await;
-    let report = run.summarise();
+    let report = run.summarise(if signal.is_some() { Patience::Brief } else { Patience::Long });
     Ok(Exit::of_run(signal, report.lost, report.failures))
 }
 
@@ -104,10 +109,11 @@ fn lock(folder: &Path, output: &Output) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Checks that hang overlap, and each holds a connection: as many as start within one timeout.
+/// Checks that hang overlap, and each holds a connection: as many as start within the time that one may take.
 fn raise_open_files(plan: &Plan, schedule: &Schedule) {
     use rustix::process::{Resource, getrlimit, setrlimit};
-    let overlapping = plan.timeout.as_nanos() / schedule.interval.as_nanos();
+    let longest = if matches!(plan.databases, Databases::One(_)) { plan.timeout } else { plan.deadline };
+    let overlapping = longest.as_nanos() / schedule.interval.as_nanos();
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| u128::from(current) < overlapping + 64) {
         limit.current = limit.maximum;
@@ -178,6 +184,8 @@ struct Run {
     /// Lines that wait to be shown together.
     said: String,
     metrics: Option<Metrics>,
+    /// The metrics file could not be written the last time, which was said.
+    metrics_fail: bool,
     status: Status,
     start: Instant,
     /// How many checks were started.
@@ -187,6 +195,9 @@ struct Run {
     news: UnboundedReceiver<News>,
     lanes: BTreeMap<Who, Lane>,
     ledger: Ledger,
+    /// When the run began, and the last check.
+    started_at: Moment,
+    last_check: Option<Moment>,
     missed: Option<Missed>,
     missed_in_all: u64,
     /// For how long the machine had been suspended when the last check began.
@@ -219,6 +230,7 @@ impl Run {
             output,
             said: String::new(),
             metrics,
+            metrics_fail: false,
             status: Status::default(),
             start: Instant::now(),
             started: 0,
@@ -227,6 +239,8 @@ impl Run {
             news,
             lanes: BTreeMap::new(),
             ledger: Ledger::default(),
+            started_at: Moment { stamp: clock.now(), since: Duration::ZERO },
+            last_check: None,
             missed: None,
             missed_in_all: 0,
             suspended,
@@ -264,6 +278,7 @@ impl Run {
                 Some(news) = self.news.recv() => self.take(news),
             }
         }
+        self.say_missed();
         self.mark(Mark::AllFinished { at: self.clock.now() });
         None
     }
@@ -277,8 +292,11 @@ impl Run {
     fn act(&mut self, event: Event, due: Instant, schedule: &Schedule) {
         let late = due.elapsed();
         match event {
-            Event::CheckStarts if late >= schedule.interval.max(TOLERANCE) => {
-                let since = self.now().earlier(late);
+            Event::CheckStarts if self.is_lost(late, schedule.interval) => {
+                // What was lost begins behind the last check that was made.
+                let last = self.last_check.unwrap_or(self.started_at);
+                let due = self.now().earlier(late);
+                let since = if due.since < last.since { last } else { due };
                 self.missed.get_or_insert(Missed { since, count: 0 }).count += 1;
             }
             Event::CheckStarts => {
@@ -287,19 +305,18 @@ impl Run {
                 self.check();
             }
             Event::CycleStarts(cycle) => {
-                self.say_missed();
                 (self.status.cycle, self.status.in_break) = (cycle, false);
-                let at = self.clock.now();
+                // While this process did not run, a cycle began when it was due all the same.
+                let at = if late >= TOLERANCE { self.clock.now().earlier(late) } else { self.clock.now() };
                 self.mark(Mark::CycleStarted { cycle, at });
                 if cycle == 1 && self.scanner.canary.is_some() {
                     self.mark(Mark::Canary { at });
                 }
             }
             Event::CycleEnds(cycle) => {
-                self.say_missed();
                 if cycle < schedule.cycles {
                     self.status.in_break = true;
-                    let now = self.now();
+                    let now = if late >= TOLERANCE { self.now().earlier(late) } else { self.now() };
                     self.mark(Mark::CycleCompleted { cycle, pause: schedule.pause, at: now.stamp });
                     if !schedule.pause.is_zero() {
                         self.gap.get_or_insert(now);
@@ -309,6 +326,12 @@ impl Run {
         }
     }
 
+    /// Whether a check that is late by so much is lost. Once one is, so are all that are overdue: there is no burst of
+    /// those that a busy machine could just have made.
+    fn is_lost(&self, late: Duration, interval: Duration) -> bool {
+        late >= interval && (late >= TOLERANCE || self.missed.is_some())
+    }
+
     /// Starts the checks of one tick.
     fn check(&mut self) {
         self.started += 1;
@@ -316,6 +339,7 @@ impl Run {
         if let Some(from) = self.gap.take() {
             self.ledger.gap(Gap { from, to: at });
         }
+        self.last_check = Some(at);
         let tick = Tick { number: self.started, at, gaps: self.ledger.gap_count };
         let scanner = self.scanner.clone();
         self.launch(Who::Endpoint, tick, |mut tell| async move { scanner.run(&mut *tell).await });
@@ -401,7 +425,7 @@ impl Run {
 
     fn fold(&mut self, who: &Who, tick: Tick, outcome: &Outcome) {
         let (at, details) = (tick.at.stamp, &outcome.details);
-        for change in self.lane(who).observed.update(details.peer, &details.identity) {
+        for change in self.lane(who).observed.update(&details.connection) {
             self.ledger.change(Changed { who: who.clone(), at, change: change.clone() });
             self.mark(Mark::Changed { who: who.clone(), at, change });
         }
@@ -416,9 +440,13 @@ impl Run {
         for (subject, transition) in transitions {
             self.mark(match transition {
                 Transition::Began => Mark::OutageBegan { subject, at },
-                Transition::Ended(outage) => {
-                    Mark::OutageEnded { subject, at, at_least: outage.at_least(), at_most: outage.at_most() }
-                }
+                Transition::Ended(outage) => Mark::OutageEnded {
+                    subject,
+                    // The server may have come back while this check waited for it.
+                    at: at.later(details.elapsed),
+                    at_least: outage.at_least(),
+                    at_most: outage.at_most(),
+                },
             });
         }
     }
@@ -485,14 +513,17 @@ impl Run {
         self.output.status(self.status.line());
     }
 
-    /// Writes the metrics file, if one was asked for. That it cannot be written is said once.
+    /// Writes the metrics file, if one was asked for. That it cannot be written is said once, until it can be again.
     fn write_metrics(&mut self, write: fn(&mut Metrics, Stamp) -> io::Result<()>) {
         let Some(metrics) = &mut self.metrics else { return };
-        if let Err(error) = write(metrics, self.clock.now()) {
+        let written = write(metrics, self.clock.now());
+        if let Err(error) = &written
+            && !self.metrics_fail
+        {
             let path = metrics.path().display();
-            self.output.notice(format_args!("--metrics-file: cannot write {path}: {error}; it is given up"));
-            self.metrics = None;
+            self.output.notice(format_args!("--metrics-file: cannot write {path}: {error}; trying on"));
         }
+        self.metrics_fail = written.is_err();
     }
 
     fn mark(&mut self, mark: Mark) {
@@ -518,7 +549,7 @@ impl Run {
     }
 
     /// Shows what the whole run came to.
-    fn summarise(mut self) -> Report {
+    fn summarise(mut self, patience: Patience) -> Report {
         self.write_metrics(Metrics::write);
         let report = Report {
             endpoint: Some(self.scanner.target.endpoint.to_string()),
@@ -528,11 +559,11 @@ impl Run {
             ..Report::from(std::mem::take(&mut self.ledger))
         };
         self.show_said();
-        match self.json {
-            true => self.output.line(report::json::render(&report)),
-            false => self.output.line(format_args!("\n{}", report::text::render(&report, &Look::of_standard_output()))),
-        }
-        self.output.finish();
+        let last = match self.json {
+            true => report::json::render(&report),
+            false => format!("\n{}", report::text::render(&report, &Look::of_standard_output())),
+        };
+        self.output.finish(last, patience);
         report
     }
 }

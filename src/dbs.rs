@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::canary::Canary;
 use crate::exit::Exit;
-use crate::failure::{Failure, Kind};
+use crate::failure::Kind;
 use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::output::{Output, scan_bar};
@@ -31,7 +31,7 @@ use crate::tls::Tls;
 pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit> {
     let output = Output::direct();
     if plan.verbose {
-        crate::explain::start();
+        crate::explain::start(&output);
     }
     for warning in &plan.warnings {
         output.notice(warning);
@@ -56,8 +56,10 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         settled: AtomicU64::new(0),
     };
     let (at, start) = (plan.clock.now(), Instant::now());
-    let mut outcomes = Vec::new();
-    let mut emit = |outcome| outcomes.push(outcome);
+    let mut checks = Vec::new();
+    let mut emit = |Outcome { db, write, result, details }| {
+        checks.push(Verdict { subject: Subject::db(db).writing(write), result, details });
+    };
     let signal = tokio::select! {
         biased;
         // First, so that replies which came before a signal are not lost to it.
@@ -69,42 +71,43 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
 
     if let Some(path) = plan.metrics {
         let mut metrics = Metrics::new(path, scanner.target.endpoint.to_string());
-        for outcome in &outcomes {
-            let failure = outcome.result.as_ref().err();
-            metrics.observe(&subject(outcome), at, outcome.details.elapsed, failure, plan.canary);
+        for Verdict { subject, result, details } in &checks {
+            metrics.observe(subject, at, details.elapsed, result.as_ref().err(), plan.canary);
         }
         if let Err(error) = metrics.write(plan.clock.now()) {
             output.notice(format_args!("--metrics-file: cannot write {}: {error}", metrics.path().display()));
         }
     }
     let stopped = signal.map(|signal| (signal, plan.clock.now()));
-    let failures = outcomes.iter().filter(|outcome| outcome.result.is_err()).count() as u64;
-    let verdict = |outcome: &Outcome| Verdict {
-        subject: subject(outcome),
-        result: outcome.result.clone(),
-        details: outcome.details.clone(),
-    };
-    let checks = outcomes.iter().map(verdict).collect();
-    let block = Record::Scan { at, checks, took, canary: plan.canary, stopped };
-    log.write(&block);
-    for outcome in outcomes.iter().filter(|outcome| outcome.result.is_err()) {
-        log.write(&Record::Check {
+    let failed: Vec<_> = checks
+        .iter()
+        .filter(|check| check.result.is_err())
+        .map(|Verdict { subject, result, details }| Record::Check {
             at,
             mode: Mode::Dbs,
-            subject: subject(outcome),
+            subject: subject.clone(),
             count: 1,
-            result: outcome.result.clone(),
-            details: outcome.details.clone(),
-        });
+            result: result.clone(),
+            details: details.clone(),
+        })
+        .collect();
+    let failures = failed.len() as u64;
+    let mut summary = summary(&checks, &scanner.target.endpoint.to_string(), took);
+    if let Some((signal, _)) = stopped {
+        let left = scanner.databases.count().map_or(0, |count| count.saturating_sub(checks.len() as u64));
+        let _ = write!(summary, "; stopped by {signal}, {left} not checked");
     }
+    let folded = folded_failures(&checks);
+    let block = Record::Scan { at, checks, took, canary: plan.canary, stopped };
+    log.write(&block);
+    log.write_together(&failed);
 
-    let summary = summary(&outcomes, &scanner.target.endpoint.to_string(), took);
     if json {
         output.line(block.in_format(Format::Json));
     } else if !quiet {
         output.line(format_args!("{block}\n{summary}"));
     } else if failures > 0 || signal.is_some() {
-        for line in folded_failures(&outcomes) {
+        for line in folded {
             output.notice(line);
         }
         output.notice(summary);
@@ -113,10 +116,6 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         output.notice(format_args!("records that could not be written: {}", log.lost()));
     }
     Ok(Exit::of_run(signal, log.lost(), failures))
-}
-
-fn subject(outcome: &Outcome) -> Subject {
-    Subject::db(outcome.db).writing(outcome.write)
 }
 
 /// Draws a bar while a scan takes longer than a second; never ends.
@@ -141,18 +140,18 @@ impl Drop for ClearedBar {
 }
 
 /// `cache.example:6379: 16 databases checked in 1.3 ms, 14 running, 2 not running (timeout 1, reset 1)`.
-fn summary(outcomes: &[Outcome], endpoint: &str, took: Duration) -> String {
+fn summary(checks: &[Verdict], endpoint: &str, took: Duration) -> String {
     let mut kinds = BTreeMap::<Kind, u64>::new();
-    for failure in outcomes.iter().filter_map(|outcome| outcome.result.as_ref().err()) {
+    for failure in checks.iter().filter_map(|check| check.result.as_ref().err()) {
         *kinds.entry(failure.kind).or_default() += 1;
     }
     let failed: u64 = kinds.values().sum();
     let millis = took.as_secs_f64() * 1000.0;
-    let plural = if outcomes.len() == 1 { "database" } else { "databases" };
+    let plural = if checks.len() == 1 { "database" } else { "databases" };
     let mut text = format!(
         "{endpoint}: {} {plural} checked in {millis:.1} ms, {} running",
-        outcomes.len(),
-        outcomes.len() as u64 - failed
+        checks.len(),
+        checks.len() as u64 - failed
     );
     if failed > 0 {
         let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
@@ -162,38 +161,32 @@ fn summary(outcomes: &[Outcome], endpoint: &str, took: Duration) -> String {
 }
 
 /// Neighbours that failed alike share a line: `DB 0-15: NOT RUNNING (refused: Connection refused)`.
-fn folded_failures(outcomes: &[Outcome]) -> Vec<String> {
-    let alike = |a: &Outcome, b: &Outcome| (a.write, &a.result) == (b.write, &b.result) && b.db == a.db + 1;
-    let line = |first: &Outcome, last: &Outcome, failure: &Failure| {
-        let range = if first.db == last.db { first.db.to_string() } else { format!("{}-{}", first.db, last.db) };
-        let write = if first.write { " WRITE" } else { "" };
-        format!("DB {range}{write}: NOT RUNNING ({failure})")
+fn folded_failures(checks: &[Verdict]) -> Vec<String> {
+    let alike = |a: &Verdict, b: &Verdict| a.result == b.result && a.subject.is_before(&b.subject);
+    let line = |run: &[Verdict]| {
+        let failure = run.first()?.result.as_ref().err()?;
+        Some(format!("{}: NOT RUNNING ({failure})", Subject::range(run.iter().map(|check| &check.subject))))
     };
-    outcomes
-        .chunk_by(alike)
-        .filter_map(|run| {
-            let (first, last) = (run.first()?, run.last()?);
-            Some(line(first, last, first.result.as_ref().err()?))
-        })
-        .collect()
+    checks.chunk_by(alike).filter_map(line).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Failure;
     use crate::record::Details;
 
     #[test]
     fn neighbours_that_failed_alike_share_a_line() {
         let refused = || Err(Failure::new(Kind::Refused, "Connection refused"));
         let results = [refused(), refused(), Ok(()), refused(), Err(Failure::new(Kind::Reset, "x"))];
-        let outcomes: Vec<_> = results
+        let checks: Vec<_> = results
             .into_iter()
             .zip(0..)
-            .map(|(result, db)| Outcome { db, write: false, result, details: Details::default() })
+            .map(|(result, db)| Verdict { subject: Subject::db(db), result, details: Details::default() })
             .collect();
         assert_eq!(
-            folded_failures(&outcomes),
+            folded_failures(&checks),
             [
                 "DB 0-1: NOT RUNNING (refused: Connection refused)",
                 "DB 3: NOT RUNNING (refused: Connection refused)",
@@ -201,7 +194,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            summary(&outcomes, "h:1", Duration::from_micros(1340)),
+            summary(&checks, "h:1", Duration::from_micros(1340)),
             "h:1: 5 databases checked in 1.3 ms, 1 running, 4 not running (refused 3, reset 1)"
         );
     }

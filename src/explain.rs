@@ -10,13 +10,16 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
+use crate::output::Output;
+
 /// Shows this crate's debug events on standard error for the rest of the process.
-pub fn start() {
+pub fn start(output: &Output) {
+    let output = output.clone();
     let layer = tracing_subscriber::fmt::layer()
         .log_internal_errors(false)
         .with_ansi(false)
         .event_format(Explanation)
-        .with_writer(io::stderr)
+        .with_writer(move || Lines(output.clone()))
         .with_filter(filter_fn(|metadata| {
             metadata.target().starts_with("redis_health") && *metadata.level() <= Level::DEBUG
         }));
@@ -24,7 +27,21 @@ pub fn start() {
     let _ = tracing::subscriber::set_global_default(Registry::default().with(layer));
 }
 
-/// `redis-health: connected to 10.0.1.5:6379 after 412µs`.
+/// Each event is written at once, as one line, and goes the way of all notices: a reader that pauses delays no check.
+struct Lines(Output);
+
+impl io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.notice(String::from_utf8_lossy(line).trim_end());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `connected to 10.0.1.5:6379 after 412µs`.
 struct Explanation;
 
 impl<S, N> FormatEvent<S, N> for Explanation
@@ -33,7 +50,6 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        write!(writer, "redis-health: ")?;
         context.field_format().format_fields(writer.by_ref(), event)?;
         writeln!(writer)
     }

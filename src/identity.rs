@@ -1,10 +1,13 @@
 //! Who answered: role, engine and run id of a server, as ROLE and INFO tell, and what changed from one check to the
 //! next.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 
 use redis::Value;
+
+use crate::record::Contact;
 
 /// A server's part in replication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,17 +122,27 @@ pub struct Change {
     pub to: String,
 }
 
+/// How many servers behind one name are remembered.
+const REMEMBERED: usize = 64;
+
 /// What an endpoint last told of itself. What a check did not tell is taken to be as before.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
-    address: Option<SocketAddr>,
-    identity: Identity,
+    address: Option<IpAddr>,
+    /// By address: a name may have several, and its answers come in any order. Without an address, a Unix socket's.
+    identities: BTreeMap<Option<IpAddr>, Identity>,
 }
 
 impl Observed {
     /// Takes what a check told and returns what that changed.
-    pub fn update(&mut self, address: Option<SocketAddr>, identity: &Identity) -> Vec<Change> {
+    ///
+    /// A name that moved is compared with what was behind it before. Where it has several addresses at once, each is
+    /// compared with itself.
+    pub fn update(&mut self, contact: &Contact) -> Vec<Change> {
         let mut changes = Vec::new();
+        let before = self.address;
+        let address = contact.peer.map(|peer| peer.ip()).or(before);
+        let moved = before.filter(|before| address != Some(*before) && !contact.addresses.contains(before));
         let mut compare = |aspect, from: Option<String>, to: Option<String>| {
             if let (Some(from), Some(to)) = (from, to)
                 && from != to
@@ -137,28 +150,28 @@ impl Observed {
                 changes.push(Change { aspect, from, to });
             }
         };
-        let ip = |address: SocketAddr| address.ip().to_string();
-        let moved = matches!((self.address, address), (Some(from), Some(to)) if from != to);
-        compare(Aspect::Address, self.address.map(ip), address.map(ip));
-        compare(
-            Aspect::Role,
-            self.identity.role.map(|role| role.to_string()),
-            identity.role.map(|role| role.to_string()),
-        );
-        compare(Aspect::Engine, self.identity.engine_and_version(), identity.engine_and_version());
+        compare(Aspect::Address, moved.map(|ip| ip.to_string()), address.map(|ip| ip.to_string()));
+        let known = self.identities.get(&if moved.is_some() { before } else { address }).cloned().unwrap_or_default();
+        let told = &contact.identity;
+        compare(Aspect::Role, known.role.map(|role| role.to_string()), told.role.map(|role| role.to_string()));
+        compare(Aspect::Engine, known.engine_and_version(), told.engine_and_version());
         // Another server has another run id; only at the same address does that mean a restart.
-        if !moved {
-            compare(Aspect::RunId, self.identity.run_id.clone(), identity.run_id.clone());
+        if moved.is_none() {
+            compare(Aspect::RunId, known.run_id.clone(), told.run_id.clone());
         }
-        self.address = address.or(self.address);
-        self.identity.role = identity.role.or(self.identity.role);
-        if identity.engine.is_some() {
-            self.identity.engine.clone_from(&identity.engine);
-            self.identity.version.clone_from(&identity.version);
+        self.address = address;
+        if self.identities.len() >= REMEMBERED && !self.identities.contains_key(&address) {
+            self.identities.clear();
         }
-        if identity.run_id.is_some() || moved {
-            self.identity.run_id.clone_from(&identity.run_id);
-        }
+        let run_id = if moved.is_some() { None } else { known.run_id.clone() };
+        let engine = if told.engine.is_some() { told } else { &known };
+        let now = Identity {
+            role: told.role.or(known.role),
+            engine: engine.engine.clone(),
+            version: engine.version.clone(),
+            run_id: told.run_id.clone().or(run_id),
+        };
+        self.identities.insert(address, now);
         changes
     }
 }
@@ -199,18 +212,30 @@ mod tests {
 
     #[test]
     fn changes_are_what_differs_from_the_last_that_was_told() {
-        let address = |text: &str| Some(text.parse().unwrap());
+        let contact = |peer: Option<&str>, addresses: &[&str], identity: &Identity| Contact {
+            peer: peer.map(|ip| format!("{ip}:6379").parse().unwrap()),
+            addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+            identity: identity.clone(),
+            ..Contact::default()
+        };
         let server =
             |role, run_id: &str| Identity { role: Some(role), run_id: Some(run_id.into()), ..Identity::default() };
         let aspects = |changes: Vec<Change>| changes.into_iter().map(|change| change.aspect).collect::<Vec<_>>();
-        let (old, new) = (address("10.0.1.5:6379"), address("10.0.2.9:6379"));
+        let (old, new) = ("10.0.1.5", "10.0.2.9");
         let mut observed = Observed::default();
-        assert_eq!(aspects(observed.update(old, &server(Role::Primary, "a"))), []);
-        assert_eq!(aspects(observed.update(old, &server(Role::Primary, "a"))), []);
-        assert_eq!(aspects(observed.update(None, &Identity::default())), []);
-        assert_eq!(aspects(observed.update(old, &server(Role::Replica, "b"))), [Aspect::Role, Aspect::RunId]);
+        let mut update = |peer, addresses: &[&str], identity: Identity| {
+            aspects(observed.update(&contact(peer, addresses, &identity)))
+        };
+        assert_eq!(update(Some(old), &[old], server(Role::Primary, "a")), []);
+        assert_eq!(update(Some(old), &[old], server(Role::Primary, "a")), []);
+        assert_eq!(update(None, &[], Identity::default()), []);
+        assert_eq!(update(Some(old), &[old], server(Role::Replica, "b")), [Aspect::Role, Aspect::RunId]);
         // Another server, so its run id says nothing about a restart.
-        assert_eq!(aspects(observed.update(new, &server(Role::Primary, "c"))), [Aspect::Address, Aspect::Role]);
-        assert_eq!(aspects(observed.update(new, &server(Role::Primary, "c"))), []);
+        assert_eq!(update(Some(new), &[new], server(Role::Primary, "c")), [Aspect::Address, Aspect::Role]);
+        assert_eq!(update(Some(new), &[new], server(Role::Primary, "c")), []);
+        // A name with two addresses did not move, and its servers differ without having changed.
+        assert_eq!(update(Some("10.0.3.1"), &["10.0.3.1", new], server(Role::Replica, "d")), []);
+        assert_eq!(update(Some(new), &[new, "10.0.3.1"], server(Role::Primary, "c")), []);
+        assert_eq!(update(Some("10.0.3.1"), &["10.0.3.1", new], server(Role::Primary, "d")), [Aspect::Role]);
     }
 }

@@ -57,6 +57,7 @@ use std::future::Future;
 use std::io::{self, Write as _};
 
 use anyhow::Context as _;
+use clap::builder::Resettable;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::cli::{Cli, Command};
@@ -69,7 +70,8 @@ use crate::plan::Sources;
 /// Nothing was checked: wrong usage or configuration ([`Exit::Usage`]), or the log folder is held ([`cycles::Locked`]).
 /// The text is for the user, on one line.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit> {
-    let matches = match Cli::command().try_get_matches_from(arguments) {
+    let command = Cli::command().mut_subcommands(|mode| mode.mut_args(unless_empty));
+    let matches = match command.try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => return usage(&error),
     };
@@ -86,6 +88,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
         }
         Command::Report(args) => report::run(&plan::report(args)?),
     }
+}
+
+/// An environment variable that is set to nothing is not set, as compose files and manifests have it.
+fn unless_empty(argument: clap::Arg) -> clap::Arg {
+    let is_empty = argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    if is_empty { argument.env(Resettable::Reset) } else { argument }
 }
 
 /// Runs a mode on a runtime of this thread, and leaves without waiting for a name look-up that hangs.

@@ -26,8 +26,8 @@ pub struct Metrics {
     path: PathBuf,
     endpoint: String,
     series: BTreeMap<Subject, Series>,
-    /// Since when the runs before this one saw each subject down, by its labels.
-    down_before: BTreeMap<String, f64>,
+    /// What the runs before this one left: its series by name and labels.
+    before: BTreeMap<String, f64>,
     written: Option<Instant>,
 }
 
@@ -43,10 +43,10 @@ struct Series {
 }
 
 impl Metrics {
-    /// Reads the file that a run before left, if there is one: an outage that spans runs from cron counts on.
+    /// Reads the file that a run before left, if there is one: outages and counters go on over runs from cron.
     pub fn new(path: PathBuf, endpoint: String) -> Self {
-        let down_before = std::fs::read_to_string(&path).map(|text| down_since(&text)).unwrap_or_default();
-        Metrics { path, endpoint, series: BTreeMap::new(), down_before, written: None }
+        let before = std::fs::read_to_string(&path).map(|text| series(&text)).unwrap_or_default();
+        Metrics { path, endpoint, series: BTreeMap::new(), before, written: None }
     }
 
     /// Takes one check; `writes` says that it wrote a canary too, unless it failed before.
@@ -60,7 +60,7 @@ impl Metrics {
 
     fn observe_one(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<Kind>) {
         let labels = self.labels(subject);
-        let before = self.down_before.remove(&labels);
+        let before = self.before.remove(&format!("{DOWN_SINCE}{{{labels}}}"));
         let series = self.series.entry(subject.clone()).or_default();
         series.up = failure.is_none();
         series.checks += 1;
@@ -92,8 +92,8 @@ impl Metrics {
         // In the same folder, or the rename would not be atomic; node_exporter reads only names that end in `.prom`.
         let mut beside = self.path.clone().into_os_string();
         beside.push(format!(".{}.tmp", std::process::id()));
-        std::fs::write(&beside, self.render(now))?;
-        std::fs::rename(&beside, &self.path).inspect_err(|_| {
+        let written = std::fs::write(&beside, self.render(now)).and_then(|()| std::fs::rename(&beside, &self.path));
+        written.inspect_err(|_| {
             let _ = std::fs::remove_file(&beside);
         })
     }
@@ -120,6 +120,13 @@ impl Metrics {
         labels
     }
 
+    /// The series of a counter that the runs before left, of this endpoint.
+    fn counted_before<'m>(&'m self, name: &'m str) -> impl Iterator<Item = (String, f64)> + 'm {
+        let of_ours = format!("{name}{{endpoint=\"{}\"", escaped(&self.endpoint));
+        let ours = self.before.iter().filter(move |(series, _)| series.starts_with(&of_ours));
+        ours.map(|(series, value)| (series.clone(), *value))
+    }
+
     fn render(&self, now: Stamp) -> String {
         let now = now.at.timestamp_micros() as f64 / 1e6;
         let mut text = String::new();
@@ -140,23 +147,33 @@ impl Metrics {
             Some(s.down_since.map_or(0.0, |since| (now - since).max(0.0)))
         });
         family(DOWN_SINCE, "gauge", "When the first failed check of the present outage began.", &|s| s.down_since);
-        family("redis_health_checks_total", "counter", "Checks made by this run.", &|s| Some(s.checks as f64));
-        let name = "redis_health_failures_total";
-        let _ = writeln!(text, "# HELP {name} Failed checks of this run, by reason.\n# TYPE {name} counter");
-        for (subject, series) in &self.series {
-            for (kind, count) in &series.failures {
-                let _ = writeln!(text, "{name}{{{},kind=\"{kind}\"}} {count}", self.labels(subject));
+        // Counters go on where the last run ended: `rate()` takes one that begins anew for a restart.
+        let mut counters = |name: &str, help: &str, own: Vec<(String, u64)>| {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
+            let mut sums: BTreeMap<String, f64> = self.counted_before(name).collect();
+            for (labels, count) in own {
+                *sums.entry(format!("{name}{{{labels}}}")).or_default() += count as f64;
             }
-        }
+            for (series, sum) in sums {
+                let _ = writeln!(text, "{series} {sum}");
+            }
+        };
+        let checks = self.series.iter().map(|(subject, series)| (self.labels(subject), series.checks));
+        counters("redis_health_checks_total", "Checks made.", checks.collect());
+        let failures = self.series.iter().flat_map(|(subject, series)| {
+            let labels = self.labels(subject);
+            series.failures.iter().map(move |(kind, count)| (format!("{labels},kind=\"{kind}\""), *count))
+        });
+        counters("redis_health_failures_total", "Failed checks, by reason.", failures.collect());
         text
     }
 }
 
-/// Since when each series of a file was down, by its labels.
-fn down_since(text: &str) -> BTreeMap<String, f64> {
+/// The series of a file by name and labels.
+fn series(text: &str) -> BTreeMap<String, f64> {
     let series = |line: &str| {
-        let (labels, value) = line.strip_prefix(DOWN_SINCE)?.strip_prefix('{')?.rsplit_once("} ")?;
-        Some((labels.to_owned(), value.parse().ok()?))
+        let (name, value) = line.rsplit_once(' ').filter(|_| !line.starts_with('#'))?;
+        Some((name.to_owned(), value.parse().ok()?))
     };
     text.lines().filter_map(series).collect()
 }
@@ -196,6 +213,8 @@ mod tests {
         has(&first, "redis_health_failures_total{endpoint=\"cache\\\"1\",db=\"0\",kind=\"refused\"} 1");
         let second = run(1_300, Some(Kind::Timeout));
         has(&second, "redis_health_down_seconds{endpoint=\"cache\\\"1\",db=\"0\"} 301");
+        has(&second, "redis_health_checks_total{endpoint=\"cache\\\"1\",db=\"0\"} 2");
+        has(&second, "redis_health_failures_total{endpoint=\"cache\\\"1\",db=\"0\",kind=\"refused\"} 1");
         let third = run(1_600, None);
         has(&third, "redis_health_down_seconds{endpoint=\"cache\\\"1\",db=\"0\"} 0");
         std::fs::remove_file(&path).unwrap();

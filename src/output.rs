@@ -4,21 +4,25 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How many lines wait for a stream that does not take them. More are dropped.
 const BACKLOG: usize = 4096;
 
-/// How long the end of a run waits for the last lines to be taken.
-const LAST_LINES: Duration = Duration::from_millis(50);
+/// How long the end of a run waits for the last lines to be taken after a signal, and without one.
+const BRIEF: Duration = Duration::from_millis(50);
+const LONG: Duration = Duration::from_secs(30);
 
 /// The two standard streams, by whole lines.
 #[derive(Clone)]
 pub struct Output {
     way: Arc<Way>,
+    /// Lines that were dropped because the stream did not take those before them.
+    dropped: Arc<AtomicU64>,
 }
 
 enum Way {
@@ -36,16 +40,25 @@ enum Message {
     Finish(SyncSender<()>),
 }
 
+/// How long the end of a run may wait for its last lines to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// A signal ended the run: whoever sent it waits.
+    Brief,
+    /// For as long as the reader takes something every now and then.
+    Long,
+}
+
 impl Output {
     pub fn direct() -> Self {
-        Output { way: Arc::new(Way::Direct) }
+        Output { way: Arc::new(Way::Direct), dropped: Arc::default() }
     }
 
     pub fn thread() -> Self {
         let (sender, receiver) = mpsc::sync_channel(BACKLOG);
         // Not joined: a thread that is stuck in a write may never end.
         std::thread::spawn(move || serve(&receiver));
-        Output { way: Arc::new(Way::Thread(sender)) }
+        Output { way: Arc::new(Way::Thread(sender)), dropped: Arc::default() }
     }
 
     /// Writes a line, or several, to standard output.
@@ -53,7 +66,7 @@ impl Output {
         let text = format!("{text}\n");
         match &*self.way {
             Way::Direct => write(io::stdout(), &text),
-            Way::Thread(sender) => drop(sender.try_send(Message::Line(text))),
+            Way::Thread(sender) => self.pass(sender, Message::Line(text)),
         }
     }
 
@@ -62,7 +75,13 @@ impl Output {
         let text = format!("redis-health: {text}\n");
         match &*self.way {
             Way::Direct => write(io::stderr(), &text),
-            Way::Thread(sender) => drop(sender.try_send(Message::Notice(text))),
+            Way::Thread(sender) => self.pass(sender, Message::Notice(text)),
+        }
+    }
+
+    fn pass(&self, sender: &SyncSender<Message>, message: Message) {
+        if sender.try_send(message).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -78,14 +97,25 @@ impl Output {
         }
     }
 
-    /// Removes the status line and waits, briefly, until all lines are taken.
-    pub fn finish(&self) {
-        if let Way::Thread(sender) = &*self.way {
-            let (done, finished) = mpsc::sync_channel(0);
-            if sender.try_send(Message::Finish(done)).is_ok() {
-                let _ = finished.recv_timeout(LAST_LINES);
+    /// Writes the last lines, removes the status line, and waits until all is taken.
+    pub fn finish(&self, last: impl Display, patience: Patience) {
+        let Way::Thread(sender) = &*self.way else { return self.line(last) };
+        let end = Instant::now() + if patience == Patience::Brief { BRIEF } else { LONG };
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        let told = (dropped > 0).then(|| format!("redis-health: lines that standard output did not take: {dropped}\n"));
+        let (done, finished) = mpsc::sync_channel(0);
+        let messages =
+            [Some(Message::Line(format!("{last}\n"))), told.map(Message::Notice), Some(Message::Finish(done))];
+        for mut message in messages.into_iter().flatten() {
+            while let Err(TrySendError::Full(back)) = sender.try_send(message) {
+                if Instant::now() >= end {
+                    return;
+                }
+                message = back;
+                std::thread::sleep(Duration::from_millis(1));
             }
         }
+        let _ = finished.recv_timeout(end.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -98,7 +128,14 @@ fn serve(receiver: &Receiver<Message>) {
             (Message::Notice(text), Some(bar)) => ProgressBar::suspend(bar, || write(io::stderr(), &text)),
             (Message::Line(text), None) => write(io::stdout(), &text),
             (Message::Notice(text), None) => write(io::stderr(), &text),
-            (Message::Status(text), _) => status.get_or_insert_with(status_line).set_message(text),
+            (Message::Status(mut text), _) => {
+                // The last columns stay free: a `^C` that the terminal echoes must not wrap the line.
+                let width = terminal_size::terminal_size_of(io::stderr()).map_or(80, |(width, _)| usize::from(width.0));
+                if let Some((end, _)) = text.char_indices().nth(width.saturating_sub(4)) {
+                    text.truncate(end);
+                }
+                status.get_or_insert_with(status_line).set_message(text);
+            }
             (Message::Finish(done), _) => {
                 if let Some(bar) = status.take() {
                     bar.finish_and_clear();
@@ -112,7 +149,7 @@ fn serve(receiver: &Receiver<Message>) {
 /// A line of text that is redrawn in place, and shown on a terminal only.
 fn status_line() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    bar.with_style(ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()))
+    bar.with_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()))
 }
 
 /// A bar on a terminal's standard error, for scans that take longer than a second.

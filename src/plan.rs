@@ -24,6 +24,9 @@ use crate::units;
 /// The longest run, far beyond any upgrade and well within what a calendar holds.
 const LONGEST_RUN: Duration = Duration::from_secs(10 * 366 * 86_400);
 
+/// A check takes a large part of a millisecond at best.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
 /// What both modes need.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -148,6 +151,11 @@ pub fn cycles(args: cli::Cycles, sources: &Sources<'_>) -> anyhow::Result<Cycles
         humantime::format_duration(schedule.run),
         humantime::format_duration(schedule.pause)
     );
+    ensure!(
+        schedule.interval >= SHORTEST_INTERVAL,
+        "--check-interval: {} is less than a server can be asked to bear; give 1ms or more",
+        humantime::format_duration(schedule.interval)
+    );
     let millis = args.common.millis || schedule.interval.subsec_nanos() != 0;
     let json = args.common.json;
     let plan = plan(args.connection, args.common, args.max_db, Databases::One(0), millis, sources)?;
@@ -228,6 +236,9 @@ fn plan(
         common.keep.is_none() || common.rotate.is_some(),
         "--keep says how many rotated files stay; give --rotate too"
     );
+    let deadline_is_given = sources.typed("deadline") || sources.inherited("deadline");
+    // The default is for those who gave none; a longer timeout was given with a purpose.
+    let deadline = if deadline_is_given { connection.deadline } else { connection.deadline.max(connection.timeout) };
     let rotate = common.rotate.map(|when| Rotate { when, keep: common.keep, utc: common.utc });
     Ok(Plan {
         endpoint,
@@ -237,8 +248,8 @@ fn plan(
         expect_role: connection.expect_role,
         canary: connection.canary,
         // No check can take longer than the scan that it is part of.
-        timeout: connection.timeout.min(connection.deadline),
-        deadline: connection.deadline,
+        timeout: connection.timeout.min(deadline),
+        deadline,
         clock: Clock { utc: common.utc, millis },
         log: LogFiles { folder: common.log_dir, format: common.log_format, rotate },
         metrics: common.metrics_file,

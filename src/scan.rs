@@ -5,7 +5,6 @@
 //! first index it left unanswered, and the rest go on over a new one; a connection that answered nothing at all settles
 //! all remaining indexes. So a hung endpoint costs one timeout for any number of databases, a mid-scan stall two.
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,10 +15,10 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::canary::Canary;
-use crate::connect::{Connection, Deadline, Timings, unexpected};
+use crate::connect::{Connection, Deadline, unexpected};
 use crate::failure::{Failure, Kind, Phase};
 use crate::identity::{Identity, Role};
-use crate::record::Details;
+use crate::record::{Contact, Details};
 use crate::resolve::Resolver;
 use crate::target::Target;
 
@@ -99,16 +98,21 @@ pub struct Scanner {
 #[derive(Debug, Default)]
 pub struct Identify {
     wanted: bool,
-    forbidden: AtomicBool,
+    info_forbidden: AtomicBool,
+    role_forbidden: AtomicBool,
 }
 
 impl Identify {
     pub fn new(wanted: bool) -> Self {
-        Identify { wanted, forbidden: AtomicBool::new(false) }
+        Identify { wanted, ..Identify::default() }
     }
 
-    fn is_on(&self) -> bool {
-        self.wanted && !self.forbidden.load(Ordering::Relaxed)
+    fn info(&self) -> bool {
+        self.wanted && !self.info_forbidden.load(Ordering::Relaxed)
+    }
+
+    fn role(&self) -> bool {
+        self.wanted && !self.role_forbidden.load(Ordering::Relaxed)
     }
 }
 
@@ -125,10 +129,10 @@ struct Pass<'a> {
     last: u32,
     /// Whether an index was settled already.
     settled: bool,
-    peer: Option<SocketAddr>,
-    /// The phases of the first connection that opened.
-    timings: Timings,
-    identity: Arc<Identity>,
+    /// The present connection.
+    contact: Arc<Contact>,
+    /// When the last index was settled, or the connection opened.
+    since: Instant,
     /// Why no more writes are tried: one of them ran out of time, and the next would too.
     unwritable: Option<Failure>,
 }
@@ -155,7 +159,10 @@ impl Scanner {
                 return self.settle_rest(&mut pass, &Failure::new(Kind::Timeout, text));
             }
             let deadline = self.deadline_of(&pass);
-            let turn = match Connection::open(&self.target, &self.resolver, deadline).await {
+            let mut contact = Contact::default();
+            let opened = Connection::open(&self.target, &self.resolver, deadline, &mut contact).await;
+            pass.contact = Arc::new(contact);
+            let turn = match opened {
                 Ok(mut connection) => self.ask_all(&mut pass, &mut connection, deadline).await,
                 Err(failure) => Turn::Broke { failure, answered: false },
             };
@@ -178,8 +185,9 @@ impl Scanner {
     }
 
     /// Checks one database over a connection that is open already, and says whether it can be used again.
-    pub async fn ask_one(&self, connection: &mut Connection, db: u32, emit: Emit<'_>) -> bool {
+    pub async fn ask_one(&self, connection: &mut Connection, contact: &Arc<Contact>, db: u32, emit: Emit<'_>) -> bool {
         let mut pass = self.pass(Databases::One(db), emit);
+        pass.contact = contact.clone();
         let deadline = self.deadline_of(&pass);
         match self.ask_all(&mut pass, connection, deadline).await {
             Turn::Finished => true,
@@ -201,9 +209,8 @@ impl Scanner {
             next,
             last,
             settled: false,
-            peer: None,
-            timings: Timings::default(),
-            identity: Arc::default(),
+            contact: Arc::default(),
+            since: start,
             unwritable: None,
         }
     }
@@ -213,16 +220,16 @@ impl Scanner {
     }
 
     /// Settles the next index.
-    fn settle(&self, pass: &mut Pass<'_>, Settled { write, result, waits }: Settled) {
+    fn settle(&self, pass: &mut Pass<'_>, Settled { write, result, waits, at }: Settled) {
+        debug!("DB {}: SELECT after {:?}, PING after {:?}, {:?}", pass.next, waits.select, waits.ping, result);
         let details = Details {
-            elapsed: pass.start.elapsed(),
-            timings: pass.timings,
+            elapsed: at - pass.start,
             select: waits.select,
             ping: waits.ping,
             write: waits.write,
-            peer: pass.peer,
-            identity: pass.identity.clone(),
+            connection: pass.contact.clone(),
         };
+        pass.since = at;
         (pass.emit)(Outcome { db: pass.next, write, result, details });
         pass.next += 1;
         pass.settled = true;
@@ -239,10 +246,7 @@ impl Scanner {
 
     /// Settles indexes over a connection for as long as it lasts.
     async fn ask_all(&self, pass: &mut Pass<'_>, connection: &mut Connection, mut deadline: Deadline) -> Turn {
-        pass.peer = connection.peer;
-        if !pass.settled {
-            pass.timings = connection.timings;
-        }
+        pass.since = Instant::now();
         let auto = self.databases == Databases::Auto;
         let mut chunk = match (auto, &self.canary) {
             (false, _) => CHUNK,
@@ -250,7 +254,9 @@ impl Scanner {
             // Past the last database SELECT fails, and a write sent along would go to that last one.
             (true, Some(_)) => 1,
         };
-        let mut questions = Questions { identity: self.identify.is_on(), role: self.expect_role.is_some() };
+        let expected = self.expect_role.is_some();
+        let role_asked = self.identify.role() || expected;
+        let mut questions = Questions { info: self.identify.info(), role: role_asked, hello: expected };
         let mut role = Ok(());
         let mut answered = false;
         let mut commands = Vec::new();
@@ -275,7 +281,8 @@ impl Scanner {
                 return Turn::Broke { failure, answered };
             }
             while pass.next <= chunk_last {
-                let Replies { select, ping, mut waits } = match two_replies(connection, deadline, &mut answered).await {
+                let replies = two_replies(connection, deadline, pass.since, &mut answered).await;
+                let Replies { select, ping, mut waits, mut at } = match replies {
                     Ok(replies) => replies,
                     Err(failure) => return Turn::Broke { failure, answered },
                 };
@@ -289,18 +296,21 @@ impl Scanner {
                 }
                 // A PING after a failed SELECT is answered by the database before it, and proves nothing.
                 let read = select.and(ping).and_then(|()| role.clone());
-                let started = Instant::now();
                 let written = match writes.next() {
-                    Some(write) => write.confirm(connection, deadline).await,
+                    Some(write) => {
+                        let written = write.confirm(connection, deadline).await;
+                        waits.write = at.elapsed();
+                        at += waits.write;
+                        written
+                    }
                     None => Ok(pass.unwritable.clone().map_or(Ok(()), Err)),
                 };
-                waits.write = started.elapsed();
                 let (write, result) = match (read, &written) {
                     (Ok(()), Ok(Ok(()))) => (false, Ok(())),
                     (Ok(()), Ok(Err(failure)) | Err(failure)) => (true, Err(failure.clone())),
                     (Err(failure), _) => (false, Err(failure)),
                 };
-                self.settle(pass, Settled { write, result, waits });
+                self.settle(pass, Settled { write, result, waits, at });
                 if let Err(failure) = written {
                     pass.unwritable = Some(failure).filter(|failure| failure.kind == Kind::Timeout);
                     return Turn::Lost;
@@ -308,7 +318,7 @@ impl Scanner {
                 if end_of_range {
                     return Turn::Finished;
                 }
-                deadline = self.deadline_of(pass);
+                deadline = Deadline::at(at + self.timeout, self.timeout).no_later_than(pass.end);
             }
         }
         Turn::Finished
@@ -328,31 +338,33 @@ impl Scanner {
         let mut identity = Identity::default();
         let told = async {
             let mut reply = async |command| deadline.bound(|| Phase::Reply(command), connection.reply()).await;
-            let info = if asked.identity { Some(reply("INFO").await?) } else { None };
-            let role = reply("ROLE").await?;
-            let hello = if asked.role { Some(reply("HELLO").await?) } else { None };
+            let info = if asked.info { Some(reply("INFO").await?) } else { None };
+            let role = if asked.role { Some(reply("ROLE").await?) } else { None };
+            let hello = if asked.hello { Some(reply("HELLO").await?) } else { None };
             Ok((info, role, hello))
         };
         let (info, role, hello) = match told.await {
             Ok(replies) => replies,
-            Err(failure) => return if asked.role { Err(failure) } else { Ok(()) },
+            Err(failure) => return if asked.hello { Err(failure) } else { Ok(()) },
         };
-        if let Some(info) = &info {
-            identity.read_info(info);
-            if [info, &role].iter().all(|reply| unexpected("", reply).kind == Kind::NoPerm) {
-                self.identify.forbidden.store(true, Ordering::Relaxed);
+        for (reply, forbidden) in [(&info, &self.identify.info_forbidden), (&role, &self.identify.role_forbidden)] {
+            if reply.as_ref().is_some_and(|reply| unexpected("", reply).kind == Kind::NoPerm) {
+                forbidden.store(true, Ordering::Relaxed);
             }
         }
-        identity.role = Role::from_reply(&role).or_else(|| Role::from_hello(hello.as_ref()?));
+        if let Some(info) = &info {
+            identity.read_info(info);
+        }
+        identity.role = role.as_ref().and_then(Role::from_reply).or_else(|| hello.as_ref().and_then(Role::from_hello));
         let found = identity.role;
-        pass.identity = Arc::new(identity);
+        Arc::make_mut(&mut pass.contact).identity = identity;
         match (self.expect_role, found) {
             (None, _) => Ok(()),
             (Some(expected), Some(found)) if expected == found => Ok(()),
             (Some(expected), Some(found)) => {
                 Err(Failure::new(Kind::Role, format!("the server is a {found}, not a {expected}")))
             }
-            (Some(_), None) => Err(unexpected("ROLE", &role)),
+            (Some(_), None) => Err(unexpected("ROLE", &role.unwrap_or(Value::Nil))),
         }
     }
 }
@@ -360,24 +372,25 @@ impl Scanner {
 /// What is asked of a server once on each connection, behind the first index's PING.
 #[derive(Clone, Copy, Default)]
 struct Questions {
-    identity: bool,
-    /// A role is expected. HELLO gives it even to a user who may not ask ROLE.
+    info: bool,
     role: bool,
+    /// Gives the role even to a user who may not ask ROLE.
+    hello: bool,
 }
 
 impl Questions {
     fn any(self) -> bool {
-        self.identity || self.role
+        self.info || self.role || self.hello
     }
 
     fn pack(self, commands: &mut Vec<u8>) {
-        if self.identity {
+        if self.info {
             redis::cmd("INFO").arg("server").write_packed_command(commands);
         }
-        if self.any() {
+        if self.role {
             redis::cmd("ROLE").write_packed_command(commands);
         }
-        if self.role {
+        if self.hello {
             redis::cmd("HELLO").write_packed_command(commands);
         }
     }
@@ -388,11 +401,12 @@ struct Settled {
     write: bool,
     result: Result<(), Failure>,
     waits: Waits,
+    at: Instant,
 }
 
 impl Settled {
     fn failed(failure: Failure) -> Self {
-        Settled { write: false, result: Err(failure), waits: Waits::default() }
+        Settled { write: false, result: Err(failure), waits: Waits::default(), at: Instant::now() }
     }
 }
 
@@ -409,15 +423,21 @@ struct Replies {
     select: Result<(), Failure>,
     ping: Result<(), Failure>,
     waits: Waits,
+    /// When the second came.
+    at: Instant,
 }
 
-/// Reads the replies to SELECT and PING.
+/// Reads the replies to SELECT and PING, which are waited for since `start`.
 ///
 /// # Errors
 /// The connection broke or stalled. `answered` becomes true with the first reply that is not an error, or with the
 /// second of any kind: a lone error before the end of a connection was meant for the connection, not for an index.
-async fn two_replies(connection: &mut Connection, deadline: Deadline, answered: &mut bool) -> Result<Replies, Failure> {
-    let start = Instant::now();
+async fn two_replies(
+    connection: &mut Connection,
+    deadline: Deadline,
+    start: Instant,
+    answered: &mut bool,
+) -> Result<Replies, Failure> {
     let select = match deadline.bound(|| Phase::Reply("SELECT"), connection.reply()).await? {
         Value::Okay => Ok(()),
         other => Err(unexpected("SELECT", &other)),
@@ -431,8 +451,9 @@ async fn two_replies(connection: &mut Connection, deadline: Deadline, answered: 
                 Value::SimpleString(text) if text == "PONG" => Ok(()),
                 other => Err(unexpected("PING", &other)),
             };
-            let waits = Waits { select: selected - start, ping: selected.elapsed(), ..Waits::default() };
-            Ok(Replies { select, ping, waits })
+            let at = Instant::now();
+            let waits = Waits { select: selected - start, ping: at - selected, ..Waits::default() };
+            Ok(Replies { select, ping, waits, at })
         }
         Err(broken) => Err(select.err().unwrap_or(broken)),
     }

@@ -51,6 +51,8 @@ pub type Notify = Arc<dyn Fn(&str) + Send + Sync>;
 /// A log file that is opened again when its path no longer leads to it.
 pub struct LogFile {
     path: PathBuf,
+    /// Each line is a record, and counts as one when it is lost.
+    lines_are_records: bool,
     rotate: Option<Rotate>,
     current: Option<Open>,
     /// The last write broke off inside a line, so the next record has to begin a new one.
@@ -73,8 +75,15 @@ impl LogFile {
     ///
     /// # Errors
     /// The file cannot be opened for appending, other than for want of space: space may come back.
-    pub fn open(path: PathBuf, rotate: Option<Rotate>, losses: Arc<Losses>, notify: Notify) -> io::Result<Self> {
-        let mut log = LogFile { path, rotate, current: None, torn: false, failing: false, losses, notify };
+    pub fn open(
+        path: PathBuf,
+        lines_are_records: bool,
+        rotate: Option<Rotate>,
+        losses: Arc<Losses>,
+        notify: Notify,
+    ) -> io::Result<Self> {
+        let mut log =
+            LogFile { path, lines_are_records, rotate, current: None, torn: false, failing: false, losses, notify };
         match log.reopen() {
             Err(error) if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
                 Err(error)
@@ -192,7 +201,8 @@ impl Write for LogFile {
             }
             Ok(()) => {}
             Err(error) => {
-                self.losses.count.fetch_add(1, Ordering::Relaxed);
+                let lines = record.iter().filter(|byte| **byte == b'\n').count() as u64;
+                self.losses.count.fetch_add(if self.lines_are_records { lines } else { 1 }, Ordering::Relaxed);
                 if !self.failing {
                     self.failing = true;
                     self.notice(&format!("cannot write a record: {error}; checking goes on"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Details, Entry, Mark, Mode, Record, Subject, Unreadable, Who, Zone, legacy};
+use super::{Contact, Details, Entry, Mark, Mode, Record, Subject, Unreadable, Who, Zone, legacy};
 use crate::clock::Stamp;
 use crate::failure::Failure;
 use crate::identity::{Aspect, Change};
@@ -157,7 +157,7 @@ fn line(record: &Record) -> Line<'_> {
             at: stamp(*at),
             kind_of_line: text("scan"),
             elapsed_us: Some(micros(*took)),
-            ok: Some(checks.iter().all(|check| check.result.is_ok())),
+            ok: Some(stopped.is_none() && checks.iter().all(|check| check.result.is_ok())),
             databases: Some(
                 checks.iter().map(|check| check_line(&check.subject, &check.result, &check.details)).collect(),
             ),
@@ -190,7 +190,8 @@ fn who_line(who: &Who) -> Line<'_> {
 }
 
 fn check_line<'r>(subject: &'r Subject, result: &Result<(), Failure>, details: &'r Details) -> Line<'r> {
-    let Details { elapsed, timings, select, ping, write, peer, identity } = details;
+    let Details { elapsed, select, ping, write, connection } = details;
+    let Contact { timings, peer, identity, .. } = &**connection;
     let phase = |took: Duration| Some(micros(took)).filter(|took| *took > 0);
     let told = |text: &'r Option<String>| text.as_deref().map(|text| Text(Cow::Borrowed(text)));
     Line {

@@ -53,8 +53,10 @@ impl Log {
         let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
         for destination in destinations {
             let path = folder.join(destination.file_name());
-            let file =
-                LogFile::open(path.clone(), files.rotate, losses.clone(), notify.clone()).with_context(|| {
+            // A block is one record however many lines it has; all others have one each.
+            let lines_are_records = *destination != Destination::Health;
+            let file = LogFile::open(path.clone(), lines_are_records, files.rotate, losses.clone(), notify.clone())
+                .with_context(|| {
                     format!(
                         "--log-dir: cannot open {} for appending; mend its permissions or name another folder",
                         path.display()
@@ -74,8 +76,17 @@ impl Log {
 
     /// Writes one record, now, with one `write(2)`. A record that cannot be written is counted as lost.
     pub fn write(&self, record: &Record) {
-        let destination = record.destination();
-        let record = record.in_format(self.format);
+        self.write_text(record.destination(), record.in_format(self.format));
+    }
+
+    /// Writes records of one destination with one `write(2)`: a scan may have thousands.
+    pub fn write_together(&self, records: &[Record]) {
+        let Some(first) = records.first() else { return };
+        let lines: Vec<_> = records.iter().map(|record| record.in_format(self.format).to_string()).collect();
+        self.write_text(first.destination(), lines.join("\n"));
+    }
+
+    fn write_text(&self, destination: Destination, record: impl fmt::Display) {
         tracing::dispatcher::with_default(&self.dispatch, || match destination {
             Destination::Health => tracing::info!(target: HEALTH, %record),
             Destination::Success => tracing::info!(target: SUCCESS, %record),

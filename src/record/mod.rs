@@ -9,7 +9,7 @@ mod log;
 mod stamp;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +57,25 @@ impl Subject {
         Subject { who, db, write: false }
     }
 
+    /// Whether `next` is the same but for its database, which is the next one.
+    pub fn is_before(&self, next: &Subject) -> bool {
+        let neighbours = self.db.zip(next.db).is_some_and(|(db, next)| next == db + 1);
+        neighbours && (&self.who, self.write) == (&next.who, next.write)
+    }
+
+    /// Neighbours as one name: `DB 0-15`.
+    pub fn range<'s>(subjects: impl IntoIterator<Item = &'s Subject>) -> String {
+        let mut subjects = subjects.into_iter();
+        let Some(first) = subjects.next() else { return String::new() };
+        match subjects.last().and_then(|last| last.db) {
+            Some(last) => {
+                let write = if first.write { " WRITE" } else { "" };
+                format!("{}-{last}{write}", first.writing(false))
+            }
+            None => first.to_string(),
+        }
+    }
+
     /// The same subject's reads, or its writes.
     #[must_use]
     pub fn writing(&self, write: bool) -> Self {
@@ -69,14 +88,23 @@ impl Subject {
 pub struct Details {
     /// From the check's start to its verdict; for one of several databases from the scan's start.
     pub elapsed: Duration,
-    pub timings: Timings,
     /// Waiting for the replies to SELECT, then to PING, then to the canary's commands.
     pub select: Duration,
     pub ping: Duration,
     pub write: Duration,
-    /// The address that was asked; none for a Unix socket, and when no connection opened.
+    /// The connection that the check was made over; shared by all that were.
+    pub connection: Arc<Contact>,
+}
+
+/// What is known of a connection, also of one that did not open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contact {
+    pub timings: Timings,
+    /// The address that answered, or was tried last; none for a Unix socket.
     pub peer: Option<SocketAddr>,
-    pub identity: Arc<Identity>,
+    /// All addresses that the name had.
+    pub addresses: Vec<IpAddr>,
+    pub identity: Identity,
 }
 
 /// Which of the tool's modes made a record.

@@ -108,10 +108,9 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
     let folded = report.folded();
     let scale = Scale::of(report);
     let incidents = report.incidents();
-    let share = 1.0 - report.failures as f64 / report.checks.max(1) as f64;
     let page = Page {
         title: report.endpoint.clone().unwrap_or_else(|| "Redis health".to_owned()),
-        headline: if report.checks == 0 { "no check".to_owned() } else { availability(share) },
+        headline: if report.checks == 0 { "no check".to_owned() } else { availability(report.checks, report.failures) },
         healthy: report.outages() == 0,
         summary: summary(report),
         bands: folded.iter().map(|rows| Band { name: name_of_rows(rows), marks: marks(&rows[0], &scale) }).collect(),
@@ -299,7 +298,7 @@ fn table_row(rows: &[Row]) -> TableRow {
         name: name_of_rows(rows),
         checks: row.checks,
         failures: row.failures,
-        availability: availability(row.availability),
+        availability: availability(row.checks, row.failures),
         latency: row.latency.map(|latency| {
             [latency.p50, latency.p90, latency.p99, latency.max].map(|figure| format!("{:.1}", millis(figure)))
         }),

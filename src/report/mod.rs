@@ -127,18 +127,18 @@ struct Incident<'r> {
 impl Incident<'_> {
     /// `DB 0-2, 4-15`.
     fn name(&self) -> String {
-        let neighbours = |a: &&Subject, b: &&Subject| a.db.zip(b.db).is_some_and(|(a, b)| b == a + 1);
-        let ranges: Vec<_> = self.subjects.chunk_by(neighbours).map(name_of).collect();
+        let ranges = self.subjects.chunk_by(|a, b| a.is_before(b)).map(|run| Subject::range(run.iter().copied()));
+        let ranges: Vec<_> = ranges.collect();
         ranges.join(", ")
     }
 }
 
 fn same_but_for_the_database(a: &Row, b: &Row) -> bool {
-    let neighbours = a.subject.db.zip(b.subject.db).is_some_and(|(a, b)| b == a + 1);
-    let same_who = (&a.subject.who, a.subject.write) == (&b.subject.who, b.subject.write);
     let counts = |row: &Row| (row.checks, row.failures, row.unlisted);
     // How fast each was differs by microseconds and is no reason to show sixteen rows.
-    neighbours && same_who && counts(a) == counts(b) && a.outages.iter().map(seen).eq(b.outages.iter().map(seen))
+    a.subject.is_before(&b.subject)
+        && counts(a) == counts(b)
+        && a.outages.iter().map(seen).eq(b.outages.iter().map(seen))
 }
 
 /// What two databases have to share for an outage to be the same.
@@ -151,21 +151,8 @@ fn seen(outage: &Outage) -> impl Ord + use<> {
     )
 }
 
-/// `DB 0-15`, `NODE 10.0.1.5:6379 DB 3`, `endpoint`.
-fn name_of(subjects: &[&Subject]) -> String {
-    match subjects {
-        [] => String::new(),
-        [one] => one.to_string(),
-        [first, .., last] => {
-            let end = last.db.map(|db| format!("-{db}")).unwrap_or_default();
-            let write = if first.write { " WRITE" } else { "" };
-            format!("{}{end}{write}", first.writing(false))
-        }
-    }
-}
-
 fn name_of_rows(rows: &[Row]) -> String {
-    name_of(&rows.iter().map(|row| &row.subject).collect::<Vec<_>>())
+    Subject::range(rows.iter().map(|row| &row.subject))
 }
 
 impl From<Ledger> for Report {

@@ -59,7 +59,7 @@ fn write(report: &Report, look: Look, f: &mut String) -> fmt::Result {
 
 fn overview(report: &Report, look: Look, f: &mut String) -> fmt::Result {
     let name = report.endpoint.as_ref().map(|endpoint| format!("{endpoint}: ")).unwrap_or_default();
-    let share = availability(1.0 - report.failures as f64 / report.checks.max(1) as f64);
+    let share = availability(report.checks, report.failures);
     let outcome = match (report.checks, report.failures) {
         (0, _) => "no check was made".to_owned(),
         (checks, 0) => format!("{checks} checks, none failed"),
@@ -96,7 +96,7 @@ fn table(report: &Report, look: Look, f: &mut String) -> fmt::Result {
     }
     writeln!(f, "\n{}", look.heading(&head))?;
     for (name, row) in rows {
-        let available = format!("{:>9}", availability(row.availability));
+        let available = format!("{:>9}", availability(row.checks, row.failures));
         let available = if row.failures > 0 { look.bad(&available) } else { available };
         write!(f, "{name:width$} {:>8} {:>7} {available}", row.checks, row.failures)?;
         if let Some(Latency { p50, p90, p99, max }) = row.latency {
@@ -190,10 +190,10 @@ fn wrapped(text: &str, width: usize, f: &mut String) -> fmt::Result {
     writeln!(f, "{INDENT}{line}")
 }
 
-/// A share in percent, with as many digits as tell it from 100 %; never rounded up to that.
-pub fn availability(share: f64) -> String {
-    let floored = (share * 1e5).floor() / 1e3;
-    format!("{floored:.3} %")
+/// The share of checks that passed in percent; never rounded up, so that 100 % means all of them.
+pub fn availability(checks: u64, failures: u64) -> String {
+    let thousandths = u128::from(checks - failures.min(checks)) * 100_000 / u128::from(checks.max(1));
+    format!("{}.{:03} %", thousandths / 1000, thousandths % 1000)
 }
 
 fn millis(duration: Duration) -> impl Display {
@@ -214,8 +214,10 @@ mod tests {
 
     #[test]
     fn availability_is_never_rounded_up() {
-        assert_eq!(availability(1.0), "100.000 %");
-        assert_eq!(availability(0.999_999_9), "99.999 %");
-        assert_eq!(availability(0.925), "92.500 %");
+        assert_eq!(availability(10, 0), "100.000 %");
+        assert_eq!(availability(10_000_000, 1), "99.999 %");
+        assert_eq!(availability(40, 3), "92.500 %");
+        assert_eq!(availability(100, 71), "29.000 %");
+        assert_eq!(availability(10, 9), "10.000 %");
     }
 }

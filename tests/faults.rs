@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use chrono::{NaiveDateTime, TimeDelta};
+
 use crate::support::env::{Running, TestEnv};
 use crate::support::real::Real;
 use crate::support::scripted::{Behaviour, LIMIT, Server, eventually};
@@ -249,18 +251,33 @@ fn every_tick_of_an_outage_is_logged_and_none_succeeds_within() {
             "600ms",
         ]);
         env.wait_for("redis_success.log", |text| text.contains("SUCCESS 4\n"));
+        let now = || chrono::Utc::now().naive_utc();
+        let began = now();
         server.behave(fault.clone());
+        let in_force = now();
         env.wait_for("redis_error.log", |text| text.matches("FAILURE").count() >= 4);
+        let ending = now();
         server.behave(Behaviour::Serve);
+        let over = now();
         let output = run.wait();
         assert_eq!(output.code, Some(1), "{output:?}");
         let (success, errors) = (env.read("redis_success.log"), env.read("redis_error.log"));
-        let failures: Vec<_> = errors.lines().filter(|line| line.contains("FAILURE")).map(|line| &line[..23]).collect();
-        let successes: Vec<_> =
-            success.lines().filter(|line| line.contains("SUCCESS")).map(|line| &line[..23]).collect();
-        assert_eq!(successes.len() + failures.len(), 20, "{fault:?}:\n{success}{errors}");
+        let stamps = |text: &str, word: &str| -> Vec<NaiveDateTime> {
+            let lines = text.lines().filter(|line| line.contains(word));
+            lines.map(|line| NaiveDateTime::parse_from_str(&line[..23], "%Y-%m-%d %H:%M:%S%.3f").unwrap()).collect()
+        };
+        let (failures, successes) = (stamps(&errors, "FAILURE"), stamps(&success, "SUCCESS"));
+        let all = format!("{fault:?} from {began} to {over}:\n{success}{errors}");
+        // A machine that stands still for a while misses checks, which is told.
+        let missed: usize =
+            output.stdout.lines().find_map(|line| line.strip_prefix("checks missed: ")?.parse().ok()).unwrap_or(0);
+        assert_eq!(successes.len() + failures.len() + missed, 20, "{all}");
         let (first, last) = (failures.iter().min().unwrap(), failures.iter().max().unwrap());
-        assert!(!successes.iter().any(|at| at > first && at < last), "{fault:?}:\n{success}{errors}");
+        assert!(!successes.iter().any(|at| at > first && at < last), "{all}");
+        // A check may begin before the fault and meet it, or begin in it and outlast it; nothing else crosses its ends.
+        let (timeout, rounding) = (TimeDelta::milliseconds(600), TimeDelta::milliseconds(1));
+        assert!(*first + timeout >= began - rounding && *last <= over, "{all}");
+        assert!(!successes.iter().any(|at| *at > in_force && *at + timeout < ending), "{all}");
         assert_eq!(errors.matches("=== Outage").count(), 2, "{fault:?}:\n{errors}");
     }
 }

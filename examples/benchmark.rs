@@ -2,9 +2,11 @@
 //!
 //!     cargo build --release && cargo run --release --example benchmark
 //!
-//! It needs redis-server and redis-cli, and takes about a minute. Figures are medians; runs that are compared with each
+//! It needs redis-server and redis-cli, and takes about two minutes. Figures are medians; runs that are compared with each
 //! other alternate, so that a busy machine hurts both.
 
+#[path = "../tests/support/attacks.rs"]
+mod attacks;
 #[path = "../tests/support/real.rs"]
 #[allow(dead_code)]
 mod real;
@@ -37,6 +39,9 @@ fn main() -> Outcome<()> {
     bench.schedule()?;
     bench.end_by_signal()?;
     bench.fault_bounds()?;
+    bench.random_outages()?;
+    bench.hostile_replies()?;
+    bench.large_logs()?;
     Ok(())
 }
 
@@ -219,6 +224,159 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// 100 outages of random length: whether each lies within its bounds, and how far these are apart.
+    fn random_outages(&self) -> Outcome<()> {
+        const INTERVAL: u64 = 20;
+        const TIMEOUT: u64 = 100;
+        let (server, logs) = (Server::start(), TempDir::new()?);
+        let port = server.port().to_string();
+        let mut command = Command::new(&self.binary);
+        command.args([
+            "cycles",
+            "-p",
+            &port,
+            "--run-duration",
+            "1h",
+            "--check-interval",
+            "20ms",
+            "-t",
+            "100ms",
+            "--json",
+        ]);
+        let mut child = command.arg("--log-dir").arg(logs.path()).stdout(Stdio::piped()).spawn()?;
+        let succeeds = || std::fs::read_to_string(logs.path().join("redis_success.log")).unwrap_or_default();
+        eventually(Duration::from_secs(5), || succeeds().contains("SUCCESS 5\n"));
+        let mut random = Random(20_250_827);
+        let faults = [
+            Behaviour::Refuse,
+            Behaviour::ResetOnAccept,
+            Behaviour::CloseAfter(0),
+            Behaviour::ErrorFor("PING", "LOADING Redis is loading the dataset in memory".to_owned()),
+        ];
+        // From when to when each outage lasted, at least and at most: a change is in force some time after it is asked for.
+        let mut truth = Vec::new();
+        for round in 0..100 {
+            std::thread::sleep(Duration::from_millis(100 + random.below(100)));
+            let asked = Instant::now();
+            server.behave(faults[round % faults.len()].clone());
+            let began = Instant::now();
+            std::thread::sleep(Duration::from_millis(60 + random.below(240)));
+            let ending = Instant::now();
+            server.behave(Behaviour::Serve);
+            truth.push((ending - began, asked.elapsed()));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        interrupt(&child)?;
+        let mut document = String::new();
+        child.stdout.take().ok_or("no output")?.read_to_string(&mut document)?;
+        child.wait()?;
+        let document: serde_json::Value = serde_json::from_str(&document)?;
+        let outages = document["databases"][0]["outages"].as_array().ok_or("no outages")?;
+        let bounds = outages.iter().map(|outage| (outage["at_least_s"].as_f64(), outage["at_most_s"].as_f64()));
+        let bounds: Vec<_> = bounds.filter_map(|(least, most)| least.zip(most)).collect();
+        let held = truth.iter().zip(&bounds).filter(|((shortest, longest), (least, most))| {
+            *least <= longest.as_secs_f64() && *most >= shortest.as_secs_f64()
+        });
+        let apart = bounds.iter().map(|(least, most)| (most - least) * 1000.0).fold(0.0, f64::max);
+        println!(
+            "  100 random outages: {} told, {} within their bounds, these at most {apart:.0} ms apart (at most {})",
+            bounds.len(),
+            held.count(),
+            2 * INTERVAL + TIMEOUT
+        );
+        Ok(())
+    }
+
+    /// 1,000 replies that mean harm.
+    fn hostile_replies(&self) -> Outcome<()> {
+        const TIMEOUT: u64 = 200;
+        let server = Server::start();
+        let port = server.port().to_string();
+        let (mut worst, mut peak, mut panics) = (Duration::ZERO, 0, 0);
+        for attack in attacks::attacks().into_iter().cycle().take(1_000) {
+            server.behave(attack);
+            let mut command = self.tool(&["dbs", "-n", "0", "-t", "0.2", "-p", &port]);
+            let start = Instant::now();
+            let (status, kib) = watch(&mut command)?;
+            worst = worst.max(start.elapsed());
+            peak = peak.max(kib);
+            panics += u32::from(!matches!(status.code(), Some(0 | 1)));
+        }
+        println!(
+            "  1,000 hostile replies: {panics} panics, worst overrun {:.0} ms (at most 100), peak memory {:.1} MiB (at most 32)",
+            over(worst, TIMEOUT),
+            peak as f64 / 1024.0
+        );
+        Ok(())
+    }
+
+    /// Reports on one and on ten million lines.
+    fn large_logs(&self) -> Outcome<()> {
+        let logs = TempDir::new()?;
+        for (name, lines, json) in
+            [("classic", 1_000_000, false), ("JSON", 1_000_000, true), ("classic", 10_000_000, false)]
+        {
+            let file = logs.path().join("redis_success.log");
+            write_log(&file, lines, json)?;
+            let count = time(Command::new("wc").arg("-l").arg(&file).stdout(Stdio::null()))?;
+            let mut times = Vec::new();
+            for _ in 0..5 {
+                times.push(time(Command::new(&self.binary).arg("report").arg(&file).stdout(Stdio::null()))?);
+            }
+            let (_, kib) = watch(Command::new(&self.binary).arg("report").arg(&file).stdout(Stdio::null()))?;
+            let took = median(times);
+            println!(
+                "  report on {lines} {name} lines: {:.2} s, {:.0} times wc -l, peak memory {:.1} MiB",
+                took.as_secs_f64(),
+                ratio(took, count),
+                kib as f64 / 1024.0
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Numbers that look random and are the same each time (Knuth's MMIX generator).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// One check a second, three of each thousand failed.
+fn write_log(path: &Path, lines: i64, json: bool) -> Outcome<()> {
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+    for second in 0..lines {
+        let at = chrono::DateTime::from_timestamp(1_756_280_101 + second, 0).ok_or("a time")?;
+        match (json, second % 1000 < 3) {
+            (false, true) => writeln!(file, "{} FAILURE: refused: Connection refused", at.naive_utc())?,
+            (false, false) => writeln!(file, "{} SUCCESS {}", at.naive_utc(), second + 1)?,
+            (true, true) => writeln!(
+                file,
+                r#"{{"at":"{}","type":"check","mode":"cycles","number":{second},"ok":false,"kind":"refused","detail":"Connection refused","elapsed_us":164}}"#,
+                at.to_rfc3339()
+            )?,
+            (true, false) => writeln!(
+                file,
+                r#"{{"at":"{}","type":"check","mode":"cycles","number":{second},"ok":true,"elapsed_us":412,"connect_us":171,"select_us":138,"ping_us":3,"peer":"10.0.1.5:6379","role":"primary","engine":"valkey","version":"8.1.0","run_id":"8c3ade83d94aeda262f85c81783b4748a6ff30b7"}}"#,
+                at.to_rfc3339()
+            )?,
+        }
+    }
+    Ok(file.flush()?)
+}
+
+/// Ends a run as Ctrl-C does.
+fn interrupt(child: &std::process::Child) -> Outcome<()> {
+    use rustix::process::{Pid, Signal, kill_process};
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("a process id")?;
+    Ok(kill_process(pid, Signal::INT)?)
+}
+
 /// Pipelines the commands in chunks as the tool does, and reads all replies.
 fn bare(server: &Real, commands: &[u8]) -> Outcome<Duration> {
     let start = Instant::now();
@@ -249,15 +407,22 @@ fn time(command: &mut Command) -> Outcome<Duration> {
 
 /// The most memory that a run of the command held, in KiB, as far as looking every 0.1 ms tells.
 fn peak_memory(command: &mut Command) -> Outcome<u64> {
+    Ok(watch(command)?.1)
+}
+
+fn watch(command: &mut Command) -> Outcome<(std::process::ExitStatus, u64)> {
     let mut child = command.spawn()?;
     let mut peak = 0;
-    while child.try_wait()?.is_none() {
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
         let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
         peak = peak.max(line.and_then(|kib| kib.parse().ok()).unwrap_or(0));
         std::thread::sleep(Duration::from_micros(100));
-    }
-    Ok(peak)
+    };
+    Ok((status, peak))
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

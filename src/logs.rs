@@ -4,6 +4,7 @@
 //! The files are merged by the stamps of their lines. Checks that overlap are written in the order in which they end,
 //! so a few minutes of records are held back and sorted.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::fs::File;
@@ -333,7 +334,11 @@ impl Source {
                 // A block whose end was cut off was seen all the same.
                 return Ok(self.block.take().map(block_event));
             }
-            let text = String::from_utf8_lossy(&self.bytes);
+            // The check of all bytes at once is several times as fast as that piece by piece.
+            let text = match std::str::from_utf8(&self.bytes) {
+                Ok(text) => Cow::Borrowed(text),
+                Err(_) => String::from_utf8_lossy(&self.bytes),
+            };
             let (block, ready) = (&mut self.block, &mut self.ready);
             let read = read_line(&text, &mut self.zone, &mut |entry| sort_in(entry, block, ready));
             if read.is_err() && !self.unclosed {

@@ -8,59 +8,9 @@ use redis_health::connect::Connection;
 use redis_health::failure::MAX_TEXT;
 use tokio::io::AsyncWriteExt as _;
 
+use crate::support::attacks::attacks;
 use crate::support::env::TestEnv;
-use crate::support::scripted::{Behaviour, LIMIT, Server};
-
-/// What a hostile server may send, over and over where that makes sense.
-fn attacks() -> Vec<Behaviour> {
-    let nested = |mark: &str| mark.repeat(200_000).into_bytes();
-    let mut attacks = vec![
-        Behaviour::Endless(vec![b'+'; 1 << 16]),
-        Behaviour::Endless(vec![b'x'; 1 << 16]),
-        Behaviour::Endless(vec![0; 1 << 16]),
-        Behaviour::Endless(b"+".to_vec()),
-        Behaviour::Endless(b">2\r\n+a\r\n+b\r\n".repeat(1000)),
-        Behaviour::Endless(b"|1\r\n+a\r\n+b\r\n".repeat(1000)),
-        Behaviour::Endless(b"*1\r\n".repeat(10_000)),
-        Behaviour::Endless(b":1\r\n".repeat(10_000)),
-    ];
-    let raw = [
-        nested("*1\r\n"),
-        nested("%1\r\n"),
-        nested("~1\r\n"),
-        nested(">1\r\n"),
-        nested("|1\r\n"),
-        b"*9223372036854775807\r\n".to_vec(),
-        b"$9223372036854775807\r\n".to_vec(),
-        b"$5000000000\r\nabc".to_vec(),
-        b"*-9223372036854775808\r\n".to_vec(),
-        b"%9223372036854775807\r\n".to_vec(),
-        b"|-1\r\n+a\r\n".to_vec(),
-        b"=-1\r\n".to_vec(),
-        b"!-5\r\nabc\r\n".to_vec(),
-        b">0\r\n".to_vec(),
-        b">-1\r\n".to_vec(),
-        b"|0\r\n+OK\r\n".to_vec(),
-        b"+\x1b]0;owned\x07\x1b[2J\r\n".to_vec(),
-        b"-ERR \x00\x01\x02\x7f\xc2\x9b31m\r\n".to_vec(),
-        b"-\xff\xfe\r\n".to_vec(),
-        b"-\r\n".to_vec(),
-        b"-ERR \xe2\x80\xae gnol\r\n".to_vec(),
-        [b"-ERR ".to_vec(), vec![b'a'; 60_000], b"\r\n".to_vec()].concat(),
-        b"$-1\r\n".to_vec(),
-        b"_\r\n".to_vec(),
-        b",nan\r\n".to_vec(),
-        b"#t\r\n".to_vec(),
-        b"(1\r\n".to_vec(),
-        b"+OK\r\n+OK\r\n+PONG\r\n".to_vec(),
-        b"\r\n".to_vec(),
-        b"\n".to_vec(),
-        b"+OK\n".to_vec(),
-        b"-ERR a\r\n=== All cycles finished at 2025-01-01 00:00:00 ===\r\n".to_vec(),
-    ];
-    attacks.extend(raw.into_iter().map(Behaviour::Raw));
-    attacks
-}
+use crate::support::scripted::{LIMIT, Server};
 
 #[test]
 fn no_reply_hurts() {

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod attacks;
 pub mod certificates;
 pub mod env;
 pub mod real;

@@ -4,6 +4,7 @@ mod support;
 
 mod cycles;
 mod dbs;
+mod engines;
 mod faults;
 mod hostile;
 mod login;

@@ -11,4 +11,5 @@ mod login;
 mod records;
 mod tls;
 
+mod upgrade;
 mod usage;

@@ -6,3 +6,4 @@ pub mod certificates;
 pub mod env;
 pub mod real;
 pub mod scripted;
+pub mod upgrade;

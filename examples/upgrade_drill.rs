@@ -20,6 +20,8 @@ mod scripted;
 mod upgrade;
 
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -103,7 +105,7 @@ fn show<T>(
     for name in ["redis_db_health.log", "redis_success.log", "redis_error.log"] {
         heading(name);
         let text = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
-        println!("{}", shortened(&text).trim_end());
+        say(format_args!("{}", shortened(&text).trim_end()));
     }
     std::fs::remove_dir_all(&folder)?;
     Ok((exit, meanwhile))
@@ -121,7 +123,7 @@ impl Stages {
     }
 
     fn stage(&mut self, name: &str, lasts: u64, change: impl FnOnce()) {
-        println!("\x1b[36m--- {name}\x1b[0m");
+        say(format_args!("\x1b[36m--- {name}\x1b[0m"));
         change();
         self.until += Duration::from_millis(lasts);
         thread::sleep(self.until.saturating_sub(self.start.elapsed()));
@@ -190,7 +192,7 @@ fn run(arguments: &[&str], folder: &Path) -> anyhow::Result<Exit> {
 }
 
 fn say_command(arguments: &[&str]) {
-    println!("$ redis-health {}\n", arguments.join(" "));
+    say(format_args!("$ redis-health {}\n", arguments.join(" ")));
 }
 
 fn run_silently(arguments: &[&str], folder: &Path) -> anyhow::Result<Exit> {
@@ -198,8 +200,13 @@ fn run_silently(arguments: &[&str], folder: &Path) -> anyhow::Result<Exit> {
     redis_health::run(words.chain(["--log-dir".into(), folder.into()]))
 }
 
+/// Prints a line; a reader that is gone must not leave servers behind.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
 fn heading(text: &str) {
-    println!("\n\x1b[1m{text}\x1b[0m");
+    say(format_args!("\n\x1b[1m{text}\x1b[0m"));
 }
 
 /// A log with the middle of each long run of like lines left out.

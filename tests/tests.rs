@@ -8,6 +8,7 @@ mod engines;
 mod faults;
 mod hostile;
 mod login;
+mod probes;
 mod records;
 mod tls;
 

@@ -10,6 +10,7 @@ mod hostile;
 mod login;
 mod probes;
 mod records;
+mod samples;
 mod tls;
 
 mod upgrade;

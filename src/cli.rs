@@ -167,6 +167,10 @@ pub struct Connection {
     #[arg(long, env = "REDIS_HEALTH_ASKPASS", value_parser = FalseyValueParser::new())]
     pub askpass: bool,
 
+    #[cfg(feature = "iam")]
+    #[command(flatten)]
+    pub iam: Iam,
+
     /// Speak TLS 1.2 or 1.3; the server's certificate must be valid for the host's name.
     #[arg(long, env = "REDIS_HEALTH_TLS", value_parser = FalseyValueParser::new())]
     pub tls: bool,
@@ -214,6 +218,28 @@ pub struct Connection {
     #[arg(long, value_name = "DURATION", env = "REDIS_HEALTH_DEADLINE", default_value = "30s")]
     #[arg(value_parser = units::nonzero_duration, allow_negative_numbers = true)]
     pub deadline: Duration,
+}
+
+/// How to log in to ElastiCache with AWS credentials.
+#[cfg(feature = "iam")]
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection")]
+pub struct Iam {
+    /// Log in with a token made from AWS credentials, as `--user`; needs `--iam-cache` and TLS.
+    #[arg(long, env = "REDIS_HEALTH_IAM", value_parser = FalseyValueParser::new())]
+    pub iam: bool,
+
+    /// The id of the replication group, or of the serverless cache, to log in to.
+    #[arg(long, value_name = "NAME", env = "REDIS_HEALTH_IAM_CACHE")]
+    pub iam_cache: Option<String>,
+
+    /// The cache is a serverless one.
+    #[arg(long, env = "REDIS_HEALTH_IAM_SERVERLESS", value_parser = FalseyValueParser::new())]
+    pub iam_serverless: bool,
+
+    /// The cache's AWS region [default: as AWS's own tools find it].
+    #[arg(long, value_name = "REGION", env = "REDIS_HEALTH_REGION")]
+    pub region: Option<String>,
 }
 
 /// Where the records go, and how they look.

@@ -20,7 +20,7 @@ use tracing::debug;
 
 use crate::failure::{Failure, Kind, Phase};
 use crate::resolve::Resolver;
-use crate::target::{Credentials, Endpoint, Target};
+use crate::target::{Credentials, Endpoint, Secret, Target};
 use crate::tls;
 
 /// The most bytes that one reply may have. The longest that a check asks for, `INFO server`, has some two thousand.
@@ -136,9 +136,15 @@ impl Connection {
             }
         };
         let mut connection = Connection { peer, timings, ..Connection::over(stream) };
-        if let Some(credentials) = &target.credentials {
+        if let Some(login) = &target.login {
             let start = Instant::now();
-            connection.authenticate(credentials, deadline).await?;
+            let credentials = login.credentials();
+            if let Err(failure) = connection.authenticate(&credentials, deadline).await {
+                if failure.is_wrong_password() {
+                    login.refused(&credentials);
+                }
+                return Err(without(&credentials.password, failure));
+            }
             connection.timings.auth = start.elapsed();
             debug!("authenticated after {:?}", connection.timings.auth);
         }
@@ -251,6 +257,15 @@ async fn dial(addresses: &[SocketAddr], deadline: Deadline) -> Result<TcpStream,
         }
     }
     Err(failure.unwrap_or_else(|| Failure::new(Kind::Dns, "the name has no address")))
+}
+
+/// A failure without what it shows of a secret. The texts that servers are known to say show nothing, so they stay whole
+/// even if a word in them is the password.
+fn without(secret: &Secret, mut failure: Failure) -> Failure {
+    if matches!(failure.kind, Kind::Error | Kind::Protocol) {
+        failure.detail = secret.cut_from(&failure.detail);
+    }
+    failure
 }
 
 /// A reply that is neither an error nor what `command` promises.

@@ -22,6 +22,7 @@ use crate::clock::{Clock, Stamp, machine_suspended};
 use crate::exit::Exit;
 use crate::identity::Observed;
 use crate::ledger::{Changed, Check, Gap, Ledger};
+use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::ordered::Ordered;
 use crate::outage::{Moment, Transition};
@@ -34,7 +35,7 @@ use crate::scan::{Databases, Identify, Outcome, Scanner};
 use crate::schedule::{Event, Schedule};
 use crate::signal::{Signal, Signals};
 use crate::status::Status;
-use crate::target::{Credentials, Target};
+use crate::target::Target;
 use crate::tls::Tls;
 
 /// Another `cycles` run writes to the same log folder.
@@ -59,7 +60,7 @@ pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Res
         output.notice(warning);
     }
     let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
-    let credentials = Credentials::fetch(plan.login.as_ref()).await?;
+    let login = Login::fetch(plan.login.clone(), output.clone()).await?;
     let _lock = lock(&plan.log.folder, &output)?;
     let notify = output.clone();
     let log =
@@ -69,7 +70,7 @@ pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Res
 
     let announcement = announcement(&plan, &schedule);
     let scanner = Scanner {
-        target: Target { endpoint: plan.endpoint, tls, credentials },
+        target: Target { endpoint: plan.endpoint, tls, login },
         resolver: Resolver::new(plan.timeout),
         databases: plan.databases,
         timeout: plan.timeout,

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::canary::Canary;
 use crate::exit::Exit;
 use crate::failure::{Failure, Kind};
+use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::output::{Output, scan_bar};
 use crate::plan::DbsPlan;
@@ -20,7 +21,7 @@ use crate::record::{Destination, Format, Log, Mode, Record, Subject, Verdict};
 use crate::resolve::Resolver;
 use crate::scan::{Identify, Outcome, Scanner};
 use crate::signal::Signals;
-use crate::target::{Credentials, Target};
+use crate::target::Target;
 use crate::tls::Tls;
 
 /// Scans once and logs what it saw.
@@ -36,14 +37,14 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         output.notice(warning);
     }
     let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
-    let credentials = Credentials::fetch(plan.login.as_ref()).await?;
+    let login = Login::fetch(plan.login, output.clone()).await?;
     let notify = output.clone();
     let log =
         Log::open(&plan.log, &[Destination::Health, Destination::Error], Arc::new(move |text| notify.notice(text)))?;
     let mut signals = Signals::listen()?;
 
     let scanner = Scanner {
-        target: Target { endpoint: plan.endpoint, tls, credentials },
+        target: Target { endpoint: plan.endpoint, tls, login },
         resolver: Resolver::new(plan.timeout),
         databases: plan.databases,
         timeout: plan.timeout,

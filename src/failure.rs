@@ -171,6 +171,12 @@ impl Failure {
         Failure { kind, detail: detail.into() }
     }
 
+    /// Whether a server refused AUTH for what it presented, so that another password may fare better.
+    pub fn is_wrong_password(&self) -> bool {
+        self.kind == Kind::Auth
+            && ["WRONGPASS", "ERR invalid password"].iter().any(|text| self.detail.starts_with(text))
+    }
+
     /// The deadline passed in `phase`; `limit` is the whole time that the check had.
     pub fn timeout(phase: &Phase, limit: Duration) -> Self {
         Failure::new(Kind::Timeout, format!("{phase} within {}", humantime::format_duration(limit)))
@@ -316,6 +322,21 @@ mod tests {
             let failure = Failure::from_reply(wire);
             assert_eq!(failure.kind, kind, "{wire}");
             assert_eq!(failure.detail, wire);
+        }
+    }
+
+    #[test]
+    fn only_a_wrong_password_asks_for_another() {
+        for (wire, wrong) in [
+            ("WRONGPASS invalid username-password pair or user is disabled.", true),
+            ("ERR invalid password", true),
+            ("NOAUTH Authentication required.", false),
+            ("ERR Client sent AUTH, but no password is set", false),
+            ("ERR AUTH <password> called without any password configured for the default user.", false),
+            ("LOADING Redis is loading the dataset in memory", false),
+            ("ERR unknown command 'AUTH'", false),
+        ] {
+            assert_eq!(Failure::from_reply(wire).is_wrong_password(), wrong, "{wire}");
         }
     }
 

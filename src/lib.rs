@@ -5,7 +5,8 @@
 //! Data flows one way: flags → plan → checks → outcomes → (log, outages) → summary → exit code.
 //!
 //! - [`cli`] is what can be typed, [`plan`] turns it into what to do.
-//! - [`target`] is what is checked; [`password`] fetches what it takes to get in.
+//! - [`target`] is what is checked; [`password`] fetches what it takes to get in, and [`login`] renews it. In builds with
+//!   the feature `iam`, the room of that name makes it from AWS credentials.
 //! - [`resolve`], [`connect`] and [`tls`] open a connection, phase by phase; [`scan`] asks all databases over it.
 //! - [`failure`] is the closed set of reasons why a check fails.
 //! - [`identity`] is what a server tells of itself, and what changed.
@@ -27,8 +28,11 @@ pub mod dbs;
 pub mod exit;
 mod explain;
 pub mod failure;
+#[cfg(feature = "iam")]
+pub mod iam;
 pub mod identity;
 pub mod ledger;
+pub mod login;
 pub mod logs;
 pub mod metrics;
 pub mod ordered;

@@ -419,6 +419,8 @@ struct Stream {
     pace: Pace,
     /// Since when nothing has been observed, before the next check.
     gap: Option<Moment>,
+    /// How long the break is that follows the cycle which ended last.
+    rest: Duration,
     /// Each check writes a canary too.
     writes: bool,
 }
@@ -499,17 +501,22 @@ impl Fold {
     fn mark(&mut self, mark: Mark) {
         let cycles = &mut self.cycles;
         match mark {
-            Mark::CycleStarted { cycle, .. } => {
+            Mark::CycleStarted { cycle: 1, .. } => {
                 // A run that was killed left no mark at its end.
-                if let Some(last) = cycles.ledger.last.filter(|_| cycle == 1) {
+                if let Some(last) = cycles.ledger.last {
                     cycles.pause(last);
                 }
-                cycles.writes &= cycle > 1;
+                cycles.writes = false;
             }
-            Mark::CycleCompleted { pause: Duration::ZERO, .. } => {}
-            Mark::CycleCompleted { at, .. } | Mark::AllFinished { at } | Mark::Stopped { at, .. } => {
-                cycles.pause(moment(at));
+            Mark::CycleStarted { at, .. } => {
+                let length = std::mem::take(&mut cycles.rest);
+                if !length.is_zero() {
+                    cycles.pause(moment(at).earlier(length));
+                }
             }
+            // The classic line does not say when that was, and the next cycle's beginning does.
+            Mark::CycleCompleted { pause, .. } => cycles.rest = pause,
+            Mark::AllFinished { at } | Mark::Stopped { at, .. } => cycles.pause(moment(at)),
             Mark::Canary { .. } => cycles.writes = true,
             Mark::NotObserved { from, .. } => cycles.pause(moment(from)),
             Mark::Changed { who, at, change } => cycles.ledger.change(Changed { who, at, change }),
@@ -536,14 +543,14 @@ struct Pace {
 const JITTER: Duration = Duration::from_secs(1);
 
 impl Pace {
-    /// Takes the next check; gives the one before when more than twice the usual time lies between.
+    /// Takes the next check; gives the one before when more than one and a half of the usual time lies between.
     fn gap_before(&mut self, at: Moment) -> Option<Moment> {
         let last = self.last.replace(at)?;
         let distance = at.since.saturating_sub(last.since);
         if distance.is_zero() {
             return None;
         }
-        let is_odd = self.usual.is_some_and(|usual| distance > usual * 2 + JITTER);
+        let is_odd = self.usual.is_some_and(|usual| distance > usual * 3 / 2 + JITTER);
         let is_new_pace = self.odd.is_some_and(|odd| distance <= odd * 3 / 2 && odd <= distance * 3 / 2);
         if is_odd && !is_new_pace {
             self.odd = Some(distance);

@@ -5,12 +5,10 @@
 //! before to the first success after.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use crate::clock::Stamp;
 use crate::failure::{Failure, Kind};
-use crate::record::seconds;
 
 /// When a check began: as the logs say it, and on a scale whose differences are true durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,25 +86,6 @@ impl Outage {
     pub fn kinds_in_words(&self) -> String {
         let kinds: Vec<_> = self.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         kinds.join(", ")
-    }
-}
-
-impl fmt::Display for Outage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "down from {}", self.first_failure.stamp)?;
-        match self.first_success_after {
-            Some(after) => write!(f, " to {}", after.stamp)?,
-            None => write!(f, " on")?,
-        }
-        write!(f, ": at least {} s", seconds(self.at_least()))?;
-        if let Some(at_most) = self.at_most() {
-            write!(f, ", at most {} s", seconds(at_most))?;
-        }
-        let caveats = self.caveats();
-        if !caveats.is_empty() {
-            write!(f, " ({})", caveats.join(", "))?;
-        }
-        write!(f, "; failed checks: {} ({}); {}", self.failed_checks, self.kinds_in_words(), self.reason)
     }
 }
 

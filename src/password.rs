@@ -1,11 +1,13 @@
 //! Where a password comes from, and how it is fetched.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tokio::process::Command;
+use rustix::process::{Pid, Signal, getpgid, kill_process_group};
+use tokio::process::{Child, Command};
 
 use crate::target::Secret;
 
@@ -23,47 +25,102 @@ pub enum Source {
     Command(String),
     /// Typed at a prompt.
     Prompt,
+    /// A token made from AWS credentials.
+    #[cfg(feature = "iam")]
+    Iam(crate::iam::Signer),
+}
+
+/// A password, and for how long it may be used before it has to be fetched anew; none for as long as the server takes
+/// it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    pub password: Secret,
+    pub good_for: Option<Duration>,
+}
+
+impl From<Secret> for Fetched {
+    fn from(password: Secret) -> Self {
+        Fetched { password, good_for: None }
+    }
 }
 
 impl Source {
+    /// Whether a later fetch may bring another password, without anybody being asked.
+    pub fn can_change(&self) -> bool {
+        !matches!(self, Source::Given(_) | Source::Prompt)
+    }
+
     /// Fetches the password.
     ///
     /// # Errors
     /// The file cannot be read, the command fails, or there is no terminal to ask on; the text names the flag.
-    pub async fn fetch(&self) -> anyhow::Result<Secret> {
+    pub async fn fetch(&self) -> anyhow::Result<Fetched> {
         match self {
-            Source::Given(secret) => Ok(secret.clone()),
-            Source::File(path) => {
-                let text = std::fs::read_to_string(path).with_context(|| {
-                    format!(
-                        "--pass-file: cannot read {}; give a readable file with the password as its first line",
-                        path.display()
-                    )
-                })?;
-                first_line(&text)
-                    .with_context(|| format!("--pass-file: {} has no password in its first line", path.display()))
-            }
-            Source::Command(command) => run(command).await,
+            Source::Given(secret) => Ok(secret.clone().into()),
+            Source::File(path) => read(path).map(Fetched::from),
+            Source::Command(command) => run(&mut shell(command)).await.map(Fetched::from),
             Source::Prompt => rpassword::prompt_password("Password: ")
-                .map(Secret::new)
+                .map(|text| Secret::new(text).into())
                 .context("--askpass: cannot ask without a terminal; use REDISCLI_AUTH or --pass-file"),
+            #[cfg(feature = "iam")]
+            Source::Iam(signer) => signer.fetch().await,
+        }
+    }
+
+    /// Fetches the password while checks go on: what hangs must neither hold them up nor pile up.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    pub async fn fetch_aside(&self) -> anyhow::Result<Fetched> {
+        match self {
+            Source::File(path) => {
+                let path = path.clone();
+                tokio::task::spawn_blocking(move || read(&path)).await?.map(Fetched::from)
+            }
+            // In a process group of its own it cannot ask on the terminal, but all of it can be ended.
+            Source::Command(command) => run(shell(command).process_group(0)).await.map(Fetched::from),
+            other => other.fetch().await,
         }
     }
 }
 
+/// The flag.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Source::Given(_) => "-a",
+            Source::File(_) => "--pass-file",
+            Source::Command(_) => "--password-command",
+            Source::Prompt => "--askpass",
+            #[cfg(feature = "iam")]
+            Source::Iam(_) => "--iam",
+        })
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Secret> {
+    let at = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!("--pass-file: cannot read {at}; give a readable file with the password as its first line")
+    })?;
+    first_line(&text).with_context(|| format!("--pass-file: {at} has no password in its first line"))
+}
+
 /// The command line may hold pipes and variables, as in a crontab, so a shell reads it. Its standard error stays ours:
 /// what it complains of is for the user to see.
-async fn run(command: &str) -> anyhow::Result<Secret> {
-    let child = Command::new("/bin/sh")
-        .args(["-c", command])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .context("--password-command: cannot start /bin/sh")?;
+fn shell(command: &str) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    shell
+}
+
+async fn run(shell: &mut Command) -> anyhow::Result<Secret> {
+    let child = shell.spawn().context("--password-command: cannot start /bin/sh")?;
+    let mut group = Group::led_by(&child);
     let Ok(output) = tokio::time::timeout(COMMAND_LIMIT, child.wait_with_output()).await else {
         bail!("--password-command: no password after {}", humantime::format_duration(COMMAND_LIMIT));
     };
+    group.leave();
     let output = output.context("--password-command: cannot read what the command prints")?;
     if !output.status.success() {
         bail!("--password-command: the command failed ({}); run it by hand to see why", output.status);
@@ -72,6 +129,61 @@ async fn run(command: &str) -> anyhow::Result<Secret> {
     first_line(&text).context("--password-command: the command printed no password")
 }
 
+/// The processes that a shell started, if it leads a group of its own. They are ended when this is dropped.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn led_by(child: &Child) -> Self {
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        Group(pid.filter(|pid| getpgid(Some(*pid)) == Ok(*pid)))
+    }
+
+    /// The shell has ended; what it left in the background is meant to stay.
+    fn leave(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0.take() {
+            // One that is gone already needs no ending.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
 fn first_line(text: &str) -> Option<Secret> {
     text.lines().next().filter(|line| !line.is_empty()).map(Secret::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_is_given_up_ends_with_its_children() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let file = folder.path().join("pid");
+        let command = format!("sleep 1000 & echo $! >{0}.new; mv {0}.new {0}; wait", file.display());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let command_line = runtime.block_on(async {
+            let source = Source::Command(command);
+            tokio::spawn(async move { source.fetch_aside().await });
+            while !file.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            format!("/proc/{}/cmdline", std::fs::read_to_string(&file).unwrap().trim())
+        });
+        // One that is dead but not yet reaped has no command line any more.
+        let runs = || std::fs::read_to_string(&command_line).is_ok_and(|line| !line.is_empty());
+        assert!(runs());
+        // As at the end of a run.
+        runtime.shutdown_background();
+        let start = std::time::Instant::now();
+        while runs() {
+            assert!(start.elapsed() < COMMAND_LIMIT / 2, "the sleep goes on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }

@@ -76,7 +76,9 @@ impl Sources<'_> {
     }
 
     fn inherited(&self, flag: &str) -> bool {
-        self.0.value_source(flag) == Some(ValueSource::EnvVariable)
+        // A switch may be in the environment as 0.
+        let off = matches!(self.0.try_get_one::<bool>(flag), Ok(Some(false)));
+        self.0.value_source(flag) == Some(ValueSource::EnvVariable) && !off
     }
 
     /// Of flags that exclude each other, the one that holds; none when none was given.
@@ -217,6 +219,11 @@ fn plan(
         },
         sources,
     )?;
+    #[cfg(feature = "iam")]
+    ensure!(
+        tls.is_some() || !matches!(login, Some((_, Source::Iam(_)))),
+        "--iam needs TLS, since ElastiCache takes tokens over nothing else; give --tls, or a URI with rediss://"
+    );
     ensure!(
         common.keep.is_none() || common.rotate.is_some(),
         "--keep says how many rotated files stay; give --rotate too"
@@ -326,7 +333,14 @@ fn login(
 ) -> anyhow::Result<Option<(Option<String>, Source)>> {
     const VISIBLE: &str = "can be seen by everybody on this machine in the process list; \
                            REDISCLI_AUTH, --pass-file or --password-command keep it private";
-    let chosen = sources.choose(&["password", "pass_file", "password_command", "askpass"])?;
+    let chosen = sources.choose(&[
+        "password",
+        "pass_file",
+        "password_command",
+        "askpass",
+        #[cfg(feature = "iam")]
+        "iam",
+    ])?;
     let typed = chosen.filter(|flag| sources.typed(flag));
     let uri_password = uri.and_then(|uri| uri.password.clone());
     if uri_password.is_some() && sources.typed("uri") {
@@ -338,17 +352,6 @@ fn login(
     if typed == Some("password") {
         warnings.push(format!("warning: the password of -a {VISIBLE}"));
     }
-    let from_flag = || match chosen? {
-        "password" => connection.password.clone().map(|text| Source::Given(Secret::new(text))),
-        "pass_file" => connection.pass_file.clone().map(Source::File),
-        "password_command" => connection.password_command.clone().map(Source::Command),
-        _ => Some(Source::Prompt),
-    };
-    // What was typed beats a URI, and a URI beats the environment's password.
-    let source = match uri_password {
-        Some(password) if typed.is_none() => Some(Source::Given(password)),
-        _ => from_flag(),
-    };
     let user = match uri.and_then(|uri| uri.user.clone()) {
         Some(in_uri) if sources.typed("user") && connection.user.as_ref() != Some(&in_uri) => {
             ensure!(
@@ -360,6 +363,25 @@ fn login(
         Some(in_uri) => Some(in_uri),
         None => connection.user.clone(),
     };
+    let from_flag = || match chosen? {
+        "password" => connection.password.clone().map(|text| Source::Given(Secret::new(text))),
+        "pass_file" => connection.pass_file.clone().map(Source::File),
+        "password_command" => connection.password_command.clone().map(Source::Command),
+        _ => Some(Source::Prompt),
+    };
+    // What was typed beats a URI, and a URI beats the environment's password.
+    let source = match uri_password {
+        Some(password) if typed.is_none() => Some(Source::Given(password)),
+        #[cfg(feature = "iam")]
+        _ if chosen == Some("iam") => Some(Source::Iam(iam(connection, user.as_deref())?)),
+        _ => from_flag(),
+    };
+    #[cfg(feature = "iam")]
+    if !matches!(source, Some(Source::Iam(_))) {
+        for flag in ["iam_cache", "iam_serverless", "region"] {
+            ensure!(!sources.typed(flag), "{} is of no use without --iam; give that too", flag_name(flag));
+        }
+    }
     match (user, source) {
         (user, Some(source)) => Ok(Some((user, source))),
         (Some(_), None) => {
@@ -367,6 +389,27 @@ fn login(
         }
         (None, None) => Ok(None),
     }
+}
+
+/// What `--iam` and the flags beside it ask for.
+#[cfg(feature = "iam")]
+fn iam(connection: &cli::Connection, user: Option<&str>) -> anyhow::Result<crate::iam::Signer> {
+    let user = user.context("--iam needs --user; give the id of the ElastiCache user")?;
+    let cache = connection
+        .iam
+        .iam_cache
+        .as_deref()
+        .context("--iam needs --iam-cache; give the id of the replication group or of the serverless cache")?;
+    ensure!(
+        !cache.is_empty() && cache.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
+        "--iam-cache: {cache} is not the id of a cache; give the replication group's, not the endpoint's name"
+    );
+    Ok(crate::iam::Signer {
+        user: user.to_owned(),
+        cache: cache.to_ascii_lowercase(),
+        serverless: connection.iam.iam_serverless,
+        region: connection.iam.region.clone().filter(|region| !region.is_empty()),
+    })
 }
 
 /// What a URI says.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::password::Source;
+use crate::login::Login;
 use crate::tls::Tls;
 
 /// Where the server listens.
@@ -38,6 +38,21 @@ impl Secret {
     pub fn reveal(&self) -> &str {
         &self.0
     }
+
+    /// `text` up to where it begins to show this secret.
+    ///
+    /// Who does not know AUTH repeats its arguments, perhaps cut short: `ERR unknown command 'AUTH', with args
+    /// beginning with: …` (Redis's `server.c`, `commandCheckExistence`).
+    pub fn cut_from(&self, text: &str) -> String {
+        let head = match self.0.char_indices().nth(8) {
+            Some((end, _)) => &self.0[..end],
+            None => &self.0,
+        };
+        match text.find(head) {
+            Some(at) if !head.is_empty() => format!("{}[redacted]", &text[..at]),
+            _ => text.to_owned(),
+        }
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -54,23 +69,12 @@ pub struct Credentials {
     pub password: Secret,
 }
 
-impl Credentials {
-    /// Fetches the password of a login, if there is one.
-    ///
-    /// # Errors
-    /// The password cannot be had; see [`Source::fetch`].
-    pub async fn fetch(login: Option<&(Option<String>, Source)>) -> anyhow::Result<Option<Self>> {
-        let Some((user, source)) = login else { return Ok(None) };
-        Ok(Some(Credentials { user: user.clone(), password: source.fetch().await? }))
-    }
-}
-
 /// The endpoint with all that is needed to open a connection to it.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub endpoint: Endpoint,
     pub tls: Option<Tls>,
-    pub credentials: Option<Credentials>,
+    pub login: Option<Login>,
 }
 
 #[cfg(test)]
@@ -81,6 +85,16 @@ mod tests {
     fn a_secret_prints_as_redacted() {
         let credentials = Credentials { user: Some("ops".into()), password: Secret::new("hunter2") };
         assert!(!format!("{credentials:?}{credentials:#?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_text_is_cut_where_it_shows_a_secret() {
+        let secret = Secret::new("hünter2-s3cret");
+        assert_eq!(secret.cut_from("ERR args: 'hünter2-s3cret' 'b'"), "ERR args: '[redacted]");
+        assert_eq!(secret.cut_from("ERR args: 'hünter2-"), "ERR args: '[redacted]");
+        assert_eq!(secret.cut_from("ERR syntax error"), "ERR syntax error");
+        assert_eq!(Secret::new("ab").cut_from("ERR 'ab'"), "ERR '[redacted]");
+        assert_eq!(Secret::new("").cut_from("ERR"), "ERR");
     }
 
     #[test]

@@ -100,7 +100,7 @@ fn peak_memory(pid: u32) -> u64 {
 
 /// What real servers sent, to be broken in every way.
 fn corpus() -> Vec<Vec<u8>> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/replies");
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files.into_iter().map(|path| fs::read(path).unwrap()).collect()

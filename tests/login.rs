@@ -131,3 +131,149 @@ fn a_password_is_asked_for_on_the_terminal() {
     assert_secret_is_nowhere(&env, &output);
     assert!(env.read("redis_db_health.log").contains("DB 15: RUNNING"));
 }
+
+/// Runs commands as the default user with a password.
+fn as_default(server: &Real, password: &str, command: &str) {
+    let mut connection = std::net::TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    connection.write_all(format!("AUTH {password}\r\n{command}\r\nQUIT\r\n").as_bytes()).unwrap();
+    let mut replies = String::new();
+    std::io::Read::read_to_string(&mut connection, &mut replies).unwrap();
+    assert_eq!(replies, "+OK\r\n".repeat(3), "{command}");
+}
+
+/// A run of `cycles` whose time passes forty times as fast, so that a minute takes a second and a half.
+fn fast_run(env: &TestEnv, server: &Real, seconds: &str, arguments: &[&str]) -> Running {
+    let port = server.port().to_string();
+    let before = ["faketime", "-f", "+0 x40"];
+    let schedule = ["cycles", "-p", &port, "--cycles", "1", "--run-duration", seconds, "--check-interval", "3"];
+    // No check shall fail for want of time, however busy the machine is.
+    let patience = ["-t", "600", "--deadline", "600", "-v"];
+    Running::start(env.wrapped(&before, &[&schedule[..], &patience, arguments].concat()))
+}
+
+fn count(env: &TestEnv, name: &str, text: &str) -> usize {
+    env.read(name).matches(text).count()
+}
+
+#[test]
+fn a_rotated_password_is_fetched_by_its_command_once_a_minute() {
+    let (server, env) = (guarded(), TestEnv::new());
+    let path = |name: &str| env.path().join(name);
+    std::fs::write(path("password"), format!("{SECRET}\n")).unwrap();
+    // The stamps are of the same fast time.
+    let arguments = ["--password-command", "date +%s >>runs; cat password"];
+    let run = fast_run(&env, &server, "240", &arguments);
+    let runs = || std::fs::read_to_string(path("runs")).unwrap_or_default().lines().count();
+    env.wait_for("redis_success.log", |text| text.contains(" SUCCESS 3\n"));
+    assert_eq!(runs(), 1);
+
+    // The password changes, and where it comes from is not there.
+    std::fs::remove_file(path("password")).unwrap();
+    as_default(&server, SECRET, "CONFIG SET requirepass hunter2-second");
+    run.wait_for_stderr(|text| text.contains("--password-command: the command failed"));
+    assert_eq!(runs(), 2);
+    let failures = count(&env, "redis_error.log", "FAILURE: auth: WRONGPASS");
+    assert!(failures >= 5, "the first fetch counts, so the second waited a minute: {failures} failures");
+
+    // It comes back, and a minute later it is found.
+    std::fs::write(path("password"), "hunter2-second\n").unwrap();
+    let successes = count(&env, "redis_success.log", " SUCCESS ");
+    env.wait_for("redis_success.log", |text| text.matches(" SUCCESS ").count() > successes + 3);
+    assert_eq!(runs(), 3);
+    assert!(count(&env, "redis_error.log", "FAILURE: auth: WRONGPASS") >= failures + 5);
+
+    // It changes again at once.
+    std::fs::write(path("password"), "hunter2-third\n").unwrap();
+    as_default(&server, "hunter2-second", "CONFIG SET requirepass hunter2-third");
+    run.wait_for_stderr(|text| text.matches("gave another password").count() == 2);
+
+    let output = run.wait();
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let stamps = std::fs::read_to_string(path("runs")).unwrap();
+    let stamps: Vec<i64> = stamps.lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(stamps.len(), 4, "{stamps:?}");
+    // Not quite sixty: a stamp is made when the command has started, which takes its time on a busy machine.
+    assert!(stamps.windows(2).all(|pair| pair[1] - pair[0] >= 30), "{stamps:?}");
+    let notice = "redis-health: --password-command: the command failed (exit status: 1); run it by hand to see why; \
+                  the old password stays\n";
+    assert_eq!(output.stderr.matches(notice).count(), 1, "{output:?}");
+    assert!(env.read("redis_error.log").contains("Outage of endpoint ended"));
+    assert_secret_is_nowhere(&env, &output);
+}
+
+#[test]
+fn a_rotated_password_file_is_read_again() {
+    let (server, env) = (guarded(), TestEnv::new());
+    let file = env.path().join("password");
+    std::fs::write(&file, format!("{SECRET}-ops\n")).unwrap();
+    let arguments = ["--user", "ops", "--pass-file", "password", "--log-format", "json", "--json"];
+    let run = fast_run(&env, &server, "120", &arguments);
+    env.wait_for("redis_success.log", |text| text.contains(r#""number":3,"#));
+    as_default(&server, SECRET, "ACL SETUSER ops resetpass >hunter2-second");
+    std::fs::write(&file, "hunter2-second\n").unwrap();
+    let output = run.wait();
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let error = env.read("redis_error.log");
+    assert!(error.matches(r#""kind":"auth","detail":"WRONGPASS"#).count() >= 5, "{error}");
+    assert_eq!(error.matches("outage_ended").count(), 1, "{error}");
+    assert_eq!(output.stderr.matches("--pass-file gave another password").count(), 1, "{output:?}");
+    assert_secret_is_nowhere(&env, &output);
+}
+
+#[test]
+fn a_command_that_hangs_delays_no_check() {
+    let (server, env) = (guarded(), TestEnv::new());
+    // The first run gives a password that is wrong, the second none for longer than a command may take. Then all of it
+    // is ended, not only the shell.
+    let arguments = [
+        "--password-command",
+        "[ -e runs ] && { sleep 1000 & echo $! >sleeper; wait $!; }; date >>runs; echo hunter2-wrong",
+    ];
+    let output = fast_run(&env, &server, "120", &arguments).wait();
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert_eq!(count(&env, "redis_error.log", "FAILURE: auth: WRONGPASS"), 40, "{output:?}");
+    assert!(!output.stdout.contains("Not observed"), "{output:?}");
+    assert_eq!(output.stderr.matches("--password-command: no password after 30s; the old").count(), 1, "{output:?}");
+    let sleeper = std::fs::read_to_string(env.path().join("sleeper")).unwrap();
+    // One that is dead but not yet reaped has a folder still, and no command line.
+    let line = std::fs::read_to_string(format!("/proc/{}/cmdline", sleeper.trim())).unwrap_or_default();
+    assert_eq!(line, "", "{sleeper}");
+    assert_secret_is_nowhere(&env, &output);
+}
+
+#[test]
+fn a_password_is_not_in_the_process_list() {
+    let (server, env) = (guarded(), TestEnv::new());
+    let port = server.port().to_string();
+    std::fs::write(env.path().join("password"), SECRET).unwrap();
+    for arguments in [["--pass-file", "password"], ["--password-command", "cat password"], ["-n", "0"]] {
+        let mut command = env.command(&[&["cycles", "-p", &port, "--check-interval", "50ms"], &arguments[..]].concat());
+        if arguments[0] == "-n" {
+            command.env("REDISCLI_AUTH", SECRET);
+        }
+        let run = Running::start(command);
+        run.wait_for_stdout(|text| text.contains("Cycle 1 started"));
+        for file in ["cmdline", "comm", "status"] {
+            let text = std::fs::read_to_string(format!("/proc/{}/{file}", run.pid())).unwrap();
+            assert!(!text.contains("hunter2"), "{arguments:?}: {text}");
+        }
+        run.signal(rustix::process::Signal::TERM);
+        assert_secret_is_nowhere(&env, &run.wait());
+    }
+}
+
+#[test]
+fn a_server_that_repeats_the_password_does_not_bring_it_into_the_logs() {
+    let server = Real::start(&["--rename-command", "AUTH", ""]);
+    for more in [&[][..], &["--user", "ops"], &["--log-format", "json"]] {
+        let env = TestEnv::new();
+        let port = server.port().to_string();
+        let mut command = env.command(&[&["dbs", "-v", "-p", &port], more].concat());
+        command.env("REDISCLI_AUTH", SECRET);
+        let output = Running::start(command).wait();
+        let logged = env.read("redis_db_health.log");
+        assert!(logged.contains("ERR unknown command 'AUTH', with args"), "{logged}");
+        assert!(logged.contains("'[redacted]"), "{logged}");
+        assert_secret_is_nowhere(&env, &output);
+    }
+}

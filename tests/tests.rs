@@ -7,11 +7,15 @@ mod dbs;
 mod engines;
 mod faults;
 mod hostile;
+#[cfg(feature = "iam")]
+mod iam;
 mod login;
+mod page;
+mod parsers;
 mod probes;
 mod records;
+mod report;
 mod samples;
 mod tls;
-
 mod upgrade;
 mod usage;

@@ -89,6 +89,9 @@ fn what_was_typed_beats_the_environment() {
     assert_eq!(run(&[uri], &["dbs", "-p", &port]).code, Some(2));
     let output = run(&[("REDIS_HEALTH_HOST", "a"), ("REDIS_HEALTH_SOCKET", "b")], &["dbs"]);
     assert!(output.stderr.contains("REDIS_HEALTH_SOCKET and REDIS_HEALTH_HOST in the environment"), "{output:?}");
+    // A switch that is off there is no choice at all.
+    let off = [("REDIS_HEALTH_ASKPASS", "0"), ("REDIS_HEALTH_PORT", port.as_str())];
+    assert_eq!(run(&off, &["dbs"]).code, Some(0));
     // A flag that only the environment sets is refused by its variable's rules too.
     assert_eq!(run(&[("REDIS_HEALTH_QUIET", "1"), ("REDIS_HEALTH_PORT", port.as_str())], &["dbs"]).stdout, "");
 }

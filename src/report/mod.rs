@@ -5,6 +5,7 @@ pub mod json;
 pub mod text;
 mod timeline;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,9 +95,41 @@ impl Report {
         self.rows.iter().map(|row| row.outages.len() as u64 + row.unlisted).sum()
     }
 
+    /// All outages by their beginnings; one that several databases shared is one.
+    fn incidents(&self) -> Vec<Incident<'_>> {
+        let mut incidents = BTreeMap::<_, Incident<'_>>::new();
+        for row in &self.rows {
+            for outage in &row.outages {
+                let key = (seen(outage), &row.subject.who, row.subject.write);
+                let incident =
+                    incidents.entry(key).or_insert_with(|| Incident { subjects: Vec::new(), outage, at_most: None });
+                incident.subjects.push(&row.subject);
+                incident.at_most = incident.at_most.max(outage.at_most());
+            }
+        }
+        incidents.into_values().collect()
+    }
+
     /// Neighbours of which the same is known, as ranges of rows.
     fn folded(&self) -> Vec<&[Row]> {
         self.rows.chunk_by(same_but_for_the_database).collect()
+    }
+}
+
+/// An outage, and whose it was.
+struct Incident<'r> {
+    subjects: Vec<&'r Subject>,
+    outage: &'r Outage,
+    /// The longest of their upper bounds: they end with the checks that found each database well again.
+    at_most: Option<Duration>,
+}
+
+impl Incident<'_> {
+    /// `DB 0-2, 4-15`.
+    fn name(&self) -> String {
+        let neighbours = |a: &&Subject, b: &&Subject| a.db.zip(b.db).is_some_and(|(a, b)| b == a + 1);
+        let ranges: Vec<_> = self.subjects.chunk_by(neighbours).map(name_of).collect();
+        ranges.join(", ")
     }
 }
 
@@ -109,7 +142,7 @@ fn same_but_for_the_database(a: &Row, b: &Row) -> bool {
 }
 
 /// What two databases have to share for an outage to be the same.
-fn seen(outage: &Outage) -> impl PartialEq {
+fn seen(outage: &Outage) -> impl Ord + use<> {
     let stamp = |moment: Option<Moment>| moment.map(|moment| moment.stamp.at);
     (
         (outage.first_failure.stamp.at, outage.last_failure.stamp.at),
@@ -119,16 +152,20 @@ fn seen(outage: &Outage) -> impl PartialEq {
 }
 
 /// `DB 0-15`, `NODE 10.0.1.5:6379 DB 3`, `endpoint`.
-fn name_of(rows: &[Row]) -> String {
-    match rows {
+fn name_of(subjects: &[&Subject]) -> String {
+    match subjects {
         [] => String::new(),
-        [one] => one.subject.to_string(),
+        [one] => one.to_string(),
         [first, .., last] => {
-            let end = last.subject.db.map(|db| format!("-{db}")).unwrap_or_default();
-            let write = if first.subject.write { " WRITE" } else { "" };
-            format!("{}{end}{write}", first.subject.writing(false))
+            let end = last.db.map(|db| format!("-{db}")).unwrap_or_default();
+            let write = if first.write { " WRITE" } else { "" };
+            format!("{}{end}{write}", first.writing(false))
         }
     }
+}
+
+fn name_of_rows(rows: &[Row]) -> String {
+    name_of(&rows.iter().map(|row| &row.subject).collect::<Vec<_>>())
 }
 
 impl From<Ledger> for Report {

@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use super::timeline::{State, bar};
-use super::{Latency, Report, name_of, stamp};
+use super::{Latency, Report, name_of_rows, stamp};
 use crate::record::seconds;
 
 /// How the reader sees it.
@@ -87,7 +87,7 @@ fn overview(report: &Report, look: Look, f: &mut String) -> fmt::Result {
 }
 
 fn table(report: &Report, look: Look, f: &mut String) -> fmt::Result {
-    let rows: Vec<_> = report.folded().into_iter().map(|rows| (name_of(rows), &rows[0])).collect();
+    let rows: Vec<_> = report.folded().into_iter().map(|rows| (name_of_rows(rows), &rows[0])).collect();
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).clamp(8, 40);
     let latency = rows.iter().any(|(_, row)| row.latency.is_some());
     let mut head = format!("{:width$} {:>8} {:>7} {:>9}", "", "checks", "failed", "available");
@@ -114,24 +114,25 @@ fn outages(report: &Report, look: Look, f: &mut String) -> fmt::Result {
         return Ok(());
     }
     writeln!(f, "\n{}", look.heading("Outages"))?;
-    for rows in report.folded() {
-        for outage in &rows[0].outages {
-            let to = outage.first_success_after.map_or_else(|| "…".to_owned(), |moment| stamp(moment.stamp));
-            writeln!(f, "{}: {} to {to}", look.bad(&name_of(rows)), stamp(outage.first_failure.stamp))?;
-            let mut length = format!("at least {} s", seconds(outage.at_least()));
-            if let Some(at_most) = outage.at_most() {
-                write!(length, ", at most {} s", seconds(at_most))?;
-            }
-            for caveat in outage.caveats() {
-                write!(length, ", {caveat}")?;
-            }
-            let checks = format!("{} failed checks: {}", outage.failed_checks, outage.kinds_in_words());
-            for line in [length, checks, outage.reason.to_string()] {
-                wrapped(&line, look.width, f)?;
-            }
+    for incident in report.incidents() {
+        let outage = incident.outage;
+        let to = outage.first_success_after.map_or_else(|| "…".to_owned(), |moment| stamp(moment.stamp));
+        writeln!(f, "{}: {} to {to}", look.bad(&incident.name()), stamp(outage.first_failure.stamp))?;
+        let mut length = format!("at least {} s", seconds(outage.at_least()));
+        if let Some(at_most) = incident.at_most {
+            write!(length, ", at most {} s", seconds(at_most))?;
         }
+        for caveat in outage.caveats() {
+            write!(length, ", {caveat}")?;
+        }
+        write!(length, "; failed checks: {} ({})", outage.failed_checks, outage.kinds_in_words())?;
+        for line in [length, outage.reason.to_string()] {
+            wrapped(&line, look.width, f)?;
+        }
+    }
+    for rows in report.folded() {
         if rows[0].unlisted > 0 {
-            writeln!(f, "{}: {} more outages", name_of(rows), rows[0].unlisted)?;
+            writeln!(f, "{}: {} more outages", name_of_rows(rows), rows[0].unlisted)?;
         }
     }
     Ok(())
@@ -152,11 +153,11 @@ fn changes(report: &Report, look: Look, f: &mut String) -> fmt::Result {
 fn timeline(report: &Report, look: Look, f: &mut String) -> fmt::Result {
     let Some((first, last)) = report.span.filter(|(first, last)| last.since > first.since) else { return Ok(()) };
     let rows = report.folded();
-    let width = rows.iter().map(|rows| name_of(rows).len()).max().unwrap_or(0).clamp(8, 40);
+    let width = rows.iter().map(|rows| name_of_rows(rows).len()).max().unwrap_or(0).clamp(8, 40);
     let cells = look.width.saturating_sub(width + 1).max(10);
     writeln!(f, "\n{}", look.heading("Timeline (= up, X down, . not observed)"))?;
     for rows in rows {
-        write!(f, "{:width$} ", name_of(rows))?;
+        write!(f, "{:width$} ", name_of_rows(rows))?;
         for run in bar(report, &rows[0], cells).chunk_by(|a, b| a == b) {
             match run[0] {
                 State::Up => f.push_str(&"=".repeat(run.len())),

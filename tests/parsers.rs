@@ -1,0 +1,189 @@
+//! The parsers of log lines: what is written reads back as the same, and nothing that stands in a file harms them.
+
+use std::fs;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta};
+use proptest::prelude::*;
+use redis_health::clock::Stamp;
+use redis_health::failure::{Failure, Kind};
+use redis_health::identity::{Aspect, Change};
+use redis_health::record::{Details, Entry, Format, Mark, Mode, Record, Subject, Verdict, Who, Zone, read_line};
+use redis_health::signal::Signal;
+
+fn stamps() -> impl Strategy<Value = Stamp> {
+    // Years of any four digits, to the millisecond; the classic lines may leave that out.
+    (-50_000_000_000_000..200_000_000_000_000_i64).prop_map(|millis| {
+        let at = DateTime::UNIX_EPOCH.fixed_offset() + TimeDelta::milliseconds(millis);
+        Stamp { at, millis: true }
+    })
+}
+
+fn subjects() -> impl Strategy<Value = Subject> {
+    let who = prop_oneof![
+        Just(Who::Endpoint),
+        Just(Who::Held),
+        Just(Who::Cluster),
+        "[a-z0-9.:-]{1,20}:[0-9]{1,5}".prop_map(|node| Who::Node(node.into())),
+    ];
+    (who, proptest::option::of(0..1_200_000_u32), any::<bool>()).prop_map(|(who, db, write)| Subject { who, db, write })
+}
+
+fn results() -> impl Strategy<Value = Result<(), Failure>> {
+    let failure = (prop::sample::select(&Kind::ALL[..]), any::<String>()).prop_map(|(kind, text)| {
+        // As it stands in a log: printable and cut, which a second time changes nothing.
+        let printed = Failure::new(kind, text).to_string();
+        Failure::new(kind, printed.split_once(": ").unwrap().1)
+    });
+    prop_oneof![Just(Ok(())), failure.prop_map(Err)]
+}
+
+fn durations() -> impl Strategy<Value = Duration> {
+    (0..100_000_000_u64).prop_map(Duration::from_millis)
+}
+
+fn marks() -> impl Strategy<Value = Mark> {
+    let signals = prop::sample::select(vec![Signal::Hup, Signal::Int, Signal::Term]);
+    let words = "[a-z0-9.-]{1,12}( [0-9.]{1,8})?";
+    prop_oneof![
+        (any::<u32>(), stamps()).prop_map(|(cycle, at)| Mark::CycleStarted { cycle, at }),
+        stamps().prop_map(|at| Mark::AllFinished { at }),
+        (signals, stamps()).prop_map(|(signal, at)| Mark::Stopped { signal, at }),
+        stamps().prop_map(|at| Mark::Canary { at }),
+        (stamps(), stamps(), any::<u64>()).prop_map(|(from, to, missed)| Mark::NotObserved { from, to, missed }),
+        (subjects(), stamps()).prop_map(|(subject, at)| Mark::OutageBegan { subject, at }),
+        (subjects(), stamps(), durations(), proptest::option::of(durations()))
+            .prop_map(|(subject, at, at_least, at_most)| Mark::OutageEnded { subject, at, at_least, at_most }),
+        (subjects(), stamps(), prop::sample::select(&Aspect::ALL[..]), words, words).prop_map(
+            |(subject, at, aspect, from, to)| {
+                let (from, to) = match aspect {
+                    Aspect::Role => ("primary".to_owned(), "replica".to_owned()),
+                    _ => (from, to),
+                };
+                Mark::Changed { who: subject.who, at, change: Change { aspect, from, to } }
+            }
+        ),
+    ]
+}
+
+fn read(text: &str) -> Vec<Entry> {
+    let mut zone = Zone::new(true);
+    let mut entries = Vec::new();
+    for line in text.split('\n') {
+        read_line(line, &mut zone, &mut |entry| entries.push(entry)).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+    entries
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn checks_read_back_as_they_were_written(
+        at in stamps(), subject in subjects(), count in any::<u64>(), result in results(), elapsed in any::<u32>(),
+    ) {
+        // A success that says it is of the write alone is never made.
+        let subject = subject.writing(subject.write && result.is_err());
+        let details = Details { elapsed: Duration::from_micros(elapsed.into()), ..Details::default() };
+        let record =
+            Record::Check { at, mode: Mode::Cycles, subject: subject.clone(), count, result: result.clone(), details };
+        for (format, mode, elapsed) in [
+            (Format::Classic, None, None),
+            (Format::Json, Some(Mode::Cycles), Some(Duration::from_micros(elapsed.into()))),
+        ] {
+            let read = read(&record.in_format(format).to_string());
+            let entry = Entry::Check { at, mode, subject: subject.clone(), result: result.clone(), elapsed };
+            prop_assert_eq!(read, vec![entry]);
+        }
+    }
+
+    #[test]
+    fn marks_read_back_as_they_were_written(mark in marks()) {
+        for format in [Format::Classic, Format::Json] {
+            let text = Record::Mark(mark.clone()).in_format(format).to_string();
+            prop_assert_eq!(read(&text), vec![Entry::Mark(mark.clone())], "{}", text);
+        }
+    }
+
+    #[test]
+    fn scans_read_back_as_they_were_written(
+        at in stamps(), canary in any::<bool>(),
+        checks in proptest::collection::vec((0..100_u32, any::<bool>(), results()), 0..20),
+    ) {
+        let verdicts: Vec<_> = checks
+            .iter()
+            .map(|(db, write, result)| {
+                let subject = Subject::db(*db).writing(*write && result.is_err());
+                Verdict { subject, result: result.clone(), details: Details::default() }
+            })
+            .collect();
+        let record = Record::Scan { at, checks: verdicts.clone(), took: Duration::ZERO, canary, stopped: None };
+        for (format, elapsed) in [(Format::Classic, None), (Format::Json, Some(Duration::ZERO))] {
+            let mut entries = vec![Entry::BlockBegan(at)];
+            entries.extend(canary.then_some(Entry::BlockWrites));
+            entries.extend(verdicts.iter().map(|verdict| Entry::Verdict {
+                subject: verdict.subject.clone(),
+                result: verdict.result.clone(),
+                elapsed,
+            }));
+            entries.push(Entry::BlockEnded);
+            let text = record.in_format(format).to_string();
+            prop_assert_eq!(read(&text), entries, "{}", text);
+        }
+    }
+}
+
+/// Lines as the tool and the scripts wrote them.
+static CAPTURES: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/logs");
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+        .iter()
+        .flat_map(|path| fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+});
+
+#[test]
+fn every_captured_line_is_read() {
+    let mut zone = Zone::new(true);
+    for line in &*CAPTURES {
+        assert!(read_line(line, &mut zone, &mut |_| {}).is_ok(), "{line}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Lines that were cut, glued, overwritten or never ours: read or refused, and nothing else.
+    #[test]
+    fn any_line_is_read_or_refused(
+        which in any::<prop::sample::Index>(), other in any::<prop::sample::Index>(),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<char>(), 0..4u8), 0..6),
+        utc in any::<bool>(),
+    ) {
+        let captures = &*CAPTURES;
+        let mut line: Vec<char> = which.get(captures).chars().collect();
+        for (place, with, how) in changes {
+            let place = place.index(line.len() + 1);
+            match how {
+                0 if place < line.len() => line[place] = with,
+                1 => line.truncate(place),
+                2 => line.insert(place, with),
+                _ => line.extend(other.get(captures).chars().skip(place)),
+            }
+        }
+        let line: String = line.into_iter().collect();
+        let mut entries = 0;
+        let read = read_line(&line, &mut Zone::new(utc), &mut |_| entries += 1);
+        prop_assert_eq!(read.is_err(), entries == 0, "{}", line);
+    }
+
+    #[test]
+    fn any_text_is_read_or_refused(text in any::<String>()) {
+        let mut entries = 0;
+        let read = read_line(&text, &mut Zone::new(true), &mut |_| entries += 1);
+        prop_assert_eq!(read.is_err(), entries == 0);
+    }
+}

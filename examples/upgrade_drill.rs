@@ -1,36 +1,54 @@
-//! An upgrade in fifteen seconds: what redis-health shows while an endpoint goes through the stages of an engine
-//! upgrade.
+//! An upgrade in ten seconds: what redis-health shows while an endpoint goes through the stages of an engine upgrade.
 //!
 //!     cargo run --release --example upgrade_drill
+//!     cargo run --release --example upgrade_drill -- --engines redis-server valkey-server
 //!     cargo run --release --example upgrade_drill -- --host cache.example --port 6379
 //!
 //! Without flags it starts a small server inside this process, checks it with the real `dbs` and `cycles`, and takes the
-//! server through the stages meanwhile. With `--host` or `--port` it checks a server of yours in the same way and leaves
-//! the stages to you.
+//! server through the stages meanwhile. With `--engines` it starts two real servers, the new one as the old one's
+//! replica, and does to them what ElastiCache does: failover, connections cut, the name moved, the old one gone. With
+//! `--host` or `--port` it checks a server of yours in the same way and leaves the stages to you.
 
+#[path = "../tests/support/real.rs"]
+#[allow(dead_code)]
+mod real;
 #[path = "../tests/support/scripted.rs"]
 #[allow(dead_code)]
 mod scripted;
+#[path = "../tests/support/upgrade.rs"]
+#[allow(dead_code)]
+mod upgrade;
 
 use std::ffi::OsString;
-use std::path::Path;
-use std::process::ExitCode;
+use std::fmt::Display;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, ensure};
 use clap::Parser;
 use redis_health::exit::Exit;
 use scripted::{Behaviour, Server};
+use upgrade::{NAME, Upgrade};
 
 /// Shows redis-health at work on an upgrade.
 #[derive(Parser)]
 #[command(disable_help_flag = true)]
 struct Flags {
+    /// Rehearse with real servers: the programs of the old engine and of the new one, such as redis-server and
+    /// valkey-server.
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with_all = ["host", "port", "canary"])]
+    engines: Option<Vec<PathBuf>>,
     /// Check this server instead of the drill's own.
     #[arg(short = 'h', long)]
     host: Option<String>,
     #[arg(short, long)]
     port: Option<u16>,
+    /// Let the checks of this server write a key too, as those of the drill's own servers do.
+    #[arg(long)]
+    canary: bool,
     /// How long to check, in seconds.
     #[arg(long, default_value = "9")]
     seconds: u32,
@@ -40,57 +58,88 @@ struct Flags {
 
 fn main() -> anyhow::Result<ExitCode> {
     let flags = Flags::parse();
-    let folder = std::env::temp_dir().join(format!("redis-health-drill-{}", std::process::id()));
+    if let Some([old, new]) = flags.engines.as_deref() {
+        return rehearse(old, new, flags.seconds);
+    }
     let own = flags.host.is_none() && flags.port.is_none();
     let server = own.then(Server::start);
     let host = flags.host.unwrap_or_else(|| "127.0.0.1".to_owned());
-    let port = server.as_ref().map_or(flags.port.unwrap_or(6379), Server::port).to_string();
-
-    heading("redis-health dbs: every logical database, once");
-    run(&["dbs", "-h", &host, "-p", &port, "--max-db", "auto"], &folder)?;
-
-    heading("redis-health cycles: four checks a second while the endpoint is upgraded");
-    let stages = server.map(|server| {
-        thread::spawn(move || {
-            upgrade(&server);
-            server
-        })
-    });
-    let seconds = flags.seconds.to_string();
-    let schedule = ["--cycles", "1", "--run-duration", &seconds, "--check-interval", "250ms", "--timeout", "500ms"];
-    let exit = run(&[&["cycles", "-h", &host, "-p", &port], schedule.as_slice()].concat(), &folder)?;
-
-    for name in ["redis_db_health.log", "redis_success.log", "redis_error.log"] {
-        heading(name);
-        let text = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
-        print!("{}", shortened(&text));
-    }
-    std::fs::remove_dir_all(&folder)?;
+    let port = server.as_ref().map_or(flags.port.unwrap_or(6379), Server::port);
+    let stages = || server.map(|server| thread::spawn(move || go_through(server)));
+    let (exit, stages) = show(&host, port, own || flags.canary, flags.seconds, stages)?;
     if let Some(stages) = stages {
         let _ = stages.join();
-        // The upgrade was real enough only if it was noticed.
-        return Ok(if exit == Exit::Failed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return Ok(noticed(exit));
     }
     Ok(exit.into())
 }
 
-/// What an endpoint goes through, and how long each stage lasts.
-fn upgrade(server: &Server) {
-    let start = Instant::now();
-    let mut until = Duration::ZERO;
-    let mut stage = |name: &str, lasts: u64, change: &dyn Fn()| {
-        println!("  --- {name}");
+/// An upgrade was real enough only if it was noticed.
+fn noticed(exit: Exit) -> ExitCode {
+    if exit == Exit::Failed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Shows both modes at work on a server, and the logs. `meanwhile` is called when `cycles` is about to begin.
+fn show<T>(
+    host: &str,
+    port: u16,
+    canary: bool,
+    seconds: u32,
+    meanwhile: impl FnOnce() -> T,
+) -> anyhow::Result<(Exit, T)> {
+    let folder = std::env::temp_dir().join(format!("redis-health-drill-{}", std::process::id()));
+    let (port, seconds) = (port.to_string(), seconds.to_string());
+    let endpoint = ["-h", host, "-p", &port];
+    let canary = if canary { &["--canary"][..] } else { &[] };
+
+    heading("redis-health dbs: every logical database, once");
+    run(&[&["dbs"], &endpoint[..], &["--max-db", "auto"]].concat(), &folder)?;
+
+    heading("redis-health cycles: four checks a second while the endpoint is upgraded");
+    let schedule = ["--cycles", "1", "--run-duration", &seconds, "--check-interval", "250ms", "--timeout", "500ms"];
+    let arguments = [&["cycles"], &endpoint[..], &schedule, canary].concat();
+    say_command(&arguments);
+    let meanwhile = meanwhile();
+    let exit = run_silently(&arguments, &folder)?;
+
+    for name in ["redis_db_health.log", "redis_success.log", "redis_error.log"] {
+        heading(name);
+        let text = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+        say(format_args!("{}", shortened(&text).trim_end()));
+    }
+    std::fs::remove_dir_all(&folder)?;
+    Ok((exit, meanwhile))
+}
+
+/// Says a stage, and makes the change that it stands for. Stages begin on time whatever the changes take.
+struct Stages {
+    start: Instant,
+    until: Duration,
+}
+
+impl Stages {
+    fn begin() -> Self {
+        Stages { start: Instant::now(), until: Duration::ZERO }
+    }
+
+    fn stage(&mut self, name: &str, lasts: u64, change: impl FnOnce()) {
+        say(format_args!("\x1b[36m--- {name}\x1b[0m"));
         change();
-        until += Duration::from_millis(lasts);
-        thread::sleep(until.saturating_sub(start.elapsed()));
-    };
-    stage("the old primary serves", 1_500, &|| {});
-    stage("its connections are reset", 1_000, &|| {
+        self.until += Duration::from_millis(lasts);
+        thread::sleep(self.until.saturating_sub(self.start.elapsed()));
+    }
+}
+
+/// Takes the drill's own server through what an endpoint goes through.
+fn go_through(server: Server) -> Server {
+    let mut stages = Stages::begin();
+    stages.stage("the old primary serves", 1_600, || {});
+    stages.stage("its connections are reset", 1_000, || {
         server.behave(Behaviour::ResetOnAccept);
         server.cut();
     });
-    stage("nobody listens", 1_000, &|| server.behave(Behaviour::Refuse));
-    stage("the new server loads its data", 1_000, &|| {
+    stages.stage("nobody listens", 1_000, || server.behave(Behaviour::Refuse));
+    stages.stage("the new server loads its data", 1_000, || {
         server.become_(|nature| {
             nature.info = ["redis_version:7.2.4", "server_name:valkey", "valkey_version:8.1.0", "run_id:new"]
                 .map(String::from)
@@ -98,22 +147,66 @@ fn upgrade(server: &Server) {
         });
         server.behave(Behaviour::ErrorFor("PING", "LOADING Valkey is loading the dataset in memory".to_owned()));
     });
-    stage("it serves as a replica and is read-only", 1_000, &|| {
+    stages.stage("it serves as a replica: PING is answered, writes are refused", 1_500, || {
         server.become_(|nature| nature.role = "slave");
         server.behave(Behaviour::Serve);
     });
-    stage("it is the primary, of a newer version", 0, &|| server.become_(|nature| nature.role = "master"));
+    stages.stage("it is the primary, of a newer version", 0, || server.become_(|nature| nature.role = "master"));
+    server
 }
 
-/// Runs the tool in this process, its logs in `folder`.
+/// The upgrade with real servers. The checks run in a process of their own, for which the name exists.
+fn rehearse(old: &Path, new: &Path, seconds: u32) -> anyhow::Result<ExitCode> {
+    let mut upgrade = Upgrade::start(old, new);
+    let surroundings = upgrade.surroundings();
+    let inside = |program: &Path| {
+        let mut command = Command::new(&surroundings[0]);
+        command.args(&surroundings[1..]).arg(program);
+        command
+    };
+    let possible = inside(Path::new("true")).status().context("--engines: unshare of util-linux is missing")?;
+    ensure!(possible.success(), "--engines: this system lets you make no mount namespace; run the drill as root");
+    heading(&format!("{} is the primary, {} its replica, in sync with it", old.display(), new.display()));
+    let mut command = inside(&std::env::current_exe()?);
+    command.args(["--host", NAME, "--port", &upgrade.port().to_string(), "--canary"]);
+    let mut checks = command.args(["--seconds", &seconds.to_string()]).spawn()?;
+
+    thread::sleep(Duration::from_secs(2));
+    let mut stages = Stages::begin();
+    stages.stage("failover: the new server is the primary, the name still points to the old one", 1_500, || {
+        upgrade.fail_over();
+        upgrade.wait_failed_over();
+    });
+    stages.stage("the old server's connections are cut", 1_000, || upgrade.cut());
+    stages.stage("the name moves to the new server", 1_500, || upgrade.move_name());
+    stages.stage("the old server is gone", 0, || upgrade.retire());
+
+    let status = checks.wait()?;
+    Ok(if status.code() == Some(1) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the tool in this process, its logs in `folder`, after saying how.
 fn run(arguments: &[&str], folder: &Path) -> anyhow::Result<Exit> {
-    println!("$ redis-health {}\n", arguments.join(" "));
+    say_command(arguments);
+    run_silently(arguments, folder)
+}
+
+fn say_command(arguments: &[&str]) {
+    say(format_args!("$ redis-health {}\n", arguments.join(" ")));
+}
+
+fn run_silently(arguments: &[&str], folder: &Path) -> anyhow::Result<Exit> {
     let words = ["redis-health"].iter().chain(arguments).map(OsString::from);
     redis_health::run(words.chain(["--log-dir".into(), folder.into()]))
 }
 
+/// Prints a line; a reader that is gone must not leave servers behind.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
 fn heading(text: &str) {
-    println!("\n\x1b[1m{text}\x1b[0m");
+    say(format_args!("\n\x1b[1m{text}\x1b[0m"));
 }
 
 /// A log with the middle of each long run of like lines left out.

@@ -4,6 +4,7 @@ mod support;
 
 mod cycles;
 mod dbs;
+mod engines;
 mod faults;
 mod hostile;
 #[cfg(feature = "iam")]
@@ -11,8 +12,10 @@ mod iam;
 mod login;
 mod page;
 mod parsers;
+mod probes;
 mod records;
 mod report;
+mod samples;
 mod tls;
-
+mod upgrade;
 mod usage;

@@ -214,6 +214,14 @@ impl Drop for Running {
     }
 }
 
+/// An engine that tests/engines fetched, by its name and version: `redis-6.2`, `redis-7.0`, `valkey-8.1`, `valkey-9.1`.
+pub fn engine(name: &str) -> PathBuf {
+    // Cargo's folder for tests lies in the target folder.
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("engines").join(name);
+    assert!(path.exists(), "{} is missing; run tests/run, which fetches it", path.display());
+    path
+}
+
 /// Replaces every time stamp by `<time>`, so that logs can be compared byte for byte.
 pub fn normalised(text: &str) -> String {
     const SHAPE: &[u8] = b"0000-00-00 00:00:00";

@@ -7,3 +7,4 @@ pub mod certificates;
 pub mod env;
 pub mod real;
 pub mod scripted;
+pub mod upgrade;

@@ -14,6 +14,7 @@ use super::scripted::{LIMIT, eventually};
 /// A redis-server, or another engine that takes its arguments.
 pub struct Real {
     child: Child,
+    address: Ipv4Addr,
     port: u16,
     tls_port: Option<u16>,
     folder: TempDir,
@@ -37,6 +38,19 @@ impl Real {
         Self::launched(binary, arguments, false)
     }
 
+    /// Starts an engine on another address of this machine, and there on a given port; none when somebody has it.
+    pub fn start_at(binary: &Path, address: Ipv4Addr, port: u16, arguments: &[&str]) -> Option<Self> {
+        let folder = TempDir::new().expect("a temporary folder");
+        let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
+        let mut child = launch(binary, address, port, folder.path(), &arguments);
+        if came_up(&mut child, address, port) {
+            return Some(Real { child, address, port, tls_port: None, folder, binary: binary.to_owned(), arguments });
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        None
+    }
+
     fn launched(binary: &Path, arguments: &[&str], tls: bool) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
@@ -45,17 +59,19 @@ impl Real {
             let tls_port = tls.then(free_port);
             let mut arguments = arguments.clone();
             arguments.extend(tls_port.iter().flat_map(|port| ["--tls-port".to_owned(), port.to_string()]));
-            let mut child = launch(binary, port, folder.path(), &arguments);
-            // Another process may take the port between the look and the launch; then the server ends at once.
-            if eventually(LIMIT, || answers(port) || child.try_wait().is_ok_and(|status| status.is_some()))
-                && child.try_wait().is_ok_and(|status| status.is_none())
-            {
-                return Real { child, port, tls_port, folder, binary: binary.to_owned(), arguments };
+            let address = Ipv4Addr::LOCALHOST;
+            let mut child = launch(binary, address, port, folder.path(), &arguments);
+            if came_up(&mut child, address, port) {
+                return Real { child, address, port, tls_port, folder, binary: binary.to_owned(), arguments };
             }
             let _ = child.kill();
             let _ = child.wait();
         }
         panic!("{} does not start with {arguments:?}", binary.display());
+    }
+
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
     }
 
     pub fn port(&self) -> u16 {
@@ -77,15 +93,33 @@ impl Real {
 
     /// Runs one command and returns its reply as text: the first line, or the content of a bulk string.
     pub fn command(&self, words: &[&str]) -> String {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("the server listens");
+        let mut stream = TcpStream::connect((self.address, self.port)).expect("the server listens");
         stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
         stream.write_all(&packed(words)).expect("the server reads");
         reply(&mut BufReader::new(stream))
     }
 
+    /// Runs commands on one connection and returns all that the server said, as it came over the wire.
+    pub fn talk(&self, commands: &[&[&str]]) -> String {
+        let mut stream = TcpStream::connect((self.address, self.port)).expect("the server listens");
+        stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
+        let quit: &[&str] = &["QUIT"];
+        let bytes: Vec<u8> = commands.iter().chain([&quit]).flat_map(|words| packed(words)).collect();
+        stream.write_all(&bytes).expect("the server reads");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("text");
+        text
+    }
+
+    /// Waits until this server, which was started as a replica, holds what its primary holds.
+    pub fn wait_in_sync(&self) {
+        let in_sync = || self.command(&["INFO", "replication"]).contains("master_link_status:up");
+        assert!(eventually(LIMIT, in_sync), "the replica never came to hold its primary's data");
+    }
+
     /// Sends a command and does not wait for its reply; the connection lives as long as what is returned.
     pub fn send(&self, words: &[&str]) -> TcpStream {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("the server listens");
+        let mut stream = TcpStream::connect((self.address, self.port)).expect("the server listens");
         stream.write_all(&packed(words)).expect("the server reads");
         stream
     }
@@ -111,9 +145,15 @@ impl Real {
 
     /// Starts it again after a kill, on the same port.
     pub fn restart(&mut self) {
+        self.restart_with(&[]);
+    }
+
+    /// Starts it again with further arguments.
+    pub fn restart_with(&mut self, more: &[&str]) {
         self.kill();
-        self.child = launch(&self.binary, self.port, self.folder.path(), &self.arguments);
-        assert!(eventually(LIMIT, || answers(self.port)), "the server does not come back");
+        self.arguments.extend(more.iter().map(|&word| word.to_owned()));
+        self.child = launch(&self.binary, self.address, self.port, self.folder.path(), &self.arguments);
+        assert!(came_up(&mut self.child, self.address, self.port), "the server does not come back");
     }
 }
 
@@ -134,17 +174,24 @@ pub fn free_port() -> u16 {
     }
 }
 
-fn launch(binary: &Path, port: u16, folder: &Path, arguments: &[String]) -> Child {
+fn launch(binary: &Path, address: Ipv4Addr, port: u16, folder: &Path, arguments: &[String]) -> Child {
     let mut command = Command::new(binary);
-    command.arg("--port").arg(port.to_string()).args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no"]);
+    command.arg("--port").arg(port.to_string()).arg("--bind").arg(address.to_string());
+    command.args(["--save", "", "--daemonize", "no"]);
     command.arg("--dir").arg(folder).arg("--unixsocket").arg(folder.join("redis.sock")).args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().unwrap_or_else(|error| panic!("{}: {error}; tests/run installs it", binary.display()))
 }
 
+/// Waits until a server answers. Another process may have taken its port before it; then it ends at once.
+fn came_up(child: &mut Child, address: Ipv4Addr, port: u16) -> bool {
+    eventually(LIMIT, || answers(address, port) || child.try_wait().is_ok_and(|status| status.is_some()))
+        && child.try_wait().is_ok_and(|status| status.is_none())
+}
+
 /// Whether a server says anything in reply to PING.
-fn answers(port: u16) -> bool {
-    let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
+fn answers(address: Ipv4Addr, port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect((address, port)) else { return false };
     let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
     stream.write_all(b"PING\r\n").is_ok() && stream.read(&mut [0; 1]).is_ok_and(|read| read == 1)
 }

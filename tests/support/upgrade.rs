@@ -1,0 +1,109 @@
+//! An engine upgrade with real servers, in the steps that ElastiCache takes: a replica of the new engine is brought in
+//! sync, becomes the primary, and gets the endpoint's name; the old primary answers READONLY and then goes.
+//!
+//! Both servers have the same port, at two of this machine's addresses (Linux answers at all of 127.0.0.0/8), and the
+//! name is a line of a hosts file that a mount namespace shows in the place of /etc/hosts.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::real::{Real, free_port};
+use super::scripted::{LIMIT, eventually};
+
+/// The endpoint's name.
+pub const NAME: &str = "cache.test";
+
+const OLD: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const NEW: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// The two servers and the name. The steps are taken in the order in which they stand here.
+pub struct Upgrade {
+    pub old: Real,
+    pub new: Real,
+    folder: TempDir,
+}
+
+impl Upgrade {
+    /// Starts the old engine as the primary that has the name, and the new one as its replica, in sync with it.
+    pub fn start(old: &Path, new: &Path) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        fs::write(folder.path().join("hosts"), hosts(OLD)).expect("a hosts file");
+        for _ in 0..10 {
+            let port = free_port();
+            let primary = ["--repl-diskless-sync-delay", "0", "--replica-announce-ip", &OLD.to_string()];
+            let Some(old) = Real::start_at(old, OLD, port, &primary) else { continue };
+            let replica = ["--replicaof", &OLD.to_string(), &port.to_string(), "--replica-announce-ip"];
+            let Some(new) = Real::start_at(new, NEW, port, &[&replica[..], &[&NEW.to_string()]].concat()) else {
+                continue;
+            };
+            new.wait_in_sync();
+            return Upgrade { old, new, folder };
+        }
+        panic!("no port is free at both addresses, or a server does not start");
+    }
+
+    pub fn port(&self) -> u16 {
+        self.old.port()
+    }
+
+    /// What the name points to now.
+    pub fn endpoint(&self) -> SocketAddrV4 {
+        let text = fs::read_to_string(self.hosts()).expect("the hosts file");
+        SocketAddrV4::new(if text == hosts(NEW) { NEW } else { OLD }, self.port())
+    }
+
+    /// Words to write before a command line for it to see the name.
+    pub fn surroundings(&self) -> Vec<String> {
+        let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+        let hosts = self.hosts().display().to_string();
+        ["unshare", "-rm", "sh", "-c", script, &hosts].map(str::to_owned).into()
+    }
+
+    /// Makes the replica the primary, and the primary its replica.
+    pub fn fail_over(&self) {
+        let port = self.port().to_string();
+        let reply = self.old.command(&["FAILOVER", "TO", &NEW.to_string(), &port, "TIMEOUT", "20000"]);
+        assert_eq!(reply, "+OK");
+    }
+
+    /// Whether the old server serves as a replica and the new one as its primary.
+    pub fn has_failed_over(&self) -> bool {
+        let role = |server: &Real| server.command(&["INFO", "replication"]);
+        role(&self.old).contains("role:slave") && role(&self.new).contains("role:master")
+    }
+
+    pub fn wait_failed_over(&self) {
+        assert!(eventually(LIMIT, || self.has_failed_over()), "the new server never became the primary");
+    }
+
+    /// Cuts the old server's connections, but not those of replication.
+    pub fn cut(&self) {
+        let reply = self.old.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        assert!(reply.starts_with(':'), "{reply}");
+    }
+
+    /// Points the name to the new server.
+    pub fn move_name(&self) {
+        // In place and of the same length: the mount is of this very file, and a look-up at the same time reads one
+        // address or the other.
+        let file = File::options().write(true).open(self.hosts()).expect("the hosts file");
+        file.write_all_at(hosts(NEW).as_bytes(), 0).expect("written");
+    }
+
+    /// Ends the old server.
+    pub fn retire(&mut self) {
+        self.old.kill();
+    }
+
+    fn hosts(&self) -> PathBuf {
+        self.folder.path().join("hosts")
+    }
+}
+
+fn hosts(address: Ipv4Addr) -> String {
+    format!("{address} {NAME}\n")
+}

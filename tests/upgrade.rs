@@ -1,0 +1,236 @@
+//! The upgrade rehearsed with real engines, and what the run says of it held against what a client went through.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddrV4, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use rustix::process::Signal;
+
+use crate::support::env::{Running, TestEnv, engine};
+use crate::support::scripted::{LIMIT, eventually};
+use crate::support::upgrade::{NAME, Upgrade};
+
+/// Time from one check to the next.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// By how much a busy machine may be late with a check.
+const SLACK: Duration = INTERVAL.saturating_mul(2);
+
+/// A client that writes without a pause to whatever the name points to, and never gives up.
+struct Writer {
+    writes: JoinHandle<Vec<Wrote>>,
+    done: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
+}
+
+/// One write: when it was sent, when it was answered, and whether it was taken.
+struct Wrote {
+    sent: Instant,
+    answered: Instant,
+    taken: bool,
+}
+
+impl Writer {
+    fn start(upgrade: Arc<Upgrade>) -> Self {
+        let (ended, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (end, count) = (ended.clone(), done.clone());
+        let writes = thread::spawn(move || {
+            let (mut writes, mut connection) = (Vec::new(), None);
+            while !end.load(Ordering::Relaxed) {
+                let sent = Instant::now();
+                let taken = write(upgrade.endpoint(), &mut connection).unwrap_or_else(|_| {
+                    connection = None;
+                    false
+                });
+                writes.push(Wrote { sent, answered: Instant::now(), taken });
+                count.fetch_add(1, Ordering::Relaxed);
+                // A pace that leaves the machine to those who are watched.
+                thread::sleep(Duration::from_millis(1));
+            }
+            writes
+        });
+        Writer { writes, done, ended }
+    }
+
+    /// Waits for a moment that has nothing to do with the schedule of checks: so many writes, which take a millisecond
+    /// or so, that it may be anywhere between two of them.
+    fn wait(&self) {
+        let writes = RandomState::new().hash_one(()) % 60;
+        let until = self.done.load(Ordering::Relaxed) + writes;
+        assert!(eventually(LIMIT, || self.done.load(Ordering::Relaxed) >= until), "the writer hangs");
+    }
+
+    /// How long no write was taken: at least, and at most. There was one such time. And for how long the machine held
+    /// the writer up.
+    fn outage(self) -> (Duration, Duration, Duration) {
+        self.ended.store(true, Ordering::Relaxed);
+        let writes = self.writes.join().unwrap();
+        let first = writes.iter().position(|write| !write.taken).expect("writes failed");
+        let last = writes.iter().rposition(|write| !write.taken).expect("writes failed");
+        assert!(writes[first..=last].iter().all(|write| !write.taken), "more than one outage");
+        let held_up = writes.windows(2).map(|pair| pair[1].sent - pair[0].answered).max().unwrap_or_default();
+        (writes[last].sent - writes[first].sent, writes[last + 1].answered - writes[first - 1].sent, held_up)
+    }
+}
+
+/// Writes once, over the connection that is open already if the name has not moved since.
+fn write(
+    endpoint: SocketAddrV4,
+    connection: &mut Option<(SocketAddrV4, BufReader<TcpStream>)>,
+) -> std::io::Result<bool> {
+    let (_, stream) = match connection.take().filter(|(to, _)| *to == endpoint) {
+        Some(open) => connection.insert(open),
+        None => {
+            let stream = TcpStream::connect(endpoint)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(LIMIT))?;
+            connection.insert((endpoint, BufReader::new(stream)))
+        }
+    };
+    stream.get_mut().write_all(b"SET rehearsal 1 PX 1000\r\n")?;
+    let mut line = String::new();
+    match stream.read_line(&mut line)? {
+        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(line == "+OK\r\n"),
+    }
+}
+
+/// The stamp that ends the mark beginning with these words, or follows them up to a comma.
+fn stamp(log: &str, mark: &str) -> DateTime<Utc> {
+    let rest = log.split(mark).nth(1).unwrap_or_else(|| panic!("no {mark} in\n{log}"));
+    let text = &rest[..rest.find([',', '=']).unwrap()];
+    NaiveDateTime::parse_from_str(text.trim(), "%Y-%m-%d %H:%M:%S%.3f").unwrap().and_utc()
+}
+
+fn seconds(text: &str, before: &str) -> Duration {
+    let text = text.split(before).nth(1).unwrap().split(' ').next().unwrap();
+    Duration::from_secs_f64(text.parse().unwrap())
+}
+
+/// Asserts that a change was marked with the check that began right after it, or that was under way then.
+fn assert_marked(log: &str, mark: &str, (before, after): (DateTime<Utc>, DateTime<Utc>), held_up: Duration) {
+    let at = stamp(log, mark);
+    let late = TimeDelta::from_std(INTERVAL + SLACK + held_up).unwrap();
+    let early = TimeDelta::from_std(INTERVAL).unwrap();
+    println!("{mark}{at}: {} ms after the event", (at - after).num_milliseconds());
+    assert!(before - early <= at && at <= after + late, "{mark}{at} of an event at {before} to {after}");
+}
+
+/// Does something, and gives the time in which it was done.
+fn timed(work: impl FnOnce()) -> (DateTime<Utc>, DateTime<Utc>) {
+    let before = Utc::now();
+    work();
+    (before, Utc::now())
+}
+
+fn rehearse(old: &str, new: &str) {
+    let env = TestEnv::new();
+    let mut upgrade = Arc::new(Upgrade::start(&engine(old), &engine(new)));
+    let port = upgrade.port().to_string();
+    let surroundings = upgrade.surroundings();
+    let surroundings: Vec<&str> = surroundings.iter().map(String::as_str).collect();
+    let arguments = [
+        &["cycles", "-h", NAME, "-p", &port, "--run-duration", "1h", "--check-interval", "50ms"][..],
+        // Further probes that go through the upgrade.
+        &["--canary"],
+    ]
+    .concat();
+    let writer = Writer::start(upgrade.clone());
+    let run = Running::start(env.wrapped(&surroundings, &arguments));
+    let errors = |count: usize| env.wait_for("redis_error.log", |text| text.matches(" FAILURE: ").count() >= count);
+    env.wait_for("redis_success.log", |text| text.contains(" SUCCESS 10\n"));
+
+    writer.wait();
+
+    // The replica takes over. The name still points to the old primary, which takes no more writes.
+    let demoted = timed(|| {
+        upgrade.fail_over();
+        upgrade.wait_failed_over();
+    });
+    errors(10);
+    upgrade.cut();
+    errors(20);
+    writer.wait();
+    let moved = timed(|| upgrade.move_name());
+    env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint WRITE ended at "));
+    let (least, most, held_up) = writer.outage();
+    eventually(LIMIT, || Arc::get_mut(&mut upgrade).is_some());
+    // A check that was under way began a little before.
+    let gone = Utc::now() - INTERVAL;
+    Arc::get_mut(&mut upgrade).expect("the writer is gone").retire();
+    let seen = env.read("redis_success.log").lines().count();
+    env.wait_for("redis_success.log", |text| text.lines().count() >= seen + 10);
+    run.signal(Signal::TERM);
+    let output = run.wait();
+    assert_eq!(output.code, Some(143), "{output:?}");
+
+    // The log.
+    let (success, errors) = (env.read("redis_success.log"), env.read("redis_error.log"));
+    let [was, is] = [old, new].map(|name| name.split_once('-').unwrap());
+    assert!(errors.contains(" WRITE FAILURE: readonly: READONLY You can't write against a read only replica."));
+    assert_eq!(errors.matches("=== Outage of endpoint WRITE began at ").count(), 1, "{errors}");
+    assert_marked(&success, "=== Endpoint changed from primary to replica at ", demoted, held_up);
+    assert_marked(&success, "=== Endpoint moved from 127.0.0.1 to 127.0.0.2 at ", moved, held_up);
+    assert_marked(&success, "=== Endpoint changed from replica to primary at ", moved, held_up);
+    let engines = success.lines().find(|line| line.contains(&format!(" changed from {} {}", was.0, was.1))).unwrap();
+    assert!(engines.contains(&format!(" to {} {}", is.0, is.1)), "{engines}");
+    let mark = engines.split_inclusive(" at ").next().unwrap();
+    assert_marked(&success, mark, moved, held_up);
+    for what in ["moved from", "changed from", "restarted"] {
+        let count = if what == "changed from" { 3 } else { usize::from(what == "moved from") };
+        assert_eq!(success.matches(&format!("=== Endpoint {what} ")).count(), count, "{success}");
+    }
+
+    // How long it was: the bounds hold the true length, and are two intervals apart.
+    let ended = errors.lines().find(|line| line.starts_with("=== Outage of endpoint WRITE ended at ")).unwrap();
+    let (at_least, at_most) = (seconds(ended, "at least "), seconds(ended, "at most "));
+    println!("{old} to {new}: {least:?} to {most:?} by the writer; {at_least:?} to {at_most:?} by the log");
+    assert!(
+        at_least <= most && least <= at_most,
+        "{least:?} to {most:?}, and the log says {at_least:?} to {at_most:?}"
+    );
+    assert!(at_most - at_least <= 2 * INTERVAL + SLACK + held_up, "{at_least:?} to {at_most:?}");
+
+    // The summary.
+    let summary = output.stdout.split("=== Stopped by SIGTERM").nth(1).unwrap();
+    let row = |name: &str| {
+        let row = summary.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {summary}"));
+        row[name.len()..].split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+    };
+    let failed = errors.lines().filter(|line| line.contains(" WRITE FAILURE: ") && !line.contains(" HELD ")).count();
+    // Only a check that was under way when the connections were cut can have failed to read.
+    let cut = row("endpoint  ");
+    assert!(cut <= 1 && row("endpoint WRITE ") == failed + cut, "{summary}");
+    for told in [
+        &format!("at least {} s, at most {} s", at_least.as_secs_f64(), at_most.as_secs_f64()),
+        "readonly: READONLY You can't write against a read only replica.",
+        "Endpoint role: primary → replica",
+        "Endpoint address: 127.0.0.1 → 127.0.0.2",
+        "Endpoint role: replica → primary",
+    ] {
+        assert!(summary.contains(told), "{told} in {summary}");
+    }
+    if arguments.contains(&"--held") {
+        // A connection that is held stays with the old primary for as long as that lives, wherever the name points.
+        assert!(errors.contains(" HELD WRITE FAILURE: readonly: "), "{errors}");
+        assert!(stamp(&success, "=== HELD moved from 127.0.0.1 to 127.0.0.2 at ") >= gone, "{success}");
+        assert!(stamp(&errors, "=== Outage of HELD WRITE ended at ") >= gone, "{errors}");
+    }
+    let engines = format!("Endpoint engine: {} {}", was.0, was.1);
+    assert!(summary.lines().any(|line| line.contains(&engines) && line.contains(&format!(" → {} {}", is.0, is.1))));
+}
+
+#[test]
+fn from_redis_7_0_to_valkey_9_1() {
+    rehearse("redis-7.0", "valkey-9.1");
+}
+
+#[test]
+fn from_redis_6_2_to_valkey_8_1() {
+    rehearse("redis-6.2", "valkey-8.1");
+}

@@ -432,7 +432,7 @@ impl Run {
         let transitions = self.ledger.check(&Check {
             subject: &self.subject(who, outcome),
             at: tick.at,
-            took: Some(details.elapsed),
+            took: Some(outcome.took()),
             result: outcome.result.as_ref().copied(),
             writes: self.scanner.canary.is_some(),
             gaps: tick.gaps,

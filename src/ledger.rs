@@ -24,7 +24,8 @@ const KEPT: usize = 10_000;
 pub struct Check<'a> {
     pub subject: &'a Subject,
     pub at: Moment,
-    /// How long it took; none where that is not known.
+    /// How long it took; of one that failed, how long it was under way before it met the failure. None where that is not
+    /// known.
     pub took: Option<Duration>,
     pub result: Result<(), &'a Failure>,
     /// The check wrote a canary too, unless it failed before.

@@ -438,6 +438,8 @@ impl Stream {
             self.ledger.gap(Gap { from, to: at });
         }
         let (writes, gaps) = (self.writes, self.ledger.gap_count);
+        // When a check met its failure is not in the logs.
+        let took = took.filter(|_| result.is_ok());
         self.ledger.check(&Check { subject, at, took, result, writes, gaps });
     }
 

@@ -1,8 +1,8 @@
 //! Folds the outcomes of checks into outages. Pure: fed live by `cycles`, and by whoever reads the logs back.
 //!
 //! Consecutive failed checks of one subject are one outage. Checks are points in time, so its length is known only
-//! within bounds: it lasted at least from the first failed check to the last one, and at most from the last success
-//! before to the first success after.
+//! within bounds: it lasted at least from when the first failed check met the failure to the beginning of the last one,
+//! and at most from the beginning of the last success before to the end of the first success after.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,7 +31,8 @@ impl Moment {
 #[derive(Clone, Debug)]
 pub struct Observation<'a> {
     pub at: Moment,
-    /// How long the check took; zero where that is not known.
+    /// How long the check took; of one that failed, how long it was under way before it met the failure. Zero where that
+    /// is not known.
     pub took: Duration,
     pub failure: Option<&'a Failure>,
     /// Time passed before this check in which checks were not due, or were missed.
@@ -47,6 +48,8 @@ pub struct Outage {
     pub last_success_before: Option<Moment>,
     /// None while it goes on, and when observation ended before it did.
     pub first_success_after: Option<Moment>,
+    /// How long the first failed check was under way before it met the failure: the server may have been well until then.
+    onset: Duration,
     /// How long the check took that ended it: the server may have come back while that check waited.
     recovery: Duration,
     /// For some time between the two successes nothing was observed.
@@ -61,7 +64,7 @@ pub struct Outage {
 impl Outage {
     /// It lasted no shorter than this.
     pub fn at_least(&self) -> Duration {
-        self.last_failure.since.saturating_sub(self.first_failure.since)
+        self.last_failure.since.saturating_sub(self.first_failure.since + self.onset)
     }
 
     /// It lasted no longer than this; none when an end of it was not observed.
@@ -120,7 +123,7 @@ impl History {
         match check.failure {
             Some(failure) => {
                 self.failures += 1;
-                self.fail(check.at, failure)
+                self.fail(check, failure)
             }
             None => self.succeed(check.at, check.took),
         }
@@ -141,13 +144,14 @@ impl History {
         (self.checks > 0).then(|| (self.checks - self.failures) as f64 / self.checks as f64)
     }
 
-    fn fail(&mut self, at: Moment, failure: &Failure) -> Option<Transition> {
+    fn fail(&mut self, &Observation { at, took, .. }: &Observation<'_>, failure: &Failure) -> Option<Transition> {
         let began = self.ongoing.is_none();
         let outage = self.ongoing.get_or_insert_with(|| Outage {
             first_failure: at,
             last_failure: at,
             last_success_before: self.last_success,
             first_success_after: None,
+            onset: took,
             recovery: Duration::ZERO,
             spans_gap: false,
             failed_checks: 0,
@@ -213,7 +217,8 @@ mod tests {
     fn an_outage_lies_between_its_bounds() {
         let (history, ended) = fold("..xxx.");
         assert_eq!((history.checks, history.failures, ended.len()), (6, 3, 1));
-        assert_eq!(ended[0].at_least(), Duration::from_secs(2));
+        // The check that began at second 2 met the failure after a tenth of a second.
+        assert_eq!(ended[0].at_least(), Duration::from_millis(1_900));
         // From the success at second 1 to the end of the check that began at second 5.
         assert_eq!(ended[0].at_most(), Some(Duration::from_millis(4_100)));
         assert_eq!((ended[0].failed_checks, ended[0].spans_gap), (3, false));

@@ -74,6 +74,21 @@ pub struct Outcome {
     pub details: Details,
 }
 
+impl Outcome {
+    /// How long the check took; of one that failed, how long it was under way before it met the failure, as far as that is
+    /// known. The wait for a reply that is an error belongs to the failure: whoever waits is not served.
+    pub fn took(&self) -> Duration {
+        let Details { elapsed, select, ping, write, .. } = self.details;
+        match &self.result {
+            Ok(()) => elapsed,
+            Err(_) if self.write => elapsed.saturating_sub(write),
+            // Which phase it was that ran out, and when that began, is in the text alone.
+            Err(failure) if failure.kind == Kind::Timeout => Duration::ZERO,
+            Err(_) => elapsed.saturating_sub(select + ping + write),
+        }
+    }
+}
+
 /// How to scan.
 #[derive(Debug)]
 pub struct Scanner {
@@ -473,4 +488,30 @@ fn pack_check(commands: &mut Vec<u8>, db: u32) {
 /// Whether the next index may fare better. A server that refuses everything would otherwise be asked for a million.
 fn speaks_of_one_index(failure: &Failure) -> bool {
     matches!(failure.kind, Kind::NoPerm) && failure.detail.contains("database")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_for_an_error_belongs_to_the_failure() {
+        let millis = Duration::from_millis;
+        let details = Details {
+            elapsed: millis(100),
+            select: millis(10),
+            ping: millis(5),
+            write: millis(60),
+            ..Details::default()
+        };
+        let took = |write, kind: Option<Kind>| {
+            let result = kind.map_or(Ok(()), |kind| Err(Failure::new(kind, "")));
+            Outcome { db: 0, write, result, details: details.clone() }.took()
+        };
+        assert_eq!(took(false, None), millis(100));
+        assert_eq!(took(false, Some(Kind::Loading)), millis(25));
+        assert_eq!(took(true, Some(Kind::ReadOnly)), millis(40));
+        assert_eq!(took(true, Some(Kind::Timeout)), millis(40));
+        assert_eq!(took(false, Some(Kind::Timeout)), Duration::ZERO);
+    }
 }

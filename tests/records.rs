@@ -78,9 +78,10 @@ fn rotation_loses_nothing_and_deletes_only_its_own() {
     let mut kept: Vec<_> = rotated().iter().flat_map(|name| numbers(&env.read(name))).collect();
     kept.extend(numbers(&env.read("redis_success.log")));
     kept.sort_unstable();
-    // Checks overlap, so one that belongs here may have ended in time for the last file that is deleted.
-    assert!(kept.len() > 20, "{kept:?}");
-    assert_consecutive(&kept[10..]);
+    // Checks overlap: at the beginning, one may have ended in time for the last file that is deleted, and at the end, one
+    // may have been cut off that began before others.
+    assert!(kept.len() > 25, "{kept:?}");
+    assert_consecutive(&kept[10..kept.len() - 10]);
 }
 
 #[test]

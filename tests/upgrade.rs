@@ -107,9 +107,9 @@ fn stamp(log: &str, mark: &str) -> DateTime<Utc> {
     NaiveDateTime::parse_from_str(text.trim(), "%Y-%m-%d %H:%M:%S%.3f").unwrap().and_utc()
 }
 
-fn seconds(text: &str, before: &str) -> Duration {
-    let text = text.split(before).nth(1).unwrap().split(' ').next().unwrap();
-    Duration::from_secs_f64(text.parse().unwrap())
+/// The seconds that follow these words.
+fn seconds<'a>(text: &'a str, before: &str) -> &'a str {
+    text.split(before).nth(1).unwrap().split(' ').next().unwrap()
 }
 
 /// Asserts that a change was marked with the check that began right after it, or that was under way then.
@@ -188,7 +188,8 @@ fn rehearse(old: &str, new: &str) {
 
     // How long it was: the bounds hold the true length, and are two intervals apart.
     let ended = errors.lines().find(|line| line.starts_with("=== Outage of endpoint WRITE ended at ")).unwrap();
-    let (at_least, at_most) = (seconds(ended, "at least "), seconds(ended, "at most "));
+    let bounds = [seconds(ended, "at least "), seconds(ended, "at most ")];
+    let [at_least, at_most] = bounds.map(|text| Duration::from_secs_f64(text.parse().unwrap()));
     println!("{old} to {new}: {least:?} to {most:?} by the writer; {at_least:?} to {at_most:?} by the log");
     assert!(
         at_least <= most && least <= at_most,
@@ -207,7 +208,7 @@ fn rehearse(old: &str, new: &str) {
     let cut = row("endpoint  ");
     assert!(cut <= 1 && row("endpoint WRITE ") == failed + cut, "{summary}");
     for told in [
-        &format!("at least {} s, at most {} s", at_least.as_secs_f64(), at_most.as_secs_f64()),
+        &format!("at least {} s, at most {} s", bounds[0], bounds[1]),
         "readonly: READONLY You can't write against a read only replica.",
         "Endpoint role: primary → replica",
         "Endpoint address: 127.0.0.1 → 127.0.0.2",

@@ -13,10 +13,11 @@ use tokio::time::Instant;
 use crate::canary::Canary;
 use crate::exit::Exit;
 use crate::failure::{Failure, Kind};
+use crate::fleet::{self, Checked};
 use crate::metrics::Metrics;
 use crate::output::{Output, scan_bar};
 use crate::plan::DbsPlan;
-use crate::record::{Destination, Format, Log, Mode, Record, Subject, Verdict};
+use crate::record::{Destination, Format, Log, Mode, Record, Subject, Verdict, Who};
 use crate::resolve::Resolver;
 use crate::scan::{Identify, Outcome, Scanner};
 use crate::signal::Signals;
@@ -35,6 +36,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     for warning in &plan.warnings {
         output.notice(warning);
     }
+    let keep_name = plan.tls.as_ref().is_some_and(|tls| tls.name.is_some());
     let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
     let credentials = Credentials::fetch(plan.login.as_ref()).await?;
     let notify = output.clone();
@@ -54,56 +56,63 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         canary: plan.canary.then(Canary::new),
         settled: AtomicU64::new(0),
     };
+    let endpoint = scanner.target.endpoint.to_string();
     let (at, start) = (plan.clock.now(), Instant::now());
-    let mut outcomes = Vec::new();
-    let mut emit = |outcome| outcomes.push(outcome);
-    let signal = tokio::select! {
-        biased;
-        // First, so that replies which came before a signal are not lost to it.
-        () = scanner.run(&mut emit) => None,
-        signal = signals.first() => Some(signal),
-        () = show_progress(&scanner) => None,
+    let mut checks = Vec::new();
+    let signal = if plan.cluster {
+        let mut emit = |checked| checks.push(checked);
+        tokio::select! {
+            biased;
+            () = fleet::scan(scanner, keep_name, &mut emit) => None,
+            signal = signals.first() => Some(signal),
+        }
+    } else {
+        let who = Who::Endpoint;
+        let mut emit = |outcome| checks.push(Checked { who: who.clone(), place: 0, writes: plan.canary, outcome });
+        tokio::select! {
+            biased;
+            // First, so that replies which came before a signal are not lost to it.
+            () = scanner.run(&mut emit) => None,
+            signal = signals.first() => Some(signal),
+            () = show_progress(&scanner) => None,
+        }
     };
     let took = start.elapsed();
+    // Nodes answer in any order, and each one's databases in their own.
+    checks.sort_by_key(|checked| checked.place);
 
     if let Some(path) = plan.metrics {
-        let mut metrics = Metrics::new(path, scanner.target.endpoint.to_string());
-        for outcome in &outcomes {
-            let failure = outcome.result.as_ref().err();
-            metrics.observe(&subject(outcome), at, outcome.details.elapsed, failure, plan.canary);
+        let mut metrics = Metrics::new(path, endpoint.clone());
+        for checked in &checks {
+            let Outcome { result, details, .. } = &checked.outcome;
+            metrics.observe(&subject(checked), at, details.elapsed, result.as_ref().err(), checked.writes);
         }
         if let Err(error) = metrics.write(plan.clock.now()) {
             output.notice(format_args!("--metrics-file: cannot write {}: {error}", metrics.path().display()));
         }
     }
     let stopped = signal.map(|signal| (signal, plan.clock.now()));
-    let failures = outcomes.iter().filter(|outcome| outcome.result.is_err()).count() as u64;
-    let verdict = |outcome: &Outcome| Verdict {
-        subject: subject(outcome),
-        result: outcome.result.clone(),
-        details: outcome.details.clone(),
+    let failed = || checks.iter().filter(|checked| checked.outcome.result.is_err());
+    let failures = failed().count() as u64;
+    let verdict = |checked: &Checked| Verdict {
+        subject: subject(checked),
+        result: checked.outcome.result.clone(),
+        details: checked.outcome.details.clone(),
     };
-    let checks = outcomes.iter().map(verdict).collect();
-    let block = Record::Scan { at, checks, took, canary: plan.canary, stopped };
+    let block = Record::Scan { at, checks: checks.iter().map(verdict).collect(), took, canary: plan.canary, stopped };
     log.write(&block);
-    for outcome in outcomes.iter().filter(|outcome| outcome.result.is_err()) {
-        log.write(&Record::Check {
-            at,
-            mode: Mode::Dbs,
-            subject: subject(outcome),
-            count: 1,
-            result: outcome.result.clone(),
-            details: outcome.details.clone(),
-        });
+    for checked in failed() {
+        let Verdict { subject, result, details } = verdict(checked);
+        log.write(&Record::Check { at, mode: Mode::Dbs, subject, count: 1, result, details });
     }
 
-    let summary = summary(&outcomes, &scanner.target.endpoint.to_string(), took);
+    let summary = summary(&checks, &endpoint, took);
     if json {
         output.line(block.in_format(Format::Json));
     } else if !quiet {
         output.line(format_args!("{block}\n{summary}"));
     } else if failures > 0 || signal.is_some() {
-        for line in folded_failures(&outcomes) {
+        for line in folded_failures(&checks) {
             output.notice(line);
         }
         output.notice(summary);
@@ -114,8 +123,9 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     Ok(Exit::of_run(signal, log.lost(), failures))
 }
 
-fn subject(outcome: &Outcome) -> Subject {
-    Subject::db(outcome.db).writing(outcome.write)
+fn subject(Checked { who, outcome, .. }: &Checked) -> Subject {
+    let db = (*who != Who::Cluster).then_some(outcome.db);
+    Subject { who: who.clone(), db, write: outcome.write }
 }
 
 /// Draws a bar while a scan takes longer than a second; never ends.
@@ -140,39 +150,48 @@ impl Drop for ClearedBar {
 }
 
 /// `cache.example:6379: 16 databases checked in 1.3 ms, 14 running, 2 not running (timeout 1, reset 1)`.
-fn summary(outcomes: &[Outcome], endpoint: &str, took: Duration) -> String {
+fn summary(checks: &[Checked], endpoint: &str, took: Duration) -> String {
+    let (whole, databases): (Vec<_>, Vec<_>) = checks.iter().partition(|checked| checked.who == Who::Cluster);
     let mut kinds = BTreeMap::<Kind, u64>::new();
-    for failure in outcomes.iter().filter_map(|outcome| outcome.result.as_ref().err()) {
+    for failure in databases.iter().filter_map(|checked| checked.outcome.result.as_ref().err()) {
         *kinds.entry(failure.kind).or_default() += 1;
     }
     let failed: u64 = kinds.values().sum();
     let millis = took.as_secs_f64() * 1000.0;
-    let plural = if outcomes.len() == 1 { "database" } else { "databases" };
-    let mut text = format!(
-        "{endpoint}: {} {plural} checked in {millis:.1} ms, {} running",
-        outcomes.len(),
-        outcomes.len() as u64 - failed
-    );
+    let plural = if databases.len() == 1 { "database" } else { "databases" };
+    let mut text = format!("{endpoint}: {} {plural} ", databases.len());
+    if !whole.is_empty() {
+        let nodes = databases.chunk_by(|a, b| a.who == b.who).count();
+        let _ = write!(text, "on {nodes} {} ", if nodes == 1 { "node" } else { "nodes" });
+    }
+    let _ = write!(text, "checked in {millis:.1} ms, {} running", databases.len() as u64 - failed);
     if failed > 0 {
         let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let _ = write!(text, ", {failed} not running ({})", kinds.join(", "));
+    }
+    if let Some(failure) = whole.iter().find_map(|checked| checked.outcome.result.as_ref().err()) {
+        let _ = write!(text, "; the cluster is not running ({failure})");
     }
     text
 }
 
 /// Neighbours that failed alike share a line: `DB 0-15: NOT RUNNING (refused: Connection refused)`.
-fn folded_failures(outcomes: &[Outcome]) -> Vec<String> {
-    let alike = |a: &Outcome, b: &Outcome| (a.write, &a.result) == (b.write, &b.result) && b.db == a.db + 1;
-    let line = |first: &Outcome, last: &Outcome, failure: &Failure| {
-        let range = if first.db == last.db { first.db.to_string() } else { format!("{}-{}", first.db, last.db) };
-        let write = if first.write { " WRITE" } else { "" };
-        format!("DB {range}{write}: NOT RUNNING ({failure})")
+fn folded_failures(checks: &[Checked]) -> Vec<String> {
+    let alike = |a: &Checked, b: &Checked| {
+        let same = (&a.who, a.outcome.write, &a.outcome.result) == (&b.who, b.outcome.write, &b.outcome.result);
+        same && b.outcome.db == a.outcome.db + 1
     };
-    outcomes
+    let line = |first: &Checked, last: &Checked, failure: &Failure| {
+        let (name, last) = (subject(first).writing(false), last.outcome.db);
+        let range = if first.outcome.db == last { String::new() } else { format!("-{last}") };
+        let write = if first.outcome.write { " WRITE" } else { "" };
+        format!("{name}{range}{write}: NOT RUNNING ({failure})")
+    };
+    checks
         .chunk_by(alike)
         .filter_map(|run| {
             let (first, last) = (run.first()?, run.last()?);
-            Some(line(first, last, first.result.as_ref().err()?))
+            Some(line(first, last, first.outcome.result.as_ref().err()?))
         })
         .collect()
 }
@@ -186,13 +205,16 @@ mod tests {
     fn neighbours_that_failed_alike_share_a_line() {
         let refused = || Err(Failure::new(Kind::Refused, "Connection refused"));
         let results = [refused(), refused(), Ok(()), refused(), Err(Failure::new(Kind::Reset, "x"))];
-        let outcomes: Vec<_> = results
-            .into_iter()
-            .zip(0..)
-            .map(|(result, db)| Outcome { db, write: false, result, details: Details::default() })
-            .collect();
+        let checked = |who, db, result| Checked {
+            who,
+            place: 0,
+            writes: false,
+            outcome: Outcome { db, write: false, result, details: Details::default() },
+        };
+        let mut checks: Vec<_> =
+            results.into_iter().zip(0..).map(|(result, db)| checked(Who::Endpoint, db, result)).collect();
         assert_eq!(
-            folded_failures(&outcomes),
+            folded_failures(&checks),
             [
                 "DB 0-1: NOT RUNNING (refused: Connection refused)",
                 "DB 3: NOT RUNNING (refused: Connection refused)",
@@ -200,8 +222,27 @@ mod tests {
             ]
         );
         assert_eq!(
-            summary(&outcomes, "h:1", Duration::from_micros(1340)),
+            summary(&checks, "h:1", Duration::from_micros(1340)),
             "h:1: 5 databases checked in 1.3 ms, 1 running, 4 not running (refused 3, reset 1)"
+        );
+        let slots = || Err(Failure::new(Kind::ClusterDown, "1 slot without a primary"));
+        checks = vec![
+            checked(Who::Node("a:1".into()), 0, refused()),
+            checked(Who::Node("b:1".into()), 1, refused()),
+            checked(Who::Cluster, 0, slots()),
+        ];
+        assert_eq!(
+            folded_failures(&checks),
+            [
+                "NODE a:1 DB 0: NOT RUNNING (refused: Connection refused)",
+                "NODE b:1 DB 1: NOT RUNNING (refused: Connection refused)",
+                "CLUSTER: NOT RUNNING (clusterdown: 1 slot without a primary)"
+            ]
+        );
+        assert_eq!(
+            summary(&checks, "h:1", Duration::from_micros(1340)),
+            "h:1: 2 databases on 2 nodes checked in 1.3 ms, 0 running, 2 not running (refused 2); \
+             the cluster is not running (clusterdown: 1 slot without a primary)"
         );
     }
 }

@@ -7,6 +7,7 @@
 //! - [`cli`] is what can be typed, [`plan`] turns it into what to do.
 //! - [`target`] is what is checked; [`password`] fetches what it takes to get in.
 //! - [`resolve`], [`connect`] and [`tls`] open a connection, phase by phase; [`scan`] asks all databases over it.
+//! - [`cluster`] reads what a cluster tells of its nodes, [`fleet`] checks them all; [`held`] keeps one connection.
 //! - [`failure`] is the closed set of reasons why a check fails.
 //! - [`identity`] is what a server tells of itself, and what changed.
 //! - [`schedule`] says when checks start, [`outage`] folds their outcomes into outages; both are pure.
@@ -21,12 +22,15 @@
 pub mod canary;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod connect;
 pub mod cycles;
 pub mod dbs;
 pub mod exit;
 mod explain;
 pub mod failure;
+pub mod fleet;
+pub mod held;
 pub mod identity;
 pub mod ledger;
 pub mod logs;

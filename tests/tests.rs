@@ -2,9 +2,11 @@
 
 mod support;
 
+mod cluster;
 mod cycles;
 mod dbs;
 mod faults;
+mod held;
 mod hostile;
 mod login;
 mod records;

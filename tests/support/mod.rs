@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod certificates;
+pub mod cluster;
 pub mod env;
 pub mod real;
 pub mod scripted;

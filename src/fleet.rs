@@ -1,6 +1,7 @@
 //! `--cluster`: all nodes of a cluster, each checked by connections of its own, all at the same time.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -35,6 +36,14 @@ pub struct Member {
 impl Member {
     pub fn who(&self) -> Who {
         Who::Node(self.node.name.clone())
+    }
+
+    /// It was this address that was asked, as its own checks ask it: a host name of its own asks for another certificate.
+    fn is_at(&self, address: Option<SocketAddr>) -> bool {
+        let own_name = self.scanner.target.tls.is_some() && self.node.hostname.is_some();
+        address.is_some_and(|address| {
+            !own_name && self.node.port == address.port() && self.node.host.parse() == Ok(address.ip())
+        })
     }
 
     /// A write is part of its checks.
@@ -296,7 +305,18 @@ pub struct Checked {
 pub async fn scan(scanner: Scanner, keep_name: bool, emit: &mut (dyn FnMut(Checked) + Send)) {
     let start = Instant::now();
     let scanner = Arc::new(scanner);
+    // Dropped, it ends its tasks.
+    let mut tasks = JoinSet::new();
+    // The endpoint is a node as well, mostly, and need not wait until it has told of the others. Only what to write there
+    // is not known before.
+    let mut early = scanner.canary.is_none().then(|| {
+        let (sender, outcomes) = unbounded_channel();
+        let scanner = scanner.clone();
+        tasks.spawn(async move { scanner.run(&mut |outcome| drop(sender.send(outcome))).await });
+        outcomes
+    });
     let Sight { outcome, topology } = Scout::new(scanner.clone()).look(Vec::new()).await;
+    let asked = outcome.details.peer;
     emit(Checked { who: Who::Cluster, place: usize::MAX, writes: false, outcome });
     let Some(topology) = topology else { return };
     let mut like = scanner.elsewhere(scanner.target.clone(), scanner.canary.is_some().then(Canary::new));
@@ -305,19 +325,27 @@ pub async fn scan(scanner: Scanner, keep_name: bool, emit: &mut (dyn FnMut(Check
     like.deadline = Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX));
     let mut fleet = Fleet::new(Arc::new(like), keep_name);
     fleet.take(1, topology);
-    let (sender, mut outcomes) = unbounded_channel();
-    // Dropped, it ends its tasks.
-    let mut tasks = JoinSet::new();
+    let (sender, mut checks) = unbounded_channel();
     for (place, member) in fleet.members().iter().cloned().enumerate() {
         let sender = sender.clone();
+        let early = if member.is_at(asked) { early.take() } else { None };
         tasks.spawn(async move {
             let (who, writes) = (member.who(), member.writes());
             let mut tell = |outcome| drop(sender.send(Checked { who: who.clone(), place, writes, outcome }));
+            if let Some(mut early) = early
+                && let Some(first) = early.recv().await.filter(|outcome| outcome.details.peer == asked)
+            {
+                tell(first);
+                while let Some(outcome) = early.recv().await {
+                    tell(outcome);
+                }
+                return;
+            }
             member.scanner.run(&mut tell).await;
         });
     }
     drop(sender);
-    while let Some(checked) = outcomes.recv().await {
+    while let Some(checked) = checks.recv().await {
         emit(checked);
     }
 }

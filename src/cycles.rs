@@ -3,6 +3,8 @@
 //! Each check is a task of its own with a fresh connection, so one that hangs delays neither the next nor the schedule.
 //! Records are written as soon as their check is over; outages are folded in the order in which checks began.
 
+mod nodes;
+
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::fs::{File, TryLockError};
@@ -21,9 +23,9 @@ use crate::canary::Canary;
 use crate::clock::{Clock, Stamp, machine_suspended};
 use crate::cluster::Topology;
 use crate::exit::Exit;
-use crate::fleet::{Fleet, Movement, Scout, Sight};
+use crate::fleet::{Fleet, Scout};
 use crate::held::Held;
-use crate::identity::{Aspect, Change, Observed};
+use crate::identity::{Change, Observed};
 use crate::ledger::{Changed, Check, Gap, Ledger};
 use crate::metrics::Metrics;
 use crate::ordered::Ordered;
@@ -352,22 +354,7 @@ impl Run {
         let tick = Tick { number: self.started, at, gaps: self.ledger.gap_count, writes };
         match &self.cluster {
             None => self.launch_scan(Who::Endpoint, tick, self.scanner.clone()),
-            Some((fleet, scout)) => {
-                let (members, sources, scout) = (fleet.members().to_vec(), fleet.sources(), scout.clone());
-                for member in members {
-                    let tick = Tick { writes: member.writes(), ..tick };
-                    self.launch_scan(member.who(), tick, member.scanner);
-                }
-                let sender = self.sender.clone();
-                let tick = Tick { writes: false, ..tick };
-                self.launch(Who::Cluster, tick, |mut tell| async move {
-                    let Sight { outcome, topology } = scout.look(sources).await;
-                    tell(outcome);
-                    let nodes = topology.map(|topology| News { who: Who::Cluster, tick, what: What::Nodes(topology) });
-                    // The receiver is gone only when the run is over.
-                    nodes.map(|news| sender.send(news));
-                });
-            }
+            Some(_) => self.launch_nodes(tick),
         }
         if let Some(held) = self.held.clone() {
             self.launch(Who::Held, tick, |mut tell| async move { held.check(&mut *tell).await });
@@ -377,29 +364,6 @@ impl Run {
     /// Starts a check of all databases over a fresh connection.
     fn launch_scan(&mut self, who: Who, tick: Tick, scanner: Arc<Scanner>) {
         self.launch(who, tick, |mut tell| async move { scanner.run(&mut *tell).await });
-    }
-
-    /// Takes the nodes that a look found: those who are new are checked at once.
-    fn meet(&mut self, tick: Tick, topology: Topology) {
-        let Some((fleet, _)) = &mut self.cluster else { return };
-        let Movement { come, gone, first } = fleet.take(tick.number, topology);
-        for who in gone {
-            if let Some(metrics) = &mut self.metrics {
-                metrics.forget(&who);
-            }
-            self.note_change(who, tick, membership("present", "absent"));
-        }
-        // Their lines belong to the tick; how long they last is measured from now.
-        let at = Moment { since: self.now().since, ..tick.at };
-        for member in come {
-            let who = member.who();
-            if !first {
-                self.note_change(who.clone(), tick, membership("absent", "present"));
-            }
-            if self.lane(&who).begun < tick.number {
-                self.launch_scan(who, Tick { at, writes: member.writes(), ..tick }, member.scanner);
-            }
-        }
     }
 
     /// Starts a task that checks `who`. It goes on by itself and tells what comes of it.
@@ -477,7 +441,8 @@ impl Run {
             }
         }
         self.status.checks += 1;
-        if let Some(metrics) = &mut self.metrics {
+        let is_checked = self.is_checked(who);
+        if let Some(metrics) = self.metrics.as_mut().filter(|_| is_checked) {
             let failure = outcome.result.as_ref().err();
             metrics.observe(&subject, tick.at.stamp, outcome.details.elapsed, failure, tick.writes);
         }
@@ -571,12 +536,7 @@ impl Run {
         let cycle_end = (schedule.run + schedule.pause) * self.status.cycle.saturating_sub(1) + schedule.run;
         let end = if self.status.in_break { cycle_end + schedule.pause } else { cycle_end };
         self.status.left = end.saturating_sub(self.start.elapsed());
-        // A node that left the cluster may have been down, and nobody will see it up.
-        let is_checked = |who: &Who| match (&self.cluster, who) {
-            (Some((fleet, _)), Who::Node(_)) => fleet.has(who),
-            _ => true,
-        };
-        let down = self.ledger.ongoing().find(|(subject, _)| is_checked(&subject.who));
+        let down = self.ledger.ongoing().find(|(subject, _)| self.is_checked(&subject.who));
         self.status.down = down.map(|(_, outage)| (outage.first_failure.stamp, outage.reason.kind));
         self.output.status(self.status.line());
     }
@@ -631,10 +591,6 @@ impl Run {
         self.output.finish();
         report
     }
-}
-
-fn membership(from: &str, to: &str) -> Change {
-    Change { aspect: Aspect::Member, from: from.to_owned(), to: to.to_owned() }
 }
 
 /// How a task tells of a check that is settled.

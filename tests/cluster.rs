@@ -6,10 +6,11 @@ use chrono::{DateTime, Utc};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::support::certificates::Certificates;
 use crate::support::cluster::{Cluster, SLOTS, node, state};
 use crate::support::env::{TestEnv, normalised};
 use crate::support::real::Real;
-use crate::support::scripted::{LIMIT, eventually};
+use crate::support::scripted::{LIMIT, Server, eventually};
 
 /// The arguments of a run that lasts until it is ended.
 fn endless<'a>(port: &'a str, more: &[&'a str]) -> Vec<&'a str> {
@@ -334,4 +335,87 @@ fn a_demoted_primary_is_no_more_written_to() {
     // A write that met the old primary failed, and that is over.
     let opened = output.stdout.matches(&format!("Outage of NODE {old} WRITE began")).count();
     assert_eq!(output.stdout.matches(&format!("Outage of NODE {old} WRITE ended")).count(), opened, "{output:?}");
+}
+
+/// Two scripted nodes that tell of themselves as engines before 7.0 do: the second is a replica that CLUSTER SLOTS leaves
+/// out.
+fn old_cluster() -> [Server; 2] {
+    let nodes = [Server::start(), Server::start()];
+    let [primary, replica] = [0, 1].map(|place: usize| nodes[place].port());
+    let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+    let slots = format!("*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n{}:{primary}\r\n{}", bulk("127.0.0.1"), bulk("a"));
+    // Longer than what other replies may have.
+    let many: String = (0..1000).map(|n| format!("{n} :0@0 master,noaddr {}\n", "-".repeat(100))).collect();
+    let listed = format!(
+        "a 127.0.0.1:{primary}@1 myself,master - 0 0 1 connected 0-16383\n{many}b 127.0.0.1:{replica}@1 slave a 0 0 1 connected\n"
+    );
+    let replies = [
+        (
+            "CLUSTER SHARDS",
+            "-ERR Unknown subcommand or wrong number of arguments for 'SHARDS'. Try CLUSTER HELP.\r\n".to_owned(),
+        ),
+        ("CLUSTER SLOTS", slots),
+        ("CLUSTER NODES", bulk(&listed)),
+        ("CLUSTER INFO", bulk("cluster_state:ok\r\ncluster_slots_assigned:16384\r\ncluster_slots_fail:0\r\n")),
+    ];
+    nodes[0].become_(|nature| nature.replies = replies.into());
+    nodes
+}
+
+#[test]
+fn older_engines_are_asked_for_their_slots() {
+    let (env, nodes) = (TestEnv::new(), old_cluster());
+    let port = nodes[0].port().to_string();
+    // Clusters of Valkey 9 may have numbered databases.
+    let output = env.run(&["dbs", "-c", "-p", &port, "--max-db", "auto"]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    for (node, db) in nodes.iter().flat_map(|node| [(node, 0), (node, 15)]) {
+        let line = format!("NODE 127.0.0.1:{} DB {db}: RUNNING\n", node.port());
+        assert!(output.stdout.contains(&line), "{output:?}");
+    }
+    assert!(output.stdout.contains("32 databases on 2 nodes checked"), "{output:?}");
+
+    let asked = |command: &str| nodes[0].commands().iter().filter(|known| *known == command).count();
+    let before = asked("CLUSTER SHARDS");
+    let output =
+        env.run(&["cycles", "-c", "-p", &port, "--cycles", "1", "--run-duration", "0.25", "--check-interval", "50ms"]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert_eq!(env.read("redis_success.log").matches("CLUSTER SUCCESS ").count(), 5);
+    // What it does not know is asked no more.
+    assert_eq!(asked("CLUSTER SHARDS"), before + 1);
+}
+
+#[test]
+fn nodes_are_asked_at_their_tls_port_with_the_name_that_they_announce() {
+    let (env, certificates) = (TestEnv::new(), Certificates::new());
+    let (ca, server) = (certificates.ca(), certificates.leaf("server", &["127.0.0.1"]));
+    let node = Real::start_tls(&[
+        "--tls-cluster",
+        "yes",
+        "--cluster-enabled",
+        "yes",
+        "--tls-cert-file",
+        &server.certificate(),
+        "--tls-key-file",
+        &server.key(),
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    assert_eq!(node.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "+OK");
+    assert!(eventually(LIMIT, || state(&node) == "ok"));
+    let port = node.tls_port().to_string();
+    let scan = ["dbs", "-c", "-p", &port, "--tls", "--cacert", &ca];
+    let output = env.run(&scan);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(output.stdout.contains(&format!("NODE 127.0.0.1:{port} DB 0: RUNNING\nCLUSTER: RUNNING\n")), "{output:?}");
+    // The certificate is not for the name that the node announces; --sni says which one it is for.
+    assert_eq!(node.command(&["CONFIG", "SET", "cluster-announce-hostname", "node.example"]), "+OK");
+    let output = env.run(&scan);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stdout.contains(&format!("NODE 127.0.0.1:{port} DB 0: NOT RUNNING (tls: ")), "{output:?}");
+    assert!(output.stdout.contains("node.example") && output.stdout.contains("CLUSTER: RUNNING\n"), "{output:?}");
+    let output = env.run(&[&scan[..], &["--sni", "127.0.0.1"]].concat());
+    assert_eq!(output.code, Some(0), "{output:?}");
 }

@@ -168,6 +168,11 @@ fn node_at(host: Option<&str>, port: Option<u16>, hostname: Option<&str>, dialle
     let known = |text: &&str| !matches!(*text, "" | "?");
     let host = host.filter(known).unwrap_or(dialled.host);
     let port = port.filter(|port| *port > 0)?;
+    // The name stands in the logs, so a server does not get to write whatever it likes there.
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '_' | '%');
+    if host.is_empty() || host.len() > 255 || !host.chars().all(is_plain) {
+        return None;
+    }
     let name = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     Some(Node {
         name: name.into(),
@@ -336,7 +341,11 @@ mod tests {
         assert_eq!((read(&both, false), read(&both, true)), (vec!["a:6379".into()], vec!["a:6380".into()]));
         let one = node(&[("tls-port", 6380)], bulk("?"));
         assert_eq!((read(&one, false), read(&one, true)), (vec!["10.0.0.1:6380".into()], vec!["10.0.0.1:6380".into()]));
-        assert_eq!(read(&node(&[], Value::Nil), true), Vec::<String>::new());
+        let nobody = Vec::<String>::new();
+        assert_eq!(read(&node(&[], Value::Nil), true), nobody);
+        for host in ["a b", "a\nNODE", "a\u{1b}[2J", &"a".repeat(256)] {
+            assert_eq!(read(&node(&[("port", 6379)], bulk(host)), false), nobody, "{host:?}");
+        }
     }
 
     #[test]

@@ -177,8 +177,10 @@ impl Scout {
         Scout { scanner, asks_slots: AtomicBool::new(false) }
     }
 
-    /// Asks the endpoint, and for as long as no answer tells a primary for every slot the nodes that are known already.
-    /// Each may take half of the time that is left, so that one which hangs does not hide the next.
+    /// Asks the endpoint, and when it cannot be asked one of the nodes that are known already. Each may take half of the
+    /// time that is left, so that one which hangs does not hide the next.
+    ///
+    /// Where slots have no primary at all, another node is asked too: one that was started anew knows of none.
     pub async fn look(&self, known: Vec<Target>) -> Sight {
         let start = Instant::now();
         let left = || self.scanner.timeout.saturating_sub(start.elapsed());
@@ -187,9 +189,12 @@ impl Scout {
         let mut rest = known.iter();
         while !best.topology.as_ref().is_some_and(Topology::is_whole) && !left().is_zero() {
             let Some(target) = rest.next() else { break };
+            let is_second_opinion = best.topology.is_some();
             let sight = self.ask(target, start, share(rest.len() == 0)).await;
-            if sight.topology.as_ref().is_some_and(|found| best.topology.is_none() || found.is_whole()) {
+            if sight.topology.as_ref().is_some_and(|found| !is_second_opinion || found.is_whole()) {
                 best = sight;
+            } else if is_second_opinion && sight.topology.is_some() {
+                break;
             }
         }
         best
@@ -347,5 +352,90 @@ pub async fn scan(scanner: Scanner, keep_name: bool, emit: &mut (dyn FnMut(Check
     drop(sender);
     while let Some(checked) = checks.recv().await {
         emit(checked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+    use crate::resolve::Resolver;
+    use crate::scan::{Databases, Identify};
+
+    fn fleet() -> Fleet {
+        let timeout = Duration::from_secs(1);
+        let endpoint = Endpoint::Tcp { host: "cluster.example".into(), port: 6379 };
+        let scanner = Scanner {
+            target: Target { endpoint, tls: None, credentials: None },
+            resolver: Resolver::new(timeout),
+            databases: Databases::One(0),
+            timeout,
+            deadline: timeout,
+            identify: Identify::new(true),
+            expect_role: None,
+            canary: Some(Canary::new()),
+            settled: AtomicU64::new(0),
+        };
+        Fleet::new(Arc::new(scanner), false)
+    }
+
+    /// Primaries with their slots, and replicas with none.
+    fn topology(nodes: &[(&str, Option<(u16, u16)>)]) -> Topology {
+        let node = |(name, slots): &(&str, Option<(u16, u16)>)| Node {
+            name: format!("{name}:1").into(),
+            host: (*name).to_owned(),
+            port: 1,
+            hostname: None,
+            primary: slots.is_some(),
+            failing: false,
+            slots: slots.map(|(from, to)| from..=to).into_iter().collect(),
+        };
+        Topology { nodes: nodes.iter().map(node).collect() }
+    }
+
+    fn names(movement: &Movement) -> (Vec<String>, Vec<String>) {
+        let come = movement.come.iter().map(|member| member.who().to_string()).collect();
+        (come, movement.gone.iter().map(Who::to_string).collect())
+    }
+
+    fn writing(fleet: &Fleet) -> Vec<String> {
+        let written_to = fleet.members().iter().filter(|member| member.writes());
+        written_to.map(|member| format!("{}{}", member.node.host, member.tag.as_deref().unwrap_or("?"))).collect()
+    }
+
+    #[test]
+    fn nodes_come_and_go_in_the_order_of_the_looks() {
+        const ALL: Option<(u16, u16)> = Some((0, 16_383));
+        let mut fleet = fleet();
+        let first = fleet.take(1, topology(&[("a", ALL), ("b", None)]));
+        assert_eq!((names(&first), first.first), ((vec!["NODE a:1".into(), "NODE b:1".into()], vec![]), true));
+        let third = fleet.take(3, topology(&[("a", ALL), ("c", None)]));
+        assert_eq!((names(&third), third.first), ((vec!["NODE c:1".into()], vec!["NODE b:1".into()]), false));
+        // A look that began before the last one ended late.
+        let second = fleet.take(2, topology(&[("a", ALL), ("b", None)]));
+        assert_eq!(names(&second), (vec![], vec![]));
+        // A node that was started anew knows itself and no slot.
+        let alone = fleet.take(4, topology(&[("a", None)]));
+        assert_eq!(names(&alone), (vec![], vec![]));
+        assert_eq!(fleet.members().len(), 2);
+        assert!(fleet.has(&Who::Node("c:1".into())) && !fleet.has(&Who::Node("b:1".into())));
+    }
+
+    #[test]
+    fn primaries_are_written_to_in_their_own_slots() {
+        let mut fleet = fleet();
+        fleet.take(1, topology(&[("a", Some((0, 8191))), ("b", Some((8192, 16_383))), ("c", None)]));
+        let before = writing(&fleet);
+        assert_eq!(before.len(), 2, "{before:?}");
+        let scanner = fleet.members()[0].scanner.clone();
+        // Slots moved, and not the one that is written to.
+        let slot = cluster::slot(before[0].trim_matches(['a', '{', '}']).as_bytes());
+        fleet.take(2, topology(&[("a", Some((slot, slot))), ("b", Some((8192, 16_383))), ("c", None)]));
+        assert_eq!(writing(&fleet), before);
+        assert!(Arc::ptr_eq(&scanner, &fleet.members()[0].scanner));
+        // A promotion.
+        fleet.take(3, topology(&[("a", None), ("b", Some((8192, 16_383))), ("c", Some((0, 8191)))]));
+        assert_eq!(writing(&fleet), [before[1].clone(), before[0].replace('a', "c")]);
     }
 }

@@ -337,6 +337,32 @@ fn a_demoted_primary_is_no_more_written_to() {
     assert_eq!(output.stdout.matches(&format!("Outage of NODE {old} WRITE ended")).count(), opened, "{output:?}");
 }
 
+#[test]
+fn a_node_that_was_started_anew_hides_no_other() {
+    let (env, nodes) = (TestEnv::new(), old_cluster());
+    let mut replies = Vec::new();
+    nodes[0].become_(|nature| replies.clone_from(&nature.replies));
+    nodes[1].become_(|nature| nature.replies = replies);
+    let port = nodes[0].port().to_string();
+    let run = env.spawn(&endless(&port, &[]));
+    let other = format!("NODE 127.0.0.1:{}", nodes[1].port());
+    env.wait_for("redis_success.log", |text| last_success(text, &other) >= 2);
+    let goes_on = || {
+        let seen = last_success(&env.read("redis_success.log"), "CLUSTER");
+        let more = |text: &str| ["CLUSTER", &other].iter().all(|who| last_success(text, who) > seen + 3);
+        env.wait_for("redis_success.log", more)
+    };
+    // First the slots alone: a look in between is to see the one or the other, not half of each.
+    nodes[0].become_(|nature| nature.replies[1].1 = "*0\r\n".into());
+    goes_on();
+    nodes[0].become_(|nature| nature.replies[2].1 = "$0\r\n\r\n".into());
+    let text = goes_on();
+    assert!(!text.contains("absent"), "{text}");
+    assert_eq!(env.read("redis_error.log"), "");
+    run.signal(Signal::TERM);
+    run.wait();
+}
+
 /// Two scripted nodes that tell of themselves as engines before 7.0 do: the second is a replica that CLUSTER SLOTS leaves
 /// out.
 fn old_cluster() -> [Server; 2] {

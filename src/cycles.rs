@@ -3,6 +3,8 @@
 //! Each check is a task of its own with a fresh connection, so one that hangs delays neither the next nor the schedule.
 //! Records are written as soon as their check is over; outages are folded in the order in which checks began.
 
+mod nodes;
+
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::fs::{File, TryLockError};
@@ -19,8 +21,11 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::canary::Canary;
 use crate::clock::{Clock, Stamp, machine_suspended};
+use crate::cluster::Topology;
 use crate::exit::Exit;
-use crate::identity::Observed;
+use crate::fleet::{Fleet, Scout};
+use crate::held::Held;
+use crate::identity::{Change, Observed};
 use crate::ledger::{Changed, Check, Gap, Ledger};
 use crate::login::Login;
 use crate::metrics::Metrics;
@@ -51,7 +56,7 @@ const TOLERANCE: Duration = Duration::from_millis(100);
 /// # Errors
 /// Nothing was checked: a certificate, the password or the log folder cannot be had, or another run holds the
 /// folder ([`Locked`]).
-pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Result<Exit> {
+pub async fn run(CyclesPlan { plan, schedule, held, json }: CyclesPlan) -> anyhow::Result<Exit> {
     let output = Output::thread();
     if plan.verbose {
         crate::explain::start(&output);
@@ -60,10 +65,11 @@ pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Res
         output.notice(warning);
     }
     // Before anybody is asked for a password; but nothing is made while what was given may still be wrong.
-    let held = plan.log.folder.is_dir().then(|| lock(&plan.log.folder, &output)).transpose()?;
+    let early = plan.log.folder.is_dir().then(|| lock(&plan.log.folder, &output)).transpose()?;
+    let keep_name = plan.tls.as_ref().is_some_and(|tls| tls.name.is_some());
     let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
     let login = Login::fetch(plan.login.clone(), output.clone()).await?;
-    let _lock = match held {
+    let _lock = match early {
         Some(lock) => lock,
         None => lock(&plan.log.folder, &output)?,
     };
@@ -73,7 +79,7 @@ pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Res
     let signals = Signals::listen()?;
     raise_open_files(&plan, &schedule);
 
-    let announcement = announcement(&plan, &schedule);
+    let announcement = announcement(&plan, &schedule, held);
     let scanner = Scanner {
         target: Target { endpoint: plan.endpoint, tls, login },
         resolver: Resolver::new(plan.timeout),
@@ -86,7 +92,12 @@ pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Res
         settled: AtomicU64::new(0),
     };
     let metrics = plan.metrics.map(|path| Metrics::new(path, scanner.target.endpoint.to_string()));
-    let mut run = Run::new(Arc::new(scanner), plan.clock, log, output, metrics, json);
+    let scanner = Arc::new(scanner);
+    let mut run = Run::new(scanner.clone(), plan.clock, log, output, metrics, json);
+    if plan.cluster {
+        run.cluster = Some((Fleet::new(scanner.clone(), keep_name), Arc::new(Scout::new(scanner.clone()))));
+    }
+    run.held = held.then(|| Arc::new(Held::new(scanner)));
     run.say(announcement);
     run.show_said();
     let signal = run.follow(schedule, signals).await;
@@ -115,6 +126,8 @@ fn raise_open_files(plan: &Plan, schedule: &Schedule) {
     let longest = if matches!(plan.databases, Databases::One(_)) { plan.timeout } else { plan.deadline };
     let overlapping = longest.as_nanos() / schedule.interval.as_nanos();
     let mut limit = getrlimit(Resource::Nofile);
+    // How many nodes a cluster has is not known yet.
+    let overlapping = if plan.cluster { u128::MAX / 2 } else { overlapping };
     if limit.current.is_some_and(|current| u128::from(current) < overlapping + 64) {
         limit.current = limit.maximum;
         // When the system refuses, checks will say that files ran out.
@@ -122,7 +135,7 @@ fn raise_open_files(plan: &Plan, schedule: &Schedule) {
     }
 }
 
-fn announcement(plan: &Plan, schedule: &Schedule) -> String {
+fn announcement(plan: &Plan, schedule: &Schedule, held: bool) -> String {
     let what = match plan.databases {
         Databases::One(db) => format!("DB {db}"),
         Databases::UpTo(last) => format!("DB 0 to {last}"),
@@ -134,9 +147,14 @@ fn announcement(plan: &Plan, schedule: &Schedule) -> String {
     };
     let total = schedule.total().unwrap_or(Duration::MAX);
     let end = plan.clock.after(total).map_or_else(String::new, |end| format!(", until {end}"));
+    let endpoint = &plan.endpoint;
+    let (whose, each) = match (plan.cluster, held) {
+        (true, _) => (format!("every node of the cluster at {endpoint}"), " of each"),
+        (false, true) => (format!("{endpoint}, over fresh connections and a held one,"), " over each"),
+        (false, false) => (endpoint.to_string(), ""),
+    };
     format!(
-        "Checking {what} of {} every {} s: {cycles}, {} checks in all{end}",
-        plan.endpoint,
+        "Checking {what} of {whose} every {} s: {cycles}, {} checks{each} in all{end}",
         seconds(schedule.interval),
         schedule.checks_per_cycle() * u128::from(schedule.cycles),
     )
@@ -152,20 +170,32 @@ struct Tick {
     at: Moment,
     /// How many gaps there were before.
     gaps: u64,
+    /// A write is part of it.
+    writes: bool,
 }
 
 /// What a task tells of the check that it makes.
 struct News {
     who: Who,
     tick: Tick,
-    /// None when no more will come.
-    outcome: Option<Outcome>,
+    what: What,
+}
+
+/// What there is to tell.
+enum What {
+    Settled(Outcome),
+    /// A look at a cluster found these nodes.
+    Nodes(Topology),
+    /// No more will come.
+    Over,
 }
 
 /// Those who are checked side by side: each one's checks are folded in the order in which they began.
 #[derive(Default)]
 struct Lane {
     order: Ordered<(Tick, Outcome)>,
+    /// The number of the last check that began.
+    begun: u64,
     observed: Observed,
 }
 
@@ -178,6 +208,9 @@ struct Missed {
 /// The state of a run.
 struct Run {
     scanner: Arc<Scanner>,
+    /// The nodes of a cluster, which are checked in the endpoint's place, and who asks for them.
+    cluster: Option<(Fleet, Arc<Scout>)>,
+    held: Option<Arc<Held>>,
     clock: Clock,
     log: Log,
     output: Output,
@@ -225,6 +258,8 @@ impl Run {
         let suspended = machine_suspended();
         Run {
             scanner,
+            cluster: None,
+            held: None,
             clock,
             log,
             output,
@@ -340,9 +375,20 @@ impl Run {
             self.ledger.gap(Gap { from, to: at });
         }
         self.last_check = Some(at);
-        let tick = Tick { number: self.started, at, gaps: self.ledger.gap_count };
-        let scanner = self.scanner.clone();
-        self.launch(Who::Endpoint, tick, |mut tell| async move { scanner.run(&mut *tell).await });
+        let writes = self.scanner.canary.is_some();
+        let tick = Tick { number: self.started, at, gaps: self.ledger.gap_count, writes };
+        match &self.cluster {
+            None => self.launch_scan(Who::Endpoint, tick, self.scanner.clone()),
+            Some(_) => self.launch_nodes(tick),
+        }
+        if let Some(held) = self.held.clone() {
+            self.launch(Who::Held, tick, |mut tell| async move { held.check(&mut *tell).await });
+        }
+    }
+
+    /// Starts a check of all databases over a fresh connection.
+    fn launch_scan(&mut self, who: Who, tick: Tick, scanner: Arc<Scanner>) {
+        self.launch(who, tick, |mut tell| async move { scanner.run(&mut *tell).await });
     }
 
     /// Starts a task that checks `who`. It goes on by itself and tells what comes of it.
@@ -351,15 +397,17 @@ impl Run {
         Work: FnOnce(Tell) -> Doing,
         Doing: Future<Output = ()> + Send + 'static,
     {
-        self.lanes.entry(who.clone()).or_default().order.begin(tick.number);
+        let lane = self.lane(&who);
+        lane.begun = tick.number;
+        lane.order.begin(tick.number);
         let sender = self.sender.clone();
         // The receiver is gone only when the run is over.
         let tell: Tell = {
             let (who, sender) = (who.clone(), sender.clone());
-            Box::new(move |outcome| drop(sender.send(News { who: who.clone(), tick, outcome: Some(outcome) })))
+            Box::new(move |outcome| drop(sender.send(News { who: who.clone(), tick, what: What::Settled(outcome) })))
         };
         let doing = work(tell);
-        let over = News { who: who.clone(), tick, outcome: None };
+        let over = News { who: who.clone(), tick, what: What::Over };
         let task = tokio::spawn(async move {
             doing.await;
             let _ = sender.send(over);
@@ -378,13 +426,14 @@ impl Run {
     }
 
     /// Writes the record of a check, and folds what is now complete in order.
-    fn settle(&mut self, News { who, tick, outcome }: News) {
-        let due = match outcome {
-            Some(outcome) => {
+    fn settle(&mut self, News { who, tick, what }: News) {
+        let due = match what {
+            What::Nodes(topology) => return self.meet(tick, topology),
+            What::Settled(outcome) => {
                 self.record(&who, tick, &outcome);
                 self.lane(&who).order.bring(tick.number, (tick, outcome)).into_iter().collect()
             }
-            None => {
+            What::Over => {
                 self.running.remove(&(who.clone(), tick.number));
                 self.lane(&who).order.end(tick.number)
             }
@@ -417,24 +466,27 @@ impl Run {
             }
         }
         self.status.checks += 1;
-        if let Some(metrics) = &mut self.metrics {
-            let writes = self.scanner.canary.is_some();
-            metrics.observe(&subject, tick.at.stamp, outcome.details.elapsed, outcome.result.as_ref().err(), writes);
+        let is_checked = self.is_checked(who);
+        if let Some(metrics) = self.metrics.as_mut().filter(|_| is_checked) {
+            let failure = outcome.result.as_ref().err();
+            metrics.observe(&subject, tick.at.stamp, outcome.details.elapsed, failure, tick.writes);
         }
     }
 
     fn fold(&mut self, who: &Who, tick: Tick, outcome: &Outcome) {
         let (at, details) = (tick.at.stamp, &outcome.details);
-        for change in self.lane(who).observed.update(&details.connection) {
-            self.ledger.change(Changed { who: who.clone(), at, change: change.clone() });
-            self.mark(Mark::Changed { who: who.clone(), at, change });
+        // Any node may tell of the cluster: that it was another one is no change.
+        if *who != Who::Cluster {
+            for change in self.lane(who).observed.update(&details.connection) {
+                self.note_change(who.clone(), tick, change);
+            }
         }
         let transitions = self.ledger.check(&Check {
             subject: &self.subject(who, outcome),
             at: tick.at,
             took: Some(details.elapsed),
             result: outcome.result.as_ref().copied(),
-            writes: self.scanner.canary.is_some(),
+            writes: tick.writes,
             gaps: tick.gaps,
         });
         for (subject, transition) in transitions {
@@ -449,6 +501,12 @@ impl Run {
                 },
             });
         }
+    }
+
+    fn note_change(&mut self, who: Who, tick: Tick, change: Change) {
+        let at = tick.at.stamp;
+        self.ledger.change(Changed { who: who.clone(), at, change: change.clone() });
+        self.mark(Mark::Changed { who, at, change });
     }
 
     /// Lines name the database only where a run checks several.
@@ -508,7 +566,7 @@ impl Run {
         let cycle_end = (schedule.run + schedule.pause) * self.status.cycle.saturating_sub(1) + schedule.run;
         let end = if self.status.in_break { cycle_end + schedule.pause } else { cycle_end };
         self.status.left = end.saturating_sub(self.start.elapsed());
-        let down = self.ledger.ongoing().next();
+        let down = self.ledger.ongoing().find(|(subject, _)| self.is_checked(&subject.who));
         self.status.down = down.map(|(_, outage)| (outage.first_failure.stamp, outage.reason.kind));
         self.output.status(self.status.line());
     }

@@ -19,7 +19,7 @@ use crate::clock::Stamp;
 use crate::failure::Failure;
 use crate::ledger::{Changed, Check, Gap, Ledger};
 use crate::outage::Moment;
-use crate::record::{Destination, Entry, Mark, Mode, Subject, Zone, read_line};
+use crate::record::{Destination, Entry, Mark, Mode, Subject, Who, Zone, read_line};
 
 /// A line that is longer is not one of ours: a JSON scan of 10,000 databases has some three million bytes.
 const LONGEST_LINE: u64 = 16 << 20;
@@ -437,7 +437,9 @@ impl Stream {
         if let Some(from) = self.gap.take().or(unpaced) {
             self.ledger.gap(Gap { from, to: at });
         }
-        let (writes, gaps) = (self.writes, self.ledger.gap_count);
+        // Of nodes only the primaries are written to, and lines do not tell which those were.
+        let writes = self.writes && matches!(subject.who, Who::Endpoint | Who::Held);
+        let gaps = self.ledger.gap_count;
         self.ledger.check(&Check { subject, at, took, result, writes, gaps });
     }
 

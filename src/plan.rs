@@ -36,6 +36,8 @@ pub struct Plan {
     /// The ACL user, if any, and where the password comes from.
     pub login: Option<(Option<String>, Source)>,
     pub databases: Databases,
+    /// Every node of a cluster is checked, not only the endpoint.
+    pub cluster: bool,
     /// The role that the server must have.
     pub expect_role: Option<Role>,
     /// A write is part of each check.
@@ -66,6 +68,8 @@ pub struct DbsPlan {
 pub struct CyclesPlan {
     pub plan: Plan,
     pub schedule: Schedule,
+    /// One more connection is kept open and asked on the same schedule.
+    pub held: bool,
     /// One JSON document is all that standard output gets.
     pub json: bool,
 }
@@ -158,8 +162,15 @@ pub fn cycles(args: cli::Cycles, sources: &Sources<'_>) -> anyhow::Result<Cycles
     );
     let millis = args.common.millis || schedule.interval.subsec_nanos() != 0;
     let json = args.common.json;
-    let plan = plan(args.connection, args.common, args.max_db, Databases::One(0), millis, sources)?;
-    Ok(CyclesPlan { plan, schedule, json })
+    let mut held = args.held;
+    let mut connection = args.connection;
+    if held && connection.cluster {
+        // A kept connection is one node's, and a cluster has several.
+        let holds = sources.choose(&["held", "cluster"])?;
+        (held, connection.cluster) = (holds == Some("held"), holds == Some("cluster"));
+    }
+    let plan = plan(connection, args.common, args.max_db, Databases::One(0), millis, sources)?;
+    Ok(CyclesPlan { plan, schedule, held, json })
 }
 
 /// What to read and how to show it.
@@ -199,7 +210,7 @@ pub fn report(args: cli::Report) -> anyhow::Result<ReportPlan> {
 }
 
 fn plan(
-    connection: cli::Connection,
+    mut connection: cli::Connection,
     common: cli::Common,
     max_db: Option<cli::MaxDb>,
     default: Databases,
@@ -207,6 +218,14 @@ fn plan(
     sources: &Sources<'_>,
 ) -> anyhow::Result<Plan> {
     let mut warnings = Vec::new();
+    if connection.cluster && connection.expect_role.is_some() {
+        // A cluster has both roles.
+        let holds = sources.choose(&["expect_role", "cluster"])?;
+        connection.cluster = holds == Some("cluster");
+        connection.expect_role = connection.expect_role.filter(|_| holds == Some("expect_role"));
+    }
+    // Clusters before Valkey 9 have no other database.
+    let default = if connection.cluster { Databases::One(0) } else { default };
     let uri = uri(&connection, sources)?;
     let databases = databases(&connection, max_db, uri.as_ref(), default, sources)?;
     let login = login(&connection, uri.as_ref(), sources, &mut warnings)?;
@@ -245,6 +264,7 @@ fn plan(
         tls,
         login,
         databases,
+        cluster: connection.cluster,
         expect_role: connection.expect_role,
         canary: connection.canary,
         // No check can take longer than the scan that it is part of.

@@ -55,6 +55,7 @@ pub mod status;
 pub mod target;
 pub mod tls;
 pub mod units;
+pub mod uri;
 
 use std::ffi::OsString;
 use std::future::Future;

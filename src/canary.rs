@@ -28,7 +28,7 @@ impl Canary {
         Self::tagged("")
     }
 
-    /// A canary whose keys hold `tag`, which a cluster hashes in place of the whole key (redis.io, cluster
+    /// A canary whose keys hold `tag`, a text in braces, which a cluster hashes in place of the whole key (redis.io, cluster
     /// specification: hash tags).
     pub fn tagged(tag: &str) -> Self {
         // The standard library seeds its hashers from the system's random source.

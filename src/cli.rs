@@ -44,7 +44,8 @@ pub struct Dbs {
     #[command(flatten)]
     pub connection: Connection,
 
-    /// Check databases 0 to N; `auto` goes up until the server says that an index is out of range [default: 15].
+    /// Check databases 0 to N; `auto` goes up until the server says that an index is out of range [default: 15, and 0
+    /// with --cluster].
     #[arg(long, value_name = "N|auto", env = "REDIS_HEALTH_MAX_DB", value_parser = max_db)]
     pub max_db: Option<MaxDb>,
 
@@ -66,6 +67,11 @@ pub struct Cycles {
     /// range.
     #[arg(long, value_name = "N|auto", env = "REDIS_HEALTH_MAX_DB", value_parser = max_db)]
     pub max_db: Option<MaxDb>,
+
+    /// Keep one more connection open and ask over it on the same schedule: it sees what the pool of an application sees.
+    /// It is replaced when it breaks.
+    #[arg(long, env = "REDIS_HEALTH_HELD", value_parser = FalseyValueParser::new())]
+    pub held: bool,
 
     /// How many cycles to run.
     #[arg(long, value_name = "COUNT", env = "REDIS_HEALTH_CYCLES", default_value = "4")]
@@ -204,6 +210,12 @@ pub struct Connection {
     #[arg(short = 'n', long, value_name = "N", env = "REDIS_HEALTH_DB")]
     #[arg(value_parser = index, allow_negative_numbers = true)]
     pub db: Option<u32>,
+
+    /// Check every node of a cluster, primary or replica, by connections of its own, and whether every slot is served.
+    /// The nodes are asked for at the endpoint, or at any node that is known already. Checks DB 0 unless --max-db or -n is
+    /// given; with --canary only primaries are written to, each in slots of its own.
+    #[arg(short, long, env = "REDIS_HEALTH_CLUSTER", value_parser = FalseyValueParser::new())]
+    pub cluster: bool,
 
     /// A check passes only if the server has this role.
     #[arg(long, value_name = "primary|replica", env = "REDIS_HEALTH_EXPECT_ROLE", value_parser = role)]

@@ -24,8 +24,8 @@ use crate::resolve::Resolver;
 use crate::target::{Credentials, Endpoint, Secret, Target};
 use crate::tls;
 
-/// The most bytes that one reply may have. The longest that a check asks for, `INFO server`, has some two thousand.
-/// Checks overlap, so this bounds what a hostile server can make them hold.
+/// The most bytes that one reply may have, unless more are [allowed](Connection::allow). The longest that a check asks
+/// for, `INFO server`, has some two thousand. Checks overlap, so this bounds what a hostile server can make them hold.
 const MAX_REPLY: usize = 64 << 10;
 
 /// How much is read at once: the codec alone would begin with 64 bytes.
@@ -212,13 +212,18 @@ impl Connection {
         }
     }
 
+    /// Lets each reply have so many bytes.
+    pub fn allow(&mut self, bytes: usize) {
+        self.stream.most = bytes;
+    }
+
     /// The next reply. Error replies are values; push messages, which nobody asked for, are passed over.
     ///
     /// # Errors
     /// The connection broke, or what came is not the Redis protocol. The connection is of no use afterwards.
     pub async fn reply(&mut self) -> Result<Value, Failure> {
         loop {
-            self.stream.left = MAX_REPLY;
+            self.stream.left = self.stream.most;
             if let Some(reply) = self.healthy_reply().await? {
                 return Ok(reply);
             }
@@ -351,14 +356,15 @@ fn is_end(error: &io::Error) -> bool {
 /// errors no longer tell.
 struct Metered {
     inner: BufReader<Box<dyn Stream>>,
-    /// Bytes that the current reply may still bring.
+    /// Bytes that one reply may bring, and that the current one still may.
+    most: usize,
     left: usize,
     broken: Option<Failure>,
 }
 
 impl Metered {
     fn new(inner: Box<dyn Stream>) -> Self {
-        Metered { inner: BufReader::with_capacity(READ_AHEAD, inner), left: MAX_REPLY, broken: None }
+        Metered { inner: BufReader::with_capacity(READ_AHEAD, inner), most: MAX_REPLY, left: MAX_REPLY, broken: None }
     }
 
     /// Takes down that the stream broke, and gives the reason that counts: the first, unless the server itself says why
@@ -380,7 +386,7 @@ impl Metered {
 impl AsyncRead for Metered {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.left == 0 {
-            self.broken = Some(Failure::new(Kind::Protocol, format!("a reply of more than {MAX_REPLY} bytes")));
+            self.broken = Some(Failure::new(Kind::Protocol, format!("a reply of more than {} bytes", self.most)));
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         let before = buf.filled().len();

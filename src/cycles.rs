@@ -3,55 +3,44 @@
 //! Each check is a task of its own with a fresh connection, so one that hangs delays neither the next nor the schedule.
 //! Records are written as soon as their check is over; outages are folded in the order in which checks began.
 
-use std::collections::BTreeMap;
-use std::fmt::{Display, Write as _};
+mod run;
+
 use std::fs::{File, TryLockError};
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep_until};
 
 use crate::canary::Canary;
-use crate::clock::{Clock, Stamp, machine_suspended};
 use crate::exit::Exit;
-use crate::identity::Observed;
-use crate::ledger::{Changed, Check, Gap, Ledger};
+use crate::fleet::{Fleet, Scout};
+use crate::held::Held;
 use crate::login::Login;
 use crate::metrics::Metrics;
-use crate::ordered::Ordered;
-use crate::outage::{Moment, Transition};
 use crate::output::{Output, Patience};
 use crate::plan::{CyclesPlan, Plan};
-use crate::record::{Destination, Log, Mark, Mode, Record, Subject, Who, seconds};
-use crate::report::{self, Report, text::Look};
+use crate::record::{Destination, Log, seconds};
 use crate::resolve::Resolver;
-use crate::scan::{Databases, Identify, Outcome, Scanner};
-use crate::schedule::{Event, Schedule};
-use crate::signal::{Signal, Signals};
-use crate::status::Status;
+use crate::scan::{Databases, Identify, Scanner};
+use crate::schedule::Schedule;
+use crate::signal::Signals;
 use crate::target::Target;
 use crate::tls::Tls;
+use run::Run;
 
 /// Another `cycles` run writes to the same log folder.
 #[derive(Debug, thiserror::Error)]
 #[error("--log-dir: another cycles run holds {0}; wait for its end or name another folder")]
 pub struct Locked(String);
 
-/// A check that starts later than this was lost, not late, unless its interval is longer still.
-const TOLERANCE: Duration = Duration::from_millis(100);
-
 /// Runs the schedule to its end or to a signal.
 ///
 /// # Errors
 /// Nothing was checked: a certificate, the password or the log folder cannot be had, or another run holds the
 /// folder ([`Locked`]).
-pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Result<Exit> {
+pub async fn run(CyclesPlan { plan, schedule, held, json }: CyclesPlan) -> anyhow::Result<Exit> {
     let output = Output::thread();
     if plan.verbose {
         crate::explain::start(&output);
@@ -60,10 +49,11 @@ pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Res
         output.notice(warning);
     }
     // Before anybody is asked for a password; but nothing is made while what was given may still be wrong.
-    let held = plan.log.folder.is_dir().then(|| lock(&plan.log.folder, &output)).transpose()?;
+    let early = plan.log.folder.is_dir().then(|| lock(&plan.log.folder, &output)).transpose()?;
+    let keep_name = plan.tls.as_ref().is_some_and(|tls| tls.name.is_some());
     let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
     let login = Login::fetch(plan.login.clone(), output.clone()).await?;
-    let _lock = match held {
+    let _lock = match early {
         Some(lock) => lock,
         None => lock(&plan.log.folder, &output)?,
     };
@@ -73,7 +63,7 @@ pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Res
     let signals = Signals::listen()?;
     raise_open_files(&plan, &schedule);
 
-    let announcement = announcement(&plan, &schedule);
+    let announcement = announcement(&plan, &schedule, held);
     let scanner = Scanner {
         target: Target { endpoint: plan.endpoint, tls, login },
         resolver: Resolver::new(plan.timeout),
@@ -86,7 +76,12 @@ pub async fn run(CyclesPlan { plan, schedule, json }: CyclesPlan) -> anyhow::Res
         settled: AtomicU64::new(0),
     };
     let metrics = plan.metrics.map(|path| Metrics::new(path, scanner.target.endpoint.to_string()));
-    let mut run = Run::new(Arc::new(scanner), plan.clock, log, output, metrics, json);
+    let scanner = Arc::new(scanner);
+    let mut run = Run::new(scanner.clone(), plan.clock, log, output, metrics, json);
+    if plan.cluster {
+        run.cluster = Some((Fleet::new(scanner.clone(), keep_name), Arc::new(Scout::new(scanner.clone()))));
+    }
+    run.held = held.then(|| Arc::new(Held::new(scanner)));
     run.say(announcement);
     run.show_said();
     let signal = run.follow(schedule, signals).await;
@@ -115,6 +110,8 @@ fn raise_open_files(plan: &Plan, schedule: &Schedule) {
     let longest = if matches!(plan.databases, Databases::One(_)) { plan.timeout } else { plan.deadline };
     let overlapping = longest.as_nanos() / schedule.interval.as_nanos();
     let mut limit = getrlimit(Resource::Nofile);
+    // How many nodes a cluster has is not known yet.
+    let overlapping = if plan.cluster { u128::MAX / 2 } else { overlapping };
     if limit.current.is_some_and(|current| u128::from(current) < overlapping + 64) {
         limit.current = limit.maximum;
         // When the system refuses, checks will say that files ran out.
@@ -122,7 +119,7 @@ fn raise_open_files(plan: &Plan, schedule: &Schedule) {
     }
 }
 
-fn announcement(plan: &Plan, schedule: &Schedule) -> String {
+fn announcement(plan: &Plan, schedule: &Schedule, held: bool) -> String {
     let what = match plan.databases {
         Databases::One(db) => format!("DB {db}"),
         Databases::UpTo(last) => format!("DB 0 to {last}"),
@@ -134,439 +131,15 @@ fn announcement(plan: &Plan, schedule: &Schedule) -> String {
     };
     let total = schedule.total().unwrap_or(Duration::MAX);
     let end = plan.clock.after(total).map_or_else(String::new, |end| format!(", until {end}"));
+    let endpoint = &plan.endpoint;
+    let (whose, each) = match (plan.cluster, held) {
+        (true, _) => (format!("every node of the cluster at {endpoint}"), " of each"),
+        (false, true) => (format!("{endpoint}, over fresh connections and a held one,"), " over each"),
+        (false, false) => (endpoint.to_string(), ""),
+    };
     format!(
-        "Checking {what} of {} every {} s: {cycles}, {} checks in all{end}",
-        plan.endpoint,
+        "Checking {what} of {whose} every {} s: {cycles}, {} checks{each} in all{end}",
         seconds(schedule.interval),
         schedule.checks_per_cycle() * u128::from(schedule.cycles),
     )
 }
-
-/// How often the status line is drawn.
-const REDRAW: Duration = Duration::from_millis(250);
-
-/// When a check began, and its number: the same for all who are checked at the same time.
-#[derive(Clone, Copy, Debug)]
-struct Tick {
-    number: u64,
-    at: Moment,
-    /// How many gaps there were before.
-    gaps: u64,
-}
-
-/// What a task tells of the check that it makes.
-struct News {
-    who: Who,
-    tick: Tick,
-    /// None when no more will come.
-    outcome: Option<Outcome>,
-}
-
-/// Those who are checked side by side: each one's checks are folded in the order in which they began.
-#[derive(Default)]
-struct Lane {
-    order: Ordered<(Tick, Outcome)>,
-    observed: Observed,
-}
-
-/// Checks that were due but could not be started.
-struct Missed {
-    since: Moment,
-    count: u64,
-}
-
-/// The state of a run.
-struct Run {
-    scanner: Arc<Scanner>,
-    clock: Clock,
-    log: Log,
-    output: Output,
-    /// Lines that wait to be shown together.
-    said: String,
-    metrics: Option<Metrics>,
-    /// The metrics file could not be written the last time, which was said.
-    metrics_fail: bool,
-    status: Status,
-    start: Instant,
-    /// How many checks were started.
-    started: u64,
-    running: BTreeMap<(Who, u64), AbortHandle>,
-    sender: UnboundedSender<News>,
-    news: UnboundedReceiver<News>,
-    lanes: BTreeMap<Who, Lane>,
-    ledger: Ledger,
-    /// When the run began, and the last check.
-    started_at: Moment,
-    last_check: Option<Moment>,
-    missed: Option<Missed>,
-    missed_in_all: u64,
-    /// For how long the machine had been suspended when the last check began.
-    suspended: Duration,
-    /// For how long it had been when the run began.
-    suspended_before: Duration,
-    /// One JSON document is all that standard output gets.
-    json: bool,
-    /// Since when nothing has been observed, before the next check.
-    gap: Option<Moment>,
-    /// Checks that a signal cut off.
-    unfinished: u64,
-}
-
-impl Run {
-    fn new(
-        scanner: Arc<Scanner>,
-        clock: Clock,
-        log: Log,
-        output: Output,
-        metrics: Option<Metrics>,
-        json: bool,
-    ) -> Self {
-        let (sender, news) = unbounded_channel();
-        let suspended = machine_suspended();
-        Run {
-            scanner,
-            clock,
-            log,
-            output,
-            said: String::new(),
-            metrics,
-            metrics_fail: false,
-            status: Status::default(),
-            start: Instant::now(),
-            started: 0,
-            running: BTreeMap::new(),
-            sender,
-            news,
-            lanes: BTreeMap::new(),
-            ledger: Ledger::default(),
-            started_at: Moment { stamp: clock.now(), since: Duration::ZERO },
-            last_check: None,
-            missed: None,
-            missed_in_all: 0,
-            suspended,
-            suspended_before: suspended,
-            json,
-            gap: None,
-            unfinished: 0,
-        }
-    }
-
-    /// Follows the schedule to its end, or to a signal, which it returns.
-    async fn follow(&mut self, schedule: Schedule, mut signals: Signals) -> Option<Signal> {
-        self.status.cycles = schedule.cycles;
-        let mut redraw = tokio::time::interval(REDRAW);
-        let has_status = self.output.has_status();
-        for (offset, event) in schedule.events() {
-            let due = self.start + offset;
-            loop {
-                tokio::select! {
-                    biased;
-                    signal = signals.first() => return Some(self.stop(signal)),
-                    () = sleep_until(due) => break,
-                    Some(news) = self.news.recv() => self.take(news),
-                    _ = redraw.tick(), if has_status => self.show_status(&schedule),
-                }
-            }
-            self.act(event, due, &schedule);
-            self.show_said();
-        }
-        // The last checks may still be under way; each is bounded by its deadline.
-        while !self.running.is_empty() {
-            tokio::select! {
-                biased;
-                signal = signals.first() => return Some(self.stop(signal)),
-                Some(news) = self.news.recv() => self.take(news),
-            }
-        }
-        self.say_missed();
-        self.mark(Mark::AllFinished { at: self.clock.now() });
-        None
-    }
-
-    /// The monotonic clock stands still while the machine sleeps, and outages do not.
-    fn now(&self) -> Moment {
-        let slept = machine_suspended().saturating_sub(self.suspended_before);
-        Moment { stamp: self.clock.now(), since: self.start.elapsed() + slept }
-    }
-
-    fn act(&mut self, event: Event, due: Instant, schedule: &Schedule) {
-        let late = due.elapsed();
-        match event {
-            Event::CheckStarts if self.is_lost(late, schedule.interval) => {
-                // What was lost begins behind the last check that was made.
-                let last = self.last_check.unwrap_or(self.started_at);
-                let due = self.now().earlier(late);
-                let since = if due.since < last.since { last } else { due };
-                self.missed.get_or_insert(Missed { since, count: 0 }).count += 1;
-            }
-            Event::CheckStarts => {
-                self.say_missed();
-                self.say_suspended(schedule.interval);
-                self.check();
-            }
-            Event::CycleStarts(cycle) => {
-                (self.status.cycle, self.status.in_break) = (cycle, false);
-                // While this process did not run, a cycle began when it was due all the same.
-                let at = if late >= TOLERANCE { self.clock.now().earlier(late) } else { self.clock.now() };
-                self.mark(Mark::CycleStarted { cycle, at });
-                if cycle == 1 && self.scanner.canary.is_some() {
-                    self.mark(Mark::Canary { at });
-                }
-            }
-            Event::CycleEnds(cycle) => {
-                if cycle < schedule.cycles {
-                    self.status.in_break = true;
-                    let now = if late >= TOLERANCE { self.now().earlier(late) } else { self.now() };
-                    self.mark(Mark::CycleCompleted { cycle, pause: schedule.pause, at: now.stamp });
-                    if !schedule.pause.is_zero() {
-                        self.gap.get_or_insert(now);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whether a check that is late by so much is lost. Once one is, so are all that are overdue: there is no burst of
-    /// those that a busy machine could just have made.
-    fn is_lost(&self, late: Duration, interval: Duration) -> bool {
-        late >= interval && (late >= TOLERANCE || self.missed.is_some())
-    }
-
-    /// Starts the checks of one tick.
-    fn check(&mut self) {
-        self.started += 1;
-        let at = self.now();
-        if let Some(from) = self.gap.take() {
-            self.ledger.gap(Gap { from, to: at });
-        }
-        self.last_check = Some(at);
-        let tick = Tick { number: self.started, at, gaps: self.ledger.gap_count };
-        let scanner = self.scanner.clone();
-        self.launch(Who::Endpoint, tick, |mut tell| async move { scanner.run(&mut *tell).await });
-    }
-
-    /// Starts a task that checks `who`. It goes on by itself and tells what comes of it.
-    fn launch<Work, Doing>(&mut self, who: Who, tick: Tick, work: Work)
-    where
-        Work: FnOnce(Tell) -> Doing,
-        Doing: Future<Output = ()> + Send + 'static,
-    {
-        self.lanes.entry(who.clone()).or_default().order.begin(tick.number);
-        let sender = self.sender.clone();
-        // The receiver is gone only when the run is over.
-        let tell: Tell = {
-            let (who, sender) = (who.clone(), sender.clone());
-            Box::new(move |outcome| drop(sender.send(News { who: who.clone(), tick, outcome: Some(outcome) })))
-        };
-        let doing = work(tell);
-        let over = News { who: who.clone(), tick, outcome: None };
-        let task = tokio::spawn(async move {
-            doing.await;
-            let _ = sender.send(over);
-        });
-        self.running.insert((who, tick.number), task.abort_handle());
-    }
-
-    /// Takes news and whatever else is there already, so that what they make known is shown together.
-    fn take(&mut self, news: News) {
-        self.settle(news);
-        while let Ok(news) = self.news.try_recv() {
-            self.settle(news);
-        }
-        self.write_metrics(Metrics::write_soon);
-        self.show_said();
-    }
-
-    /// Writes the record of a check, and folds what is now complete in order.
-    fn settle(&mut self, News { who, tick, outcome }: News) {
-        let due = match outcome {
-            Some(outcome) => {
-                self.record(&who, tick, &outcome);
-                self.lane(&who).order.bring(tick.number, (tick, outcome)).into_iter().collect()
-            }
-            None => {
-                self.running.remove(&(who.clone(), tick.number));
-                self.lane(&who).order.end(tick.number)
-            }
-        };
-        for (tick, outcome) in due {
-            self.fold(&who, tick, &outcome);
-        }
-    }
-
-    fn lane(&mut self, who: &Who) -> &mut Lane {
-        self.lanes.entry(who.clone()).or_default()
-    }
-
-    fn record(&mut self, who: &Who, tick: Tick, outcome: &Outcome) {
-        let subject = self.subject(who, outcome);
-        let record = Record::Check {
-            at: tick.at.stamp,
-            mode: Mode::Cycles,
-            subject: subject.clone(),
-            count: tick.number,
-            result: outcome.result.clone(),
-            details: outcome.details.clone(),
-        };
-        self.log.write(&record);
-        match &outcome.result {
-            Ok(()) => self.status.latency = Some(outcome.details.elapsed),
-            Err(_) => {
-                self.status.failures += 1;
-                self.say(&record);
-            }
-        }
-        self.status.checks += 1;
-        if let Some(metrics) = &mut self.metrics {
-            let writes = self.scanner.canary.is_some();
-            metrics.observe(&subject, tick.at.stamp, outcome.details.elapsed, outcome.result.as_ref().err(), writes);
-        }
-    }
-
-    fn fold(&mut self, who: &Who, tick: Tick, outcome: &Outcome) {
-        let (at, details) = (tick.at.stamp, &outcome.details);
-        for change in self.lane(who).observed.update(&details.connection) {
-            self.ledger.change(Changed { who: who.clone(), at, change: change.clone() });
-            self.mark(Mark::Changed { who: who.clone(), at, change });
-        }
-        let transitions = self.ledger.check(&Check {
-            subject: &self.subject(who, outcome),
-            at: tick.at,
-            took: Some(outcome.took()),
-            result: outcome.result.as_ref().copied(),
-            writes: self.scanner.canary.is_some(),
-            gaps: tick.gaps,
-        });
-        for (subject, transition) in transitions {
-            self.mark(match transition {
-                Transition::Began => Mark::OutageBegan { subject, at },
-                Transition::Ended(outage) => Mark::OutageEnded {
-                    subject,
-                    // The server may have come back while this check waited for it.
-                    at: at.later(details.elapsed),
-                    at_least: outage.at_least(),
-                    at_most: outage.at_most(),
-                },
-            });
-        }
-    }
-
-    /// Lines name the database only where a run checks several.
-    fn subject(&self, who: &Who, outcome: &Outcome) -> Subject {
-        let db = match (self.scanner.databases, who) {
-            (Databases::One(_), _) | (_, Who::Held | Who::Cluster) => None,
-            _ => Some(outcome.db),
-        };
-        Subject { who: who.clone(), db, write: outcome.write }
-    }
-
-    fn say_missed(&mut self) {
-        if let Some(Missed { since, count }) = self.missed.take() {
-            self.missed_in_all += count;
-            self.gap.get_or_insert(since);
-            self.mark(Mark::NotObserved { from: since.stamp, to: self.clock.now(), missed: count });
-        }
-    }
-
-    /// The clock that the schedule follows stands still while the machine sleeps, so checks do not come late then: the
-    /// system tells how long it slept.
-    fn say_suspended(&mut self, interval: Duration) {
-        let suspended = machine_suspended();
-        let slept = suspended.saturating_sub(std::mem::replace(&mut self.suspended, suspended));
-        if slept < interval.max(TOLERANCE) {
-            return;
-        }
-        let now = self.now();
-        let missed = u64::try_from(slept.as_nanos() / interval.as_nanos()).unwrap_or(u64::MAX);
-        self.missed_in_all += missed;
-        let from = now.earlier(slept);
-        self.gap.get_or_insert(from);
-        self.mark(Mark::NotObserved { from: from.stamp, to: now.stamp, missed });
-    }
-
-    fn stop(&mut self, signal: Signal) -> Signal {
-        // What is settled already was seen, and is recorded.
-        while let Ok(news) = self.news.try_recv() {
-            self.settle(news);
-        }
-        for task in std::mem::take(&mut self.running).into_values() {
-            task.abort();
-            self.unfinished += 1;
-        }
-        let lanes: Vec<Who> = self.lanes.keys().cloned().collect();
-        for who in lanes {
-            for (tick, outcome) in self.lane(&who).order.finish() {
-                self.fold(&who, tick, &outcome);
-            }
-        }
-        self.say_missed();
-        self.mark(Mark::Stopped { signal, at: self.clock.now() });
-        signal
-    }
-
-    fn show_status(&mut self, schedule: &Schedule) {
-        let cycle_end = (schedule.run + schedule.pause) * self.status.cycle.saturating_sub(1) + schedule.run;
-        let end = if self.status.in_break { cycle_end + schedule.pause } else { cycle_end };
-        self.status.left = end.saturating_sub(self.start.elapsed());
-        let down = self.ledger.ongoing().next();
-        self.status.down = down.map(|(_, outage)| (outage.first_failure.stamp, outage.reason.kind));
-        self.output.status(self.status.line());
-    }
-
-    /// Writes the metrics file, if one was asked for. That it cannot be written is said once, until it can be again.
-    fn write_metrics(&mut self, write: fn(&mut Metrics, Stamp) -> io::Result<()>) {
-        let Some(metrics) = &mut self.metrics else { return };
-        let written = write(metrics, self.clock.now());
-        if let Err(error) = &written
-            && !self.metrics_fail
-        {
-            let path = metrics.path().display();
-            self.output.notice(format_args!("--metrics-file: cannot write {path}: {error}; trying on"));
-        }
-        self.metrics_fail = written.is_err();
-    }
-
-    fn mark(&mut self, mark: Mark) {
-        let record = Record::Mark(mark);
-        self.log.write(&record);
-        self.say(&record);
-    }
-
-    /// Has a line shown with the next that are.
-    fn say(&mut self, line: impl Display) {
-        if self.json {
-            return;
-        }
-        let separator = if self.said.is_empty() { "" } else { "\n" };
-        // Writing to memory does not fail.
-        let _ = write!(self.said, "{separator}{line}");
-    }
-
-    fn show_said(&mut self) {
-        if !self.said.is_empty() {
-            self.output.line(std::mem::take(&mut self.said));
-        }
-    }
-
-    /// Shows what the whole run came to.
-    fn summarise(mut self, patience: Patience) -> Report {
-        self.write_metrics(Metrics::write);
-        let report = Report {
-            endpoint: Some(self.scanner.target.endpoint.to_string()),
-            unfinished: self.unfinished,
-            missed: self.missed_in_all,
-            lost: self.log.lost(),
-            ..Report::from(std::mem::take(&mut self.ledger))
-        };
-        self.show_said();
-        let last = match self.json {
-            true => report::json::render(&report),
-            false => format!("\n{}", report::text::render(&report, &Look::of_standard_output())),
-        };
-        self.output.finish(last, patience);
-        report
-    }
-}
-
-/// How a task tells of a check that is settled.
-type Tell = Box<dyn FnMut(Outcome) + Send>;

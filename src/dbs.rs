@@ -13,11 +13,12 @@ use tokio::time::Instant;
 use crate::canary::Canary;
 use crate::exit::Exit;
 use crate::failure::Kind;
+use crate::fleet::{self, Checked};
 use crate::login::Login;
 use crate::metrics::Metrics;
 use crate::output::{Output, scan_bar};
 use crate::plan::DbsPlan;
-use crate::record::{Destination, Format, Log, Mode, Record, Subject, Verdict};
+use crate::record::{Destination, Format, Log, Mode, Record, Subject, Verdict, Who};
 use crate::resolve::Resolver;
 use crate::scan::{Identify, Outcome, Scanner};
 use crate::signal::Signals;
@@ -36,6 +37,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     for warning in &plan.warnings {
         output.notice(warning);
     }
+    let keep_name = plan.tls.as_ref().is_some_and(|tls| tls.name.is_some());
     let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
     let login = Login::fetch(plan.login, output.clone()).await?;
     let notify = output.clone();
@@ -55,24 +57,40 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         canary: plan.canary.then(Canary::new),
         settled: AtomicU64::new(0),
     };
+    let endpoint = scanner.target.endpoint.to_string();
     let (at, start) = (plan.clock.now(), Instant::now());
+    let count = scanner.databases.count().filter(|_| !plan.cluster);
     let mut checks = Vec::new();
-    let mut emit = |Outcome { db, write, result, details }| {
-        checks.push(Verdict { subject: Subject::db(db).writing(write), result, details });
-    };
-    let signal = tokio::select! {
-        biased;
-        // First, so that replies which came before a signal are not lost to it.
-        () = scanner.run(&mut emit) => None,
-        signal = signals.first() => Some(signal),
-        () = show_progress(&scanner) => None,
+    let signal = if plan.cluster {
+        let mut checked = Vec::new();
+        let mut emit = |check| checked.push(check);
+        let signal = tokio::select! {
+            biased;
+            () = fleet::scan(scanner, keep_name, &mut emit) => None,
+            signal = signals.first() => Some(signal),
+        };
+        // Nodes answer in any order, and each one's databases in their own.
+        checked.sort_by_key(|check| check.place);
+        checks.extend(checked.into_iter().map(verdict));
+        signal
+    } else {
+        let who = Who::Endpoint;
+        let mut emit =
+            |outcome| checks.push(verdict(Checked { who: who.clone(), place: 0, writes: plan.canary, outcome }));
+        tokio::select! {
+            biased;
+            // First, so that replies which came before a signal are not lost to it.
+            () = scanner.run(&mut emit) => None,
+            signal = signals.first() => Some(signal),
+            () = show_progress(&scanner) => None,
+        }
     };
     let took = start.elapsed();
 
     if let Some(path) = plan.metrics {
-        let mut metrics = Metrics::new(path, scanner.target.endpoint.to_string());
-        for Verdict { subject, result, details } in &checks {
-            metrics.observe(subject, at, details.elapsed, result.as_ref().err(), plan.canary);
+        let mut metrics = Metrics::new(path, endpoint.clone());
+        for Verdict { subject, result, details, writes } in &checks {
+            metrics.observe(subject, at, details.elapsed, result.as_ref().err(), *writes);
         }
         if let Err(error) = metrics.write(plan.clock.now()) {
             output.notice(format_args!("--metrics-file: cannot write {}: {error}", metrics.path().display()));
@@ -82,7 +100,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     let failed: Vec<_> = checks
         .iter()
         .filter(|check| check.result.is_err())
-        .map(|Verdict { subject, result, details }| Record::Check {
+        .map(|Verdict { subject, result, details, .. }| Record::Check {
             at,
             mode: Mode::Dbs,
             subject: subject.clone(),
@@ -92,10 +110,12 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         })
         .collect();
     let failures = failed.len() as u64;
-    let mut summary = summary(&checks, &scanner.target.endpoint.to_string(), took);
+    let mut summary = summary(&checks, &endpoint, took);
     if let Some((signal, _)) = stopped {
-        let left = scanner.databases.count().map_or(0, |count| count.saturating_sub(checks.len() as u64));
-        let _ = write!(summary, "; stopped by {signal}, {left} not checked");
+        let _ = write!(summary, "; stopped by {signal}");
+        if let Some(count) = count {
+            let _ = write!(summary, ", {} not checked", count.saturating_sub(checks.len() as u64));
+        }
     }
     let folded = folded_failures(&checks);
     let block = Record::Scan { at, checks, took, canary: plan.canary, stopped };
@@ -116,6 +136,12 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         output.notice(format_args!("records that could not be written: {}", log.lost()));
     }
     Ok(Exit::of_run(signal, log.lost(), failures))
+}
+
+fn verdict(Checked { who, writes, outcome, .. }: Checked) -> Verdict {
+    let Outcome { db, write, result, details } = outcome;
+    let db = (who != Who::Cluster).then_some(db);
+    Verdict { subject: Subject { who, db, write }, result, details, writes }
 }
 
 /// Draws a bar while a scan takes longer than a second; never ends.
@@ -141,21 +167,26 @@ impl Drop for ClearedBar {
 
 /// `cache.example:6379: 16 databases checked in 1.3 ms, 14 running, 2 not running (timeout 1, reset 1)`.
 fn summary(checks: &[Verdict], endpoint: &str, took: Duration) -> String {
+    let (whole, databases): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.subject.who == Who::Cluster);
     let mut kinds = BTreeMap::<Kind, u64>::new();
-    for failure in checks.iter().filter_map(|check| check.result.as_ref().err()) {
+    for failure in databases.iter().filter_map(|check| check.result.as_ref().err()) {
         *kinds.entry(failure.kind).or_default() += 1;
     }
     let failed: u64 = kinds.values().sum();
     let millis = took.as_secs_f64() * 1000.0;
-    let plural = if checks.len() == 1 { "database" } else { "databases" };
-    let mut text = format!(
-        "{endpoint}: {} {plural} checked in {millis:.1} ms, {} running",
-        checks.len(),
-        checks.len() as u64 - failed
-    );
+    let plural = if databases.len() == 1 { "database" } else { "databases" };
+    let mut text = format!("{endpoint}: {} {plural} ", databases.len());
+    if !whole.is_empty() {
+        let nodes = databases.chunk_by(|a, b| a.subject.who == b.subject.who).count();
+        let _ = write!(text, "on {nodes} {} ", if nodes == 1 { "node" } else { "nodes" });
+    }
+    let _ = write!(text, "checked in {millis:.1} ms, {} running", databases.len() as u64 - failed);
     if failed > 0 {
         let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let _ = write!(text, ", {failed} not running ({})", kinds.join(", "));
+    }
+    if let Some(failure) = whole.iter().find_map(|checked| checked.result.as_ref().err()) {
+        let _ = write!(text, "; the cluster is not running ({failure})");
     }
     text
 }
@@ -180,11 +211,16 @@ mod tests {
     fn neighbours_that_failed_alike_share_a_line() {
         let refused = || Err(Failure::new(Kind::Refused, "Connection refused"));
         let results = [refused(), refused(), Ok(()), refused(), Err(Failure::new(Kind::Reset, "x"))];
-        let checks: Vec<_> = results
-            .into_iter()
-            .zip(0..)
-            .map(|(result, db)| Verdict { subject: Subject::db(db), result, details: Details::default() })
-            .collect();
+        let checked = |who, db, result| {
+            verdict(Checked {
+                who,
+                place: 0,
+                writes: false,
+                outcome: Outcome { db, write: false, result, details: Details::default() },
+            })
+        };
+        let mut checks: Vec<_> =
+            results.into_iter().zip(0..).map(|(result, db)| checked(Who::Endpoint, db, result)).collect();
         assert_eq!(
             folded_failures(&checks),
             [
@@ -196,6 +232,25 @@ mod tests {
         assert_eq!(
             summary(&checks, "h:1", Duration::from_micros(1340)),
             "h:1: 5 databases checked in 1.3 ms, 1 running, 4 not running (refused 3, reset 1)"
+        );
+        let slots = || Err(Failure::new(Kind::ClusterDown, "1 slot without a primary"));
+        checks = vec![
+            checked(Who::Node("a:1".into()), 0, refused()),
+            checked(Who::Node("b:1".into()), 1, refused()),
+            checked(Who::Cluster, 0, slots()),
+        ];
+        assert_eq!(
+            folded_failures(&checks),
+            [
+                "NODE a:1 DB 0: NOT RUNNING (refused: Connection refused)",
+                "NODE b:1 DB 1: NOT RUNNING (refused: Connection refused)",
+                "CLUSTER: NOT RUNNING (clusterdown: 1 slot without a primary)"
+            ]
+        );
+        assert_eq!(
+            summary(&checks, "h:1", Duration::from_micros(1340)),
+            "h:1: 2 databases on 2 nodes checked in 1.3 ms, 0 running, 2 not running (refused 2); \
+             the cluster is not running (clusterdown: 1 slot without a primary)"
         );
     }
 }

@@ -8,6 +8,7 @@
 //! - [`target`] is what is checked; [`password`] fetches what it takes to get in, and [`login`] renews it. In builds with
 //!   the feature `iam`, the room of that name makes it from AWS credentials.
 //! - [`resolve`], [`connect`] and [`tls`] open a connection, phase by phase; [`scan`] asks all databases over it.
+//! - [`cluster`] reads what a cluster tells of its nodes, [`fleet`] checks them all; [`held`] keeps one connection.
 //! - [`failure`] is the closed set of reasons why a check fails.
 //! - [`identity`] is what a server tells of itself, and what changed.
 //! - [`schedule`] says when checks start, [`outage`] folds their outcomes into outages; both are pure.
@@ -22,12 +23,15 @@
 pub mod canary;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod connect;
 pub mod cycles;
 pub mod dbs;
 pub mod exit;
 mod explain;
 pub mod failure;
+pub mod fleet;
+pub mod held;
 #[cfg(feature = "iam")]
 pub mod iam;
 pub mod identity;
@@ -51,6 +55,7 @@ pub mod status;
 pub mod target;
 pub mod tls;
 pub mod units;
+pub mod uri;
 
 use std::ffi::OsString;
 use std::future::Future;

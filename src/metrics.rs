@@ -53,9 +53,16 @@ impl Metrics {
     pub fn observe(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<&Failure>, writes: bool) {
         let failure = failure.map(|failure| failure.kind);
         self.observe_one(&subject.writing(false), at, took, failure.filter(|_| !subject.write));
-        if writes {
-            self.observe_one(&subject.writing(true), at, took, failure);
+        // A node that was demoted is no more written to, and with that its writes fail no more.
+        let writing = subject.writing(true);
+        if writes || (matches!(subject.who, Who::Node(_)) && self.series.contains_key(&writing)) {
+            self.observe_one(&writing, at, took, failure);
         }
+    }
+
+    /// Forgets who is checked no more.
+    pub fn forget(&mut self, who: &Who) {
+        self.series.retain(|subject, _| subject.who != *who);
     }
 
     fn observe_one(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<Kind>) {

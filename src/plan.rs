@@ -6,8 +6,6 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use percent_encoding::percent_decode_str;
-use url::Url;
 
 use crate::cli;
 use crate::clock::Clock;
@@ -15,11 +13,12 @@ use crate::identity::Role;
 use crate::logs::Range;
 use crate::password::Source;
 use crate::record::{LogFiles, Rotate};
-use crate::scan::{Databases, MAX_INDEX};
+use crate::scan::Databases;
 use crate::schedule::Schedule;
 use crate::target::{Endpoint, Secret};
 use crate::tls;
 use crate::units;
+use crate::uri::{self, Uri};
 
 /// The longest run, far beyond any upgrade and well within what a calendar holds.
 const LONGEST_RUN: Duration = Duration::from_secs(10 * 366 * 86_400);
@@ -36,6 +35,8 @@ pub struct Plan {
     /// The ACL user, if any, and where the password comes from.
     pub login: Option<(Option<String>, Source)>,
     pub databases: Databases,
+    /// Every node of a cluster is checked, not only the endpoint.
+    pub cluster: bool,
     /// The role that the server must have.
     pub expect_role: Option<Role>,
     /// A write is part of each check.
@@ -66,6 +67,8 @@ pub struct DbsPlan {
 pub struct CyclesPlan {
     pub plan: Plan,
     pub schedule: Schedule,
+    /// One more connection is kept open and asked on the same schedule.
+    pub held: bool,
     /// One JSON document is all that standard output gets.
     pub json: bool,
 }
@@ -158,8 +161,15 @@ pub fn cycles(args: cli::Cycles, sources: &Sources<'_>) -> anyhow::Result<Cycles
     );
     let millis = args.common.millis || schedule.interval.subsec_nanos() != 0;
     let json = args.common.json;
-    let plan = plan(args.connection, args.common, args.max_db, Databases::One(0), millis, sources)?;
-    Ok(CyclesPlan { plan, schedule, json })
+    let mut held = args.held;
+    let mut connection = args.connection;
+    if held && connection.cluster {
+        // A kept connection is one node's, and a cluster has several.
+        let holds = sources.choose(&["held", "cluster"])?;
+        (held, connection.cluster) = (holds == Some("held"), holds == Some("cluster"));
+    }
+    let plan = plan(connection, args.common, args.max_db, Databases::One(0), millis, sources)?;
+    Ok(CyclesPlan { plan, schedule, held, json })
 }
 
 /// What to read and how to show it.
@@ -199,7 +209,7 @@ pub fn report(args: cli::Report) -> anyhow::Result<ReportPlan> {
 }
 
 fn plan(
-    connection: cli::Connection,
+    mut connection: cli::Connection,
     common: cli::Common,
     max_db: Option<cli::MaxDb>,
     default: Databases,
@@ -207,6 +217,14 @@ fn plan(
     sources: &Sources<'_>,
 ) -> anyhow::Result<Plan> {
     let mut warnings = Vec::new();
+    if connection.cluster && connection.expect_role.is_some() {
+        // A cluster has both roles.
+        let holds = sources.choose(&["expect_role", "cluster"])?;
+        connection.cluster = holds == Some("cluster");
+        connection.expect_role = connection.expect_role.filter(|_| holds == Some("expect_role"));
+    }
+    // Clusters before Valkey 9 have no other database.
+    let default = if connection.cluster { Databases::One(0) } else { default };
     let uri = uri(&connection, sources)?;
     let databases = databases(&connection, max_db, uri.as_ref(), default, sources)?;
     let login = login(&connection, uri.as_ref(), sources, &mut warnings)?;
@@ -245,6 +263,7 @@ fn plan(
         tls,
         login,
         databases,
+        cluster: connection.cluster,
         expect_role: connection.expect_role,
         canary: connection.canary,
         // No check can take longer than the scan that it is part of.
@@ -423,16 +442,6 @@ fn iam(connection: &cli::Connection, user: Option<&str>) -> anyhow::Result<crate
     })
 }
 
-/// What a URI says.
-#[derive(Debug, PartialEq, Eq)]
-struct Uri {
-    endpoint: Endpoint,
-    tls: bool,
-    user: Option<String>,
-    password: Option<Secret>,
-    db: Option<u32>,
-}
-
 /// The URI, where one was given and nothing that was typed stands against it.
 fn uri(connection: &cli::Connection, sources: &Sources<'_>) -> anyhow::Result<Option<Uri>> {
     let Some(text) = &connection.uri else { return Ok(None) };
@@ -446,111 +455,5 @@ fn uri(connection: &cli::Connection, sources: &Sources<'_>) -> anyhow::Result<Op
         let uri = if sources.typed("uri") { "--uri" } else { "REDIS_HEALTH_URI" };
         bail!("{uri} and --port contradict each other; write the port into the URI, or give --host with it");
     }
-    parse_uri(text).map(Some)
-}
-
-/// Reads a URI as redis-cli does: user information without a colon is a password.
-///
-/// No error repeats the URI, which may hold one.
-fn parse_uri(text: &str) -> anyhow::Result<Uri> {
-    let remedy = "write redis://user:password@host:port/db, rediss://… for TLS, or unix:///path/of/socket";
-    let url = Url::parse(text).with_context(|| format!("--uri: this is not a URI; {remedy}"))?;
-    let decode = |text: &str| -> anyhow::Result<String> {
-        let text = percent_decode_str(text).decode_utf8().context("--uri: an escape in it is not UTF-8")?;
-        Ok(text.into_owned())
-    };
-    let db = |text: &str| -> anyhow::Result<Option<u32>> {
-        if text.is_empty() {
-            return Ok(None);
-        }
-        let index = text.parse().ok().filter(|index| *index <= MAX_INDEX);
-        Ok(Some(index.with_context(|| format!("--uri: the database is not an index from 0 to {MAX_INDEX}"))?))
-    };
-    let (user, password) = match (decode(url.username())?, url.password()) {
-        (user, Some(password)) => (Some(user), Some(decode(password)?)),
-        (password, None) => (None, Some(password)),
-    };
-    let user = user.filter(|user| !user.is_empty());
-    let password = password.filter(|password| !password.is_empty()).map(Secret::new);
-    ensure!(url.fragment().is_none(), "--uri: a # in it must be written as %23");
-    match url.scheme() {
-        "redis" | "valkey" | "rediss" | "valkeys" => {
-            ensure!(url.query().is_none(), "--uri: what follows the ? is not understood; {remedy}");
-            let host = url.host_str().unwrap_or_default();
-            let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-            Ok(Uri {
-                endpoint: Endpoint::Tcp {
-                    host: if host.is_empty() { "127.0.0.1".to_owned() } else { decode(host)? },
-                    port: url.port().unwrap_or(6379),
-                },
-                tls: matches!(url.scheme(), "rediss" | "valkeys"),
-                user,
-                password,
-                db: db(url.path().trim_matches('/'))?,
-            })
-        }
-        "unix" => {
-            ensure!(url.host_str().unwrap_or_default().is_empty(), "--uri: a socket's URI has three slashes; {remedy}");
-            let mut in_query = None;
-            for (key, value) in url.query_pairs() {
-                ensure!(key == "db", "--uri: only db may follow the ?; {remedy}");
-                in_query = db(&value)?;
-            }
-            Ok(Uri { endpoint: Endpoint::Unix(decode(url.path())?.into()), tls: false, user, password, db: in_query })
-        }
-        scheme => bail!("--uri: the scheme {scheme} is not known; {remedy}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tcp(host: &str, port: u16) -> Endpoint {
-        Endpoint::Tcp { host: host.into(), port }
-    }
-
-    #[test]
-    fn uris_are_read_as_redis_cli_reads_them() {
-        let read = |text| parse_uri(text).unwrap();
-        let plain = read("redis://cache.example");
-        assert_eq!(
-            plain,
-            Uri { endpoint: tcp("cache.example", 6379), tls: false, user: None, password: None, db: None }
-        );
-        let full = read("redis://ops:p%40ss@cache.example:6380/3");
-        assert_eq!(full.endpoint, tcp("cache.example", 6380));
-        assert_eq!((full.user.as_deref(), full.db), (Some("ops"), Some(3)));
-        assert_eq!(full.password, Some(Secret::new("p@ss")));
-        let no_user = read("redis://:pass@h");
-        assert_eq!((no_user.user, no_user.password), (None, Some(Secret::new("pass"))));
-        let password_only = read("redis://pass@h");
-        assert_eq!((password_only.user, password_only.password), (None, Some(Secret::new("pass"))));
-        assert_eq!(read("redis://[::1]:7000/").endpoint, tcp("::1", 7000));
-        assert_eq!(read("redis://").endpoint, tcp("127.0.0.1", 6379));
-        for (text, tls) in [("redis://h", false), ("valkey://h", false), ("rediss://h", true), ("valkeys://h", true)] {
-            assert_eq!((read(text).tls, read(text).endpoint), (tls, tcp("h", 6379)), "{text}");
-        }
-        let socket = read("unix:///run/redis%20a.sock?db=2");
-        assert_eq!((socket.endpoint, socket.db), (Endpoint::Unix("/run/redis a.sock".into()), Some(2)));
-    }
-
-    #[test]
-    fn a_uri_that_cannot_be_read_is_named_but_not_repeated() {
-        for text in [
-            "hunter2",
-            "http://hunter2@h",
-            "redis://:hunter2@h/x",
-            "redis://:hunter2@h/1200000",
-            "redis://:hunter2@h:0x",
-            "unix://:hunter2@h/s",
-            "redis://:hunter2@h/0?x=1",
-            "redis://:hunter2@h#a",
-            "unix:///s?password=hunter2",
-        ] {
-            let error = format!("{:#}", parse_uri(text).unwrap_err());
-            assert!(error.starts_with("--uri: "), "{error}");
-            assert!(!error.contains("hunter2"), "{error}");
-        }
-    }
+    uri::parse(text).map(Some)
 }

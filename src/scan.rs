@@ -199,11 +199,33 @@ impl Scanner {
         }
     }
 
-    /// Checks one database over a connection that is open already, and says whether it can be used again.
-    pub async fn ask_one(&self, connection: &mut Connection, contact: &Arc<Contact>, db: u32, emit: Emit<'_>) -> bool {
+    /// The same checks for another server, with the writes that fit there.
+    pub fn elsewhere(&self, target: Target, canary: Option<Canary>) -> Self {
+        Scanner {
+            target,
+            resolver: Resolver::new(self.timeout),
+            databases: self.databases,
+            timeout: self.timeout,
+            deadline: self.deadline,
+            identify: Identify::new(self.identify.wanted),
+            expect_role: self.expect_role,
+            canary,
+            settled: AtomicU64::new(0),
+        }
+    }
+
+    /// Checks one database before `deadline` over a connection that is open already, and says whether it can be used
+    /// again.
+    pub async fn ask_one(
+        &self,
+        connection: &mut Connection,
+        contact: Arc<Contact>,
+        db: u32,
+        deadline: Deadline,
+        emit: Emit<'_>,
+    ) -> bool {
         let mut pass = self.pass(Databases::One(db), emit);
-        pass.contact = contact.clone();
-        let deadline = self.deadline_of(&pass);
+        pass.contact = contact;
         match self.ask_all(&mut pass, connection, deadline).await {
             Turn::Finished => true,
             Turn::Lost => false,

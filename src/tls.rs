@@ -89,6 +89,13 @@ impl Tls {
         Ok(Tls { config: Arc::new(config), name })
     }
 
+    /// The same for a server that is to have this name in its certificate; unchanged where none can have it.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Self {
+        let name = ServerName::try_from(name.to_owned()).unwrap_or_else(|_| self.name.clone());
+        Tls { config: self.config.clone(), name }
+    }
+
     /// Agrees on TLS with the server at the other end of `stream`.
     ///
     /// # Errors

@@ -115,7 +115,7 @@ proptest! {
             .iter()
             .map(|(db, write, result)| {
                 let subject = Subject::db(*db).writing(*write && result.is_err());
-                Verdict { subject, result: result.clone(), details: Details::default() }
+                Verdict { subject, result: result.clone(), details: Details::default(), writes: canary }
             })
             .collect();
         let record = Record::Scan { at, checks: verdicts.clone(), took: Duration::ZERO, canary, stopped: None };

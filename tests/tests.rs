@@ -2,10 +2,12 @@
 
 mod support;
 
+mod cluster;
 mod cycles;
 mod dbs;
 mod engines;
 mod faults;
+mod held;
 mod hostile;
 #[cfg(feature = "iam")]
 mod iam;

@@ -136,8 +136,7 @@ fn rehearse(old: &str, new: &str) {
     let surroundings: Vec<&str> = surroundings.iter().map(String::as_str).collect();
     let arguments = [
         &["cycles", "-h", NAME, "-p", &port, "--run-duration", "1h", "--check-interval", "50ms"][..],
-        // Further probes that go through the upgrade.
-        &["--canary"],
+        &["--canary", "--held"],
     ]
     .concat();
     let writer = Writer::start(upgrade.clone());
@@ -152,9 +151,9 @@ fn rehearse(old: &str, new: &str) {
         upgrade.fail_over();
         upgrade.wait_failed_over();
     });
-    errors(10);
-    upgrade.cut();
     errors(20);
+    upgrade.cut();
+    errors(40);
     writer.wait();
     let moved = timed(|| upgrade.move_name());
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint WRITE ended at "));

@@ -335,7 +335,12 @@ mod tests {
         let block = Record::Scan {
             at: at("2025-08-26T11:00:00Z"),
             checks: [(0, Ok(())), (2, Err(reset()))]
-                .map(|(db, result)| Verdict { subject: Subject::db(db), result, details: Details::default() })
+                .map(|(db, result)| Verdict {
+                    subject: Subject::db(db),
+                    result,
+                    details: Details::default(),
+                    writes: false,
+                })
                 .into(),
             took: Duration::ZERO,
             canary: false,

@@ -120,6 +120,8 @@ pub struct Verdict {
     pub subject: Subject,
     pub result: Result<(), Failure>,
     pub details: Details,
+    /// A canary write was part of it, unless it failed before.
+    pub writes: bool,
 }
 
 /// One record: a line, or a whole block of `dbs`. It is written with one `write(2)`.

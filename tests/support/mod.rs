@@ -4,6 +4,7 @@
 
 pub mod attacks;
 pub mod certificates;
+pub mod cluster;
 pub mod env;
 pub mod real;
 pub mod scripted;

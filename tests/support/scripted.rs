@@ -54,6 +54,8 @@ pub struct Nature {
     pub role: &'static str,
     /// The lines of `INFO server`, without line ends.
     pub info: Vec<String>,
+    /// Whole commands, as `CLUSTER SLOTS`, with the bytes of their replies.
+    pub replies: Vec<(&'static str, String)>,
 }
 
 impl Default for Nature {
@@ -64,6 +66,7 @@ impl Default for Nature {
             password: None,
             role: "master",
             info: vec!["redis_version:7.0.15".into(), "redis_mode:standalone".into(), "run_id:one".into()],
+            replies: Vec::new(),
         }
     }
 }
@@ -422,6 +425,11 @@ fn answer(
 ) -> io::Result<()> {
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     let key = |name: &str| format!("{database}/{name}");
+    let line = words.join(" ");
+    if let Some((_, reply)) = nature.replies.iter().find(|(known, _)| *known == line) {
+        replies.extend(reply.as_bytes());
+        return Ok(());
+    }
     match (words.as_slice(), &nature.password) {
         (["AUTH", login @ ..], Some(password)) => {
             let (user, given) = match login {

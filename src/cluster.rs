@@ -1,0 +1,372 @@
+//! What a cluster tells of itself: its nodes, their slots, and whether every slot is served. Pure.
+//!
+//! CLUSTER SHARDS (Redis 7.0 and newer) tells all of it. Older engines have CLUSTER SLOTS, which leaves out replicas that
+//! fail or are not in step, so CLUSTER NODES is asked there too (redis.io, the commands' pages).
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use redis::Value;
+
+use crate::failure::{Failure, Kind};
+
+/// How many slots a cluster has (redis.io, cluster specification).
+pub const SLOTS: u16 = 16_384;
+
+/// A node, as the others know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// `host:port`, as it is dialled.
+    pub name: Arc<str>,
+    pub host: String,
+    pub port: u16,
+    /// The name that the node announces, which its certificate is for.
+    pub hostname: Option<String>,
+    /// It is the primary of its shard, as far as the others know.
+    pub primary: bool,
+    /// The other nodes agree that it does not answer.
+    pub failing: bool,
+    /// The slots that it serves; a replica has none of its own.
+    pub slots: Vec<RangeInclusive<u16>>,
+}
+
+/// The nodes of a cluster, by address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    pub nodes: Vec<Node>,
+}
+
+/// How to read addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Dialled<'a> {
+    /// Where the node that answered was reached: some do not know their own address.
+    pub host: &'a str,
+    /// A node may listen at another port for TLS.
+    pub tls: bool,
+}
+
+impl Topology {
+    /// Reads the reply to CLUSTER SHARDS; none when it is not one.
+    pub fn from_shards(reply: &Value, dialled: Dialled<'_>) -> Option<Self> {
+        let mut nodes = Vec::new();
+        for shard in items(reply)? {
+            let first_of_shard = nodes.len();
+            for node in items(field(shard, "nodes")?)? {
+                let word = |name| field(node, name).and_then(text);
+                let port = |name| field(node, name).and_then(number);
+                let port =
+                    if dialled.tls { port("tls-port").or(port("port")) } else { port("port").or(port("tls-port")) };
+                // A null endpoint means where the cluster was reached, whatever address the node has.
+                let host = if field(node, "endpoint").is_some() { word("endpoint") } else { word("ip") };
+                nodes.extend(node_at(host, port, word("hostname"), dialled).map(|known| Node {
+                    primary: matches!(word("role"), Some("master" | "primary")),
+                    failing: word("health").is_some_and(|health| health.starts_with("fail")),
+                    ..known
+                }));
+            }
+            // A primary that failed stays in its shard beside the one that took its slots over (Redis 7.2).
+            let members = &mut nodes[first_of_shard..];
+            let primaries = members.iter_mut().filter(|node| node.primary);
+            if let Some(owner) = primaries.min_by_key(|node| node.failing) {
+                owner.slots = items(field(shard, "slots")?)?.chunks_exact(2).filter_map(range).collect();
+            }
+        }
+        Some(Self::sorted(nodes))
+    }
+
+    /// Reads the replies to CLUSTER SLOTS and CLUSTER NODES; none when the first is not one.
+    pub fn from_slots(slots: &Value, nodes: &Value, dialled: Dialled<'_>) -> Option<Self> {
+        let mut found: Vec<Node> = Vec::new();
+        for entry in items(slots)? {
+            let [from, to, servers @ ..] = items(entry)? else { return None };
+            for (place, server) in servers.iter().enumerate() {
+                let [host, port, more @ ..] = items(server)? else { return None };
+                // Behind the id, Redis 7.0 lists other addresses and the host name.
+                let hostname = more.get(1).and_then(|others| field(others, "hostname")).and_then(text);
+                let Some(node) = node_at(text(host), number(port), hostname, dialled) else { continue };
+                let at = found.iter().position(|known| known.name == node.name).unwrap_or_else(|| {
+                    found.push(node);
+                    found.len() - 1
+                });
+                if place == 0 {
+                    found[at].primary = true;
+                    found[at].slots.extend(range(&[from.clone(), to.clone()]));
+                }
+            }
+        }
+        for (node, failing) in text(nodes).unwrap_or_default().lines().filter_map(|line| listed(line, dialled)) {
+            match found.iter_mut().find(|known| known.name == node.name) {
+                Some(known) => known.failing = failing,
+                None => found.push(Node { failing, ..node }),
+            }
+        }
+        Some(Self::sorted(found))
+    }
+
+    fn sorted(mut nodes: Vec<Node>) -> Self {
+        // Addresses by number, so that 10.0.1.9 comes before 10.0.1.10.
+        nodes.sort_by_cached_key(|node| (node.host.parse::<IpAddr>().ok(), node.host.clone(), node.port));
+        nodes.dedup_by(|a, b| a.name == b.name);
+        Topology { nodes }
+    }
+
+    /// How many slots belong to a primary, and how many to one that does not fail.
+    fn slots(&self) -> (u16, u16) {
+        let count = |nodes: &mut dyn Iterator<Item = &Node>| {
+            let slots: u32 = nodes.flat_map(|node| &node.slots).map(|range| range.clone().count() as u32).sum();
+            u16::try_from(slots).unwrap_or(u16::MAX).min(SLOTS)
+        };
+        (count(&mut self.nodes.iter()), count(&mut self.nodes.iter().filter(|node| !node.failing)))
+    }
+
+    /// Every slot belongs to a primary, dead or alive. A node that was started anew and has met nobody knows of none.
+    pub fn is_whole(&self) -> bool {
+        self.slots().0 == SLOTS
+    }
+
+    /// Whether every slot is served, by what the shards and the reply to CLUSTER INFO tell.
+    ///
+    /// # Errors
+    /// The failure that says how many slots are not, or that the cluster itself says that it is down.
+    pub fn verdict(&self, info: &str) -> Result<(), Failure> {
+        let field =
+            |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+        let number = |name: &str| field(name).and_then(|value| value.parse::<u16>().ok());
+        // CLUSTER SLOTS does not tell of primaries that fail, and CLUSTER INFO may be forbidden.
+        let told = number("cluster_slots_assigned")
+            .map(|assigned| SLOTS.saturating_sub(assigned) + number("cluster_slots_fail").unwrap_or(0).min(SLOTS));
+        let unserved = told.unwrap_or(0).max(SLOTS - self.slots().1);
+        if unserved > 0 {
+            let plural = if unserved == 1 { "slot" } else { "slots" };
+            return Err(Failure::new(Kind::ClusterDown, format!("{unserved} {plural} without a primary")));
+        }
+        match field("cluster_state") {
+            None | Some("ok") => Ok(()),
+            Some(state) => Err(Failure::new(Kind::ClusterDown, format!("cluster_state:{state}"))),
+        }
+    }
+}
+
+/// One line of CLUSTER NODES: `id address flags primary …`, the address as `ip:port@bus-port,hostname`.
+fn listed(line: &str, dialled: Dialled<'_>) -> Option<(Node, bool)> {
+    let mut words = line.split(' ');
+    let (address, flags) = (words.nth(1)?, words.next()?);
+    // A handshake may never become a member, and a node without an address cannot be asked.
+    if flags.split(',').any(|flag| matches!(flag, "handshake" | "noaddr")) {
+        return None;
+    }
+    let (address, hostname) = address.split_once(',').unwrap_or((address, ""));
+    let (host, port) = address.split('@').next()?.rsplit_once(':')?;
+    let mut node = node_at(Some(host), port.parse().ok(), Some(hostname), dialled)?;
+    node.primary = flags.split(',').any(|flag| flag == "master");
+    Some((node, flags.split(',').any(|flag| flag == "fail")))
+}
+
+/// A node that announces `host`; one that knows no address of its own is where it was reached.
+fn node_at(host: Option<&str>, port: Option<u16>, hostname: Option<&str>, dialled: Dialled<'_>) -> Option<Node> {
+    let known = |text: &&str| !matches!(*text, "" | "?");
+    let host = host.filter(known).unwrap_or(dialled.host);
+    let port = port.filter(|port| *port > 0)?;
+    // The name stands in the logs, so a server does not get to write whatever it likes there.
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '_' | '%');
+    if host.is_empty() || host.len() > 255 || !host.chars().all(is_plain) {
+        return None;
+    }
+    let name = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    Some(Node {
+        name: name.into(),
+        host: host.to_owned(),
+        port,
+        hostname: hostname.filter(known).map(str::to_owned),
+        primary: false,
+        failing: false,
+        slots: Vec::new(),
+    })
+}
+
+fn items(value: &Value) -> Option<&[Value]> {
+    match value {
+        Value::Array(items) | Value::Set(items) => Some(items),
+        _ => None,
+    }
+}
+
+/// The value of a name: in a map, or in a flat list of names and values where protocol 2 has no maps.
+fn field<'v>(value: &'v Value, name: &str) -> Option<&'v Value> {
+    let is = |key: &Value| text(key) == Some(name);
+    match value {
+        Value::Map(pairs) => pairs.iter().find(|(key, _)| is(key)).map(|(_, value)| value),
+        value => items(value)?.chunks_exact(2).find(|pair| is(&pair[0])).map(|pair| &pair[1]),
+    }
+}
+
+/// A text, however the protocol wraps it.
+pub fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+fn number(value: &Value) -> Option<u16> {
+    match value {
+        Value::Int(number) => u16::try_from(*number).ok(),
+        value => text(value)?.parse().ok(),
+    }
+}
+
+fn range(pair: &[Value]) -> Option<RangeInclusive<u16>> {
+    let (from, to) = (number(pair.first()?)?, number(pair.get(1)?)?);
+    (from <= to && to < SLOTS).then_some(from..=to)
+}
+
+/// A short text, in the braces that make it a hash tag, whose slot is one of `slots`; none when there are none.
+///
+/// Numbers are tried in turn: the one slot of 16,384 that is hardest to find is found within some 200,000.
+pub fn tag(slots: &[RangeInclusive<u16>]) -> Option<String> {
+    let candidates = 0..if slots.is_empty() { 0 } else { 1_000_000_u32 };
+    let mut numbers = candidates.map(|number| number.to_string());
+    numbers.find(|tag| slots.iter().any(|range| range.contains(&slot(tag.as_bytes())))).map(|tag| format!("{{{tag}}}"))
+}
+
+/// The slot of a key without braces, or of what stands between a key's braces: CRC16, in the XMODEM variant, modulo
+/// the number of slots (redis.io, cluster specification, appendix A).
+pub fn slot(key: &[u8]) -> u16 {
+    let crc = key.iter().fold(0_u16, |crc, byte| {
+        (0..8).fold(
+            crc ^ (u16::from(*byte) << 8),
+            |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 },
+        )
+    });
+    crc % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: Dialled<'static> = Dialled { host: "10.0.0.1", tls: false };
+
+    /// A captured reply.
+    fn reply(file: &str) -> Value {
+        let path = format!("{}/tests/replies/{file}.resp", env!("CARGO_MANIFEST_DIR"));
+        redis::parse_redis_value(&std::fs::read(path).unwrap()).unwrap()
+    }
+
+    fn info(file: &str) -> String {
+        text(&reply(file)).unwrap().to_owned()
+    }
+
+    /// `port` with `p` for a primary, `!` for one that fails, and its slots.
+    fn shown(topology: &Topology) -> Vec<String> {
+        let show = |node: &Node| {
+            let (primary, failing) = (if node.primary { "p" } else { "" }, if node.failing { "!" } else { "" });
+            let slots: Vec<_> = node.slots.iter().map(|range| format!(" {}-{}", range.start(), range.end())).collect();
+            format!("{}{primary}{failing}{}", node.port, slots.concat())
+        };
+        topology.nodes.iter().map(show).collect()
+    }
+
+    #[test]
+    fn shards_tell_all_nodes_in_both_protocols() {
+        for file in ["shards", "shards-resp3"] {
+            let topology = Topology::from_shards(&reply(file), HERE).unwrap();
+            assert_eq!(
+                shown(&topology),
+                ["21100p 0-5460", "21101p 5461-10922", "21102p 10923-16383", "21103", "21104", "21105"],
+                "{file}"
+            );
+            assert_eq!(&*topology.nodes[0].name, "127.0.0.1:21100");
+            assert_eq!(topology.nodes[5].hostname.as_deref(), Some("node-5.example"));
+            assert_eq!(topology.verdict(&info("info")), Ok(()));
+            assert!(topology.is_whole());
+        }
+    }
+
+    #[test]
+    fn a_shard_that_is_down_is_counted_by_its_slots() {
+        let by_shards = Topology::from_shards(&reply("shards-down"), HERE).unwrap();
+        let by_slots = Topology::from_slots(&reply("slots-down"), &reply("nodes-down"), HERE).unwrap();
+        for topology in [by_shards, by_slots] {
+            assert_eq!(
+                shown(&topology),
+                ["21100p! 0-5460", "21101p 5461-10922", "21102p 10923-16383", "21103", "21104", "21105!"]
+            );
+            assert!(topology.is_whole());
+            for info in [&*info("info-down"), ""] {
+                let failure = topology.verdict(info).unwrap_err();
+                assert_eq!(failure.to_string(), "clusterdown: 5461 slots without a primary");
+            }
+        }
+    }
+
+    #[test]
+    fn slots_alone_tell_only_primaries_that_fail_by_the_info() {
+        let topology = Topology::from_slots(&reply("slots-down"), &Value::Nil, HERE).unwrap();
+        assert_eq!(topology.verdict(""), Ok(()));
+        let failure = topology.verdict(&info("info-down")).unwrap_err();
+        assert_eq!(failure.to_string(), "clusterdown: 5461 slots without a primary");
+        let whole = Topology::from_slots(&reply("slots"), &Value::Nil, HERE).unwrap();
+        assert_eq!(shown(&whole), ["21100p 0-5460", "21101p 5461-10922", "21102p 10923-16383"]);
+        let failure = whole.verdict("cluster_state:fail\r\n").unwrap_err();
+        assert_eq!(failure.to_string(), "clusterdown: cluster_state:fail");
+    }
+
+    #[test]
+    fn a_node_that_knows_nobody_is_where_it_was_reached() {
+        let alone = Topology::from_shards(&reply("shards-alone"), HERE).unwrap();
+        assert_eq!(&*alone.nodes[0].name, "10.0.0.1:21100");
+        assert!(!alone.is_whole());
+        assert_eq!(alone.verdict("").unwrap_err().to_string(), "clusterdown: 16384 slots without a primary");
+        let six = Dialled { host: "fd00::1", tls: false };
+        assert_eq!(&*Topology::from_shards(&reply("shards-alone"), six).unwrap().nodes[0].name, "[fd00::1]:21100");
+    }
+
+    #[test]
+    fn tls_has_a_port_of_its_own() {
+        let bulk = |text: &str| Value::BulkString(text.into());
+        let node = |ports: &[(&str, i64)], host: Value| {
+            let mut fields = vec![bulk("endpoint"), host, bulk("role"), bulk("master")];
+            fields.extend(ports.iter().flat_map(|(name, port)| [bulk(name), Value::Int(*port)]));
+            let nodes = Value::Array(vec![Value::Array(fields)]);
+            Value::Array(vec![Value::Array(vec![bulk("slots"), Value::Array(vec![]), bulk("nodes"), nodes])])
+        };
+        let read = |reply: &Value, tls| {
+            let topology = Topology::from_shards(reply, Dialled { tls, ..HERE }).unwrap();
+            topology.nodes.iter().map(|node| node.name.to_string()).collect::<Vec<_>>()
+        };
+        let both = node(&[("port", 6379), ("tls-port", 6380)], bulk("a"));
+        assert_eq!((read(&both, false), read(&both, true)), (vec!["a:6379".into()], vec!["a:6380".into()]));
+        let one = node(&[("tls-port", 6380)], bulk("?"));
+        assert_eq!((read(&one, false), read(&one, true)), (vec!["10.0.0.1:6380".into()], vec!["10.0.0.1:6380".into()]));
+        let nobody = Vec::<String>::new();
+        assert_eq!(read(&node(&[], Value::Nil), true), nobody);
+        for host in ["a b", "a\nNODE", "a\u{1b}[2J", &"a".repeat(256)] {
+            assert_eq!(read(&node(&[("port", 6379)], bulk(host)), false), nobody, "{host:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_topology_is_none() {
+        let bulk = |text: &str| Value::BulkString(text.into());
+        let broken = [Value::Nil, Value::Okay, bulk("x"), Value::Array(vec![Value::Int(1)])];
+        for value in broken {
+            assert_eq!(Topology::from_shards(&value, HERE), None);
+            assert_eq!(Topology::from_slots(&value, &Value::Nil, HERE), None);
+        }
+        let odd = Value::Array(vec![Value::Array(vec![Value::Int(9), Value::Int(5), Value::Array(vec![])])]);
+        assert_eq!(Topology::from_slots(&odd, &Value::Nil, HERE), None);
+    }
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!((slot(b"123456789"), slot(b"foo"), slot(b"")), (0x31c3, 12_182, 0));
+        for slots in [0..=0, 16_383..=16_383, 5461..=10_922, 7000..=7000] {
+            let tag = tag(std::slice::from_ref(&slots)).unwrap();
+            assert!(slots.contains(&slot(tag.trim_matches(['{', '}']).as_bytes())), "{tag}");
+        }
+        assert_eq!(tag(&[]), None);
+    }
+}

@@ -1,0 +1,440 @@
+//! `--cluster`: all nodes of a cluster, each checked by connections of its own, all at the same time.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use redis::Value;
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::canary::Canary;
+use crate::cluster::{self, Dialled, Node, Topology};
+use crate::connect::{Connection, Deadline, unexpected};
+use crate::failure::{Failure, Kind, Phase};
+use crate::record::{Contact, Details, Who};
+use crate::scan::{Outcome, Scanner};
+use crate::target::{Endpoint, Target};
+
+/// The most bytes that a reply about the topology may have: 500 nodes take some 150,000, and slots that lie scattered
+/// as many again.
+const MAX_TOPOLOGY: usize = 4 << 20;
+
+/// One node that is checked.
+#[derive(Clone, Debug)]
+pub struct Member {
+    node: Node,
+    /// The hash tag of the keys that are written to it: primaries alone are written to, and only in their own slots.
+    tag: Option<String>,
+    pub scanner: Arc<Scanner>,
+}
+
+impl Member {
+    pub fn who(&self) -> Who {
+        Who::Node(self.node.name.clone())
+    }
+
+    /// It was this address that was asked, as its own checks ask it: a host name of its own asks for another certificate.
+    fn is_at(&self, address: Option<SocketAddr>) -> bool {
+        let own_name = self.scanner.target.tls.is_some() && self.node.hostname.is_some();
+        address.is_some_and(|address| {
+            !own_name && self.node.port == address.port() && self.node.host.parse() == Ok(address.ip())
+        })
+    }
+
+    /// A write is part of its checks.
+    pub fn writes(&self) -> bool {
+        self.scanner.canary.is_some()
+    }
+}
+
+/// The nodes that are known.
+#[derive(Debug)]
+pub struct Fleet {
+    /// Checks the endpoint; the checks of the nodes are like its own.
+    scanner: Arc<Scanner>,
+    /// The user named the name that certificates are for.
+    keep_name: bool,
+    members: Vec<Member>,
+    /// The number of the look that the members are from.
+    as_of: Option<u64>,
+}
+
+/// What a look at the topology changed.
+#[derive(Debug, Default)]
+pub struct Movement {
+    /// Nodes that were not known before.
+    pub come: Vec<Member>,
+    /// Nodes that no longer belong to the cluster.
+    pub gone: Vec<Who>,
+    /// No node was known before at all.
+    pub first: bool,
+}
+
+impl Fleet {
+    /// A fleet without nodes. `scanner` checks the endpoint; `keep_name` says that its certificate's name is every
+    /// node's, whatever host name it announces.
+    pub fn new(scanner: Arc<Scanner>, keep_name: bool) -> Self {
+        Fleet { scanner, keep_name, members: Vec::new(), as_of: None }
+    }
+
+    /// The nodes, by address.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    pub fn has(&self, who: &Who) -> bool {
+        self.members.iter().any(|member| member.who() == *who)
+    }
+
+    /// Where else than at the endpoint the topology can be had, the best place first.
+    pub fn sources(&self) -> Vec<Target> {
+        let mut members: Vec<_> = self.members.iter().collect();
+        members.sort_by_key(|member| (member.node.failing, !member.node.primary));
+        let targets = members.into_iter().map(|member| member.scanner.target.clone());
+        targets.filter(|target| target.endpoint != self.scanner.target.endpoint).collect()
+    }
+
+    /// Takes the topology that a look found. Looks overlap, and one that began before the last that was taken changes
+    /// nothing.
+    ///
+    /// Nodes are taken to be gone only when every slot has a primary: one that was started anew knows none of the
+    /// others. A node that merely fails stays in the topology.
+    pub fn take(&mut self, number: u64, topology: Topology) -> Movement {
+        if self.as_of.is_some_and(|as_of| number <= as_of) {
+            return Movement::default();
+        }
+        let mut movement = Movement { first: self.as_of.replace(number).is_none(), ..Movement::default() };
+        let whole = topology.is_whole();
+        let before = std::mem::take(&mut self.members);
+        let mut before: BTreeMap<_, _> = before.into_iter().map(|member| (member.node.name.clone(), member)).collect();
+        for node in topology.nodes {
+            let known = before.remove(&node.name);
+            let is_new = known.is_none();
+            let member = self.member(node, known);
+            movement.come.extend(is_new.then(|| member.clone()));
+            self.members.push(member);
+        }
+        match whole {
+            true => movement.gone = before.into_values().map(|member| member.who()).collect(),
+            false => self.members.extend(before.into_values()),
+        }
+        movement
+    }
+
+    fn member(&self, node: Node, known: Option<Member>) -> Member {
+        let is_own = |tag: &String| {
+            let slot = cluster::slot(tag.trim_matches(['{', '}']).as_bytes());
+            node.slots.iter().any(|range| range.contains(&slot))
+        };
+        let writes = self.scanner.canary.is_some() && node.primary;
+        let before = known.as_ref().and_then(|known| known.tag.clone()).filter(is_own);
+        let tag = if writes { before.or_else(|| cluster::tag(&node.slots)) } else { None };
+        match known {
+            Some(known) if known.tag == tag && known.node.hostname == node.hostname => Member { node, ..known },
+            _ => {
+                let canary = tag.as_deref().map(Canary::tagged);
+                let scanner = Arc::new(self.scanner.elsewhere(self.target(&node), canary));
+                Member { node, tag, scanner }
+            }
+        }
+    }
+
+    fn target(&self, node: &Node) -> Target {
+        let Target { tls, login, .. } = &self.scanner.target;
+        let tls = tls.clone().map(|tls| match &node.hostname {
+            Some(name) if !self.keep_name => tls.named(name),
+            _ => tls,
+        });
+        let endpoint = Endpoint::Tcp { host: node.host.clone(), port: node.port };
+        Target { endpoint, tls, login: login.clone() }
+    }
+}
+
+/// Asks a cluster for its topology.
+#[derive(Debug)]
+pub struct Scout {
+    scanner: Arc<Scanner>,
+    /// A node did not know CLUSTER SHARDS: an engine before 7.0.
+    asks_slots: AtomicBool,
+}
+
+/// What a look came to.
+#[derive(Debug)]
+pub struct Sight {
+    /// Whether the cluster as a whole is served.
+    pub outcome: Outcome,
+    pub topology: Option<Topology>,
+}
+
+impl Scout {
+    /// A scout that asks the endpoint of `scanner` first.
+    pub fn new(scanner: Arc<Scanner>) -> Self {
+        Scout { scanner, asks_slots: AtomicBool::new(false) }
+    }
+
+    /// Asks the endpoint, and when it cannot be asked one of the nodes that are known already. Each may take half of the
+    /// time that is left, so that one which hangs does not hide the next.
+    ///
+    /// Where slots have no primary at all, another node is asked too: one that was started anew knows of none.
+    pub async fn look(&self, known: Vec<Target>) -> Sight {
+        let start = Instant::now();
+        let left = || self.scanner.timeout.saturating_sub(start.elapsed());
+        let share = |is_last| if is_last { left() } else { left() / 2 };
+        let mut best = self.ask(&self.scanner.target, start, share(known.is_empty())).await;
+        let mut rest = known.iter();
+        while !best.topology.as_ref().is_some_and(Topology::is_whole) && !left().is_zero() {
+            let Some(target) = rest.next() else { break };
+            let is_second_opinion = best.topology.is_some();
+            let sight = self.ask(target, start, share(rest.len() == 0)).await;
+            if sight.topology.as_ref().is_some_and(|found| !is_second_opinion || found.is_whole()) {
+                best = sight;
+            } else if is_second_opinion && sight.topology.is_some() {
+                break;
+            }
+        }
+        best
+    }
+
+    async fn ask(&self, target: &Target, start: Instant, limit: Duration) -> Sight {
+        let deadline = Deadline::after(limit);
+        let mut contact = Contact::default();
+        let asked = async {
+            let mut connection = Connection::open(target, &self.scanner.resolver, deadline, &mut contact).await?;
+            connection.allow(MAX_TOPOLOGY);
+            let host = contact.peer.map_or("127.0.0.1".to_owned(), |peer| peer.ip().to_string());
+            self.topology(&mut connection, Dialled { host: &host, tls: target.tls.is_some() }, deadline).await
+        };
+        let (topology, result) = match asked.await {
+            Ok((topology, result)) => (Some(topology), result),
+            Err(failure) => {
+                debug!("the topology cannot be had from {}: {failure}", target.endpoint);
+                (None, Err(failure))
+            }
+        };
+        let details = Details { elapsed: start.elapsed(), connection: Arc::new(contact), ..Details::default() };
+        Sight { outcome: Outcome { db: 0, write: false, result, details }, topology }
+    }
+
+    /// Asks over an open connection: the nodes and the state, in one round trip, or in two where the engine turns out to be
+    /// an old one.
+    async fn topology(
+        &self,
+        connection: &mut Connection,
+        dialled: Dialled<'_>,
+        deadline: Deadline,
+    ) -> Result<(Topology, Result<(), Failure>), Failure> {
+        let known_as_old = self.asks_slots.load(Ordering::Relaxed);
+        let (mut shards, mut old) = (None, None);
+        let info = if known_as_old {
+            let [slots, nodes, info] = asked(connection, ["SLOTS", "NODES", "INFO"], deadline).await?;
+            old = Some((slots, nodes));
+            info
+        } else {
+            let [reply, info] = asked(connection, ["SHARDS", "INFO"], deadline).await?;
+            if lacks_shards(&reply) {
+                self.asks_slots.store(true, Ordering::Relaxed);
+                let [slots, nodes] = asked(connection, ["SLOTS", "NODES"], deadline).await?;
+                old = Some((slots, nodes));
+            }
+            shards = Some(reply);
+            info
+        };
+        let topology = match (&old, &shards) {
+            (Some((slots, nodes)), _) => {
+                Topology::from_slots(slots, nodes, dialled).ok_or_else(|| unexpected("CLUSTER SLOTS", slots))
+            }
+            (None, Some(reply)) => {
+                Topology::from_shards(reply, dialled).ok_or_else(|| unexpected("CLUSTER SHARDS", reply))
+            }
+            (None, None) => Err(Failure::new(Kind::Protocol, "no reply about the topology")),
+        }?;
+        let verdict = match cluster::text(&info) {
+            Some(info) => topology.verdict(info),
+            // That slots are not served is worse than that the state cannot be known.
+            None => topology.verdict("").and_then(|()| Err(unexpected("CLUSTER INFO", &info))),
+        };
+        Ok((topology, verdict))
+    }
+}
+
+/// Sends CLUSTER with each of these subcommands, in one write, and reads the replies.
+async fn asked<const N: usize>(
+    connection: &mut Connection,
+    subcommands: [&'static str; N],
+    deadline: Deadline,
+) -> Result<[Value; N], Failure> {
+    let mut commands = Vec::new();
+    for subcommand in subcommands {
+        redis::cmd("CLUSTER").arg(subcommand).write_packed_command(&mut commands);
+    }
+    connection.send(&commands).await;
+    let mut replies = [const { Value::Nil }; N];
+    for (reply, subcommand) in replies.iter_mut().zip(subcommands) {
+        let phase = || {
+            Phase::Reply(match subcommand {
+                "SHARDS" => "CLUSTER SHARDS",
+                "SLOTS" => "CLUSTER SLOTS",
+                "NODES" => "CLUSTER NODES",
+                _ => "CLUSTER INFO",
+            })
+        };
+        *reply = deadline.bound(phase, connection.reply()).await?;
+    }
+    Ok(replies)
+}
+
+/// Engines before 7.0 do not know the subcommand, and word that differently.
+fn lacks_shards(reply: &Value) -> bool {
+    let failure = unexpected("CLUSTER SHARDS", reply);
+    failure.kind == Kind::Error && failure.detail.to_lowercase().contains("subcommand")
+}
+
+/// One check of a scan of a cluster.
+#[derive(Debug)]
+pub struct Checked {
+    pub who: Who,
+    /// Where its line stands: nodes by address, the cluster last.
+    pub place: usize,
+    /// A write was part of it.
+    pub writes: bool,
+    pub outcome: Outcome,
+}
+
+/// Checks a cluster and its nodes once, within the time of one scan. Each outcome is emitted as soon as it is known.
+pub async fn scan(scanner: Scanner, keep_name: bool, emit: &mut (dyn FnMut(Checked) + Send)) {
+    let start = Instant::now();
+    let scanner = Arc::new(scanner);
+    // Dropped, it ends its tasks.
+    let mut tasks = JoinSet::new();
+    // The endpoint is a node as well, mostly, and need not wait until it has told of the others. Only what to write there
+    // is not known before.
+    let mut early = scanner.canary.is_none().then(|| {
+        let (sender, outcomes) = unbounded_channel();
+        let scanner = scanner.clone();
+        tasks.spawn(async move { scanner.run(&mut |outcome| drop(sender.send(outcome))).await });
+        outcomes
+    });
+    let Sight { outcome, topology } = Scout::new(scanner.clone()).look(Vec::new()).await;
+    let asked = outcome.details.connection.peer;
+    emit(Checked { who: Who::Cluster, place: usize::MAX, writes: false, outcome });
+    let Some(topology) = topology else { return };
+    let mut like = scanner.elsewhere(scanner.target.clone(), scanner.canary.is_some().then(Canary::new));
+    // To the millisecond, because a failure may name it.
+    let left = scanner.deadline.saturating_sub(start.elapsed()).as_millis();
+    like.deadline = Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX));
+    let mut fleet = Fleet::new(Arc::new(like), keep_name);
+    fleet.take(1, topology);
+    let (sender, mut checks) = unbounded_channel();
+    for (place, member) in fleet.members().iter().cloned().enumerate() {
+        let sender = sender.clone();
+        let early = if member.is_at(asked) { early.take() } else { None };
+        tasks.spawn(async move {
+            let (who, writes) = (member.who(), member.writes());
+            let mut tell = |outcome| drop(sender.send(Checked { who: who.clone(), place, writes, outcome }));
+            if let Some(mut early) = early
+                && let Some(first) = early.recv().await.filter(|outcome| outcome.details.connection.peer == asked)
+            {
+                tell(first);
+                while let Some(outcome) = early.recv().await {
+                    tell(outcome);
+                }
+                return;
+            }
+            member.scanner.run(&mut tell).await;
+        });
+    }
+    drop(sender);
+    while let Some(checked) = checks.recv().await {
+        emit(checked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+    use crate::resolve::Resolver;
+    use crate::scan::{Databases, Identify};
+
+    fn fleet() -> Fleet {
+        let timeout = Duration::from_secs(1);
+        let endpoint = Endpoint::Tcp { host: "cluster.example".into(), port: 6379 };
+        let scanner = Scanner {
+            target: Target { endpoint, tls: None, login: None },
+            resolver: Resolver::new(timeout),
+            databases: Databases::One(0),
+            timeout,
+            deadline: timeout,
+            identify: Identify::new(true),
+            expect_role: None,
+            canary: Some(Canary::new()),
+            settled: AtomicU64::new(0),
+        };
+        Fleet::new(Arc::new(scanner), false)
+    }
+
+    /// Primaries with their slots, and replicas with none.
+    fn topology(nodes: &[(&str, Option<(u16, u16)>)]) -> Topology {
+        let node = |(name, slots): &(&str, Option<(u16, u16)>)| Node {
+            name: format!("{name}:1").into(),
+            host: (*name).to_owned(),
+            port: 1,
+            hostname: None,
+            primary: slots.is_some(),
+            failing: false,
+            slots: slots.map(|(from, to)| from..=to).into_iter().collect(),
+        };
+        Topology { nodes: nodes.iter().map(node).collect() }
+    }
+
+    fn names(movement: &Movement) -> (Vec<String>, Vec<String>) {
+        let come = movement.come.iter().map(|member| member.who().to_string()).collect();
+        (come, movement.gone.iter().map(Who::to_string).collect())
+    }
+
+    fn writing(fleet: &Fleet) -> Vec<String> {
+        let written_to = fleet.members().iter().filter(|member| member.writes());
+        written_to.map(|member| format!("{}{}", member.node.host, member.tag.as_deref().unwrap_or("?"))).collect()
+    }
+
+    #[test]
+    fn nodes_come_and_go_in_the_order_of_the_looks() {
+        const ALL: Option<(u16, u16)> = Some((0, 16_383));
+        let mut fleet = fleet();
+        let first = fleet.take(1, topology(&[("a", ALL), ("b", None)]));
+        assert_eq!((names(&first), first.first), ((vec!["NODE a:1".into(), "NODE b:1".into()], vec![]), true));
+        let third = fleet.take(3, topology(&[("a", ALL), ("c", None)]));
+        assert_eq!((names(&third), third.first), ((vec!["NODE c:1".into()], vec!["NODE b:1".into()]), false));
+        // A look that began before the last one ended late.
+        let second = fleet.take(2, topology(&[("a", ALL), ("b", None)]));
+        assert_eq!(names(&second), (vec![], vec![]));
+        // A node that was started anew knows itself and no slot.
+        let alone = fleet.take(4, topology(&[("a", None)]));
+        assert_eq!(names(&alone), (vec![], vec![]));
+        assert_eq!(fleet.members().len(), 2);
+        assert!(fleet.has(&Who::Node("c:1".into())) && !fleet.has(&Who::Node("b:1".into())));
+    }
+
+    #[test]
+    fn primaries_are_written_to_in_their_own_slots() {
+        let mut fleet = fleet();
+        fleet.take(1, topology(&[("a", Some((0, 8191))), ("b", Some((8192, 16_383))), ("c", None)]));
+        let before = writing(&fleet);
+        assert_eq!(before.len(), 2, "{before:?}");
+        let scanner = fleet.members()[0].scanner.clone();
+        // Slots moved, and not the one that is written to.
+        let slot = cluster::slot(before[0].trim_matches(['a', '{', '}']).as_bytes());
+        fleet.take(2, topology(&[("a", Some((slot, slot))), ("b", Some((8192, 16_383))), ("c", None)]));
+        assert_eq!(writing(&fleet), before);
+        assert!(Arc::ptr_eq(&scanner, &fleet.members()[0].scanner));
+        // A promotion.
+        fleet.take(3, topology(&[("a", None), ("b", Some((8192, 16_383))), ("c", Some((0, 8191)))]));
+        assert_eq!(writing(&fleet), [before[1].clone(), before[0].replace('a', "c")]);
+    }
+}

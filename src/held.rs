@@ -1,0 +1,69 @@
+//! `--held`: one connection that is kept open and asked on the schedule of the fresh ones. It sees what the pool of an
+//! application sees: a fresh connection looks the name up and meets the new primary, a kept one stays with the old.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::connect::{Connection, Deadline, Timings};
+use crate::failure::Failure;
+use crate::record::{Contact, Details};
+use crate::scan::{Emit, Outcome, Scanner};
+
+/// The kept connection.
+pub struct Held {
+    scanner: Arc<Scanner>,
+    /// None before the first check, and after it broke.
+    kept: Mutex<Option<Kept>>,
+}
+
+struct Kept {
+    connection: Connection,
+    contact: Arc<Contact>,
+}
+
+impl Held {
+    pub fn new(scanner: Arc<Scanner>) -> Self {
+        Held { scanner, kept: Mutex::new(None) }
+    }
+
+    /// Asks over the kept connection, or over a new one that is kept from then on when the last one broke.
+    ///
+    /// While an earlier question still waits for its reply nothing is asked, and nothing emitted.
+    pub async fn check(&self, emit: Emit<'_>) {
+        let Ok(mut kept) = self.kept.try_lock() else { return };
+        let start = Instant::now();
+        let deadline = Deadline::after(self.scanner.timeout);
+        let db = self.scanner.databases.first();
+        let Kept { mut connection, contact } = match kept.take() {
+            Some(kept) => kept,
+            None => match self.open(deadline).await {
+                Ok(opened) => opened,
+                Err((failure, contact)) => {
+                    let details =
+                        Details { elapsed: start.elapsed(), connection: Arc::new(contact), ..Details::default() };
+                    return emit(Outcome { db, write: false, result: Err(failure), details });
+                }
+            },
+        };
+        let opening = start.elapsed();
+        let mut emit = |mut outcome: Outcome| {
+            outcome.details.elapsed += opening;
+            emit(outcome);
+        };
+        if self.scanner.ask_one(&mut connection, contact.clone(), db, deadline, &mut emit).await {
+            // Opening it was part of this check alone.
+            let contact = Arc::new(Contact { timings: Timings::default(), ..Contact::clone(&contact) });
+            *kept = Some(Kept { connection, contact });
+        }
+    }
+
+    async fn open(&self, deadline: Deadline) -> Result<Kept, (Failure, Contact)> {
+        let mut contact = Contact::default();
+        match Connection::open(&self.scanner.target, &self.scanner.resolver, deadline, &mut contact).await {
+            Ok(connection) => Ok(Kept { connection, contact: Arc::new(contact) }),
+            Err(failure) => Err((failure, contact)),
+        }
+    }
+}

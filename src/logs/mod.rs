@@ -1,0 +1,192 @@
+//! Reads logs back: both of this tool's formats and the scripts' own, mixed, rotated files too, in one pass and in
+//! bounded memory, and folds them as a live run does.
+//!
+//! The files are merged by the stamps of their lines. Checks that overlap are written in the order in which they end,
+//! so a few minutes of records are held back and sorted.
+
+mod fold;
+mod source;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use chrono::{DateTime, FixedOffset, TimeDelta};
+
+use crate::ledger::Ledger;
+use crate::record::Destination;
+use fold::Fold;
+use source::{Event, Source, first_stamp};
+
+/// For how long records are held back, and how many at most, so that those that were written late find their place.
+const HELD_BACK: TimeDelta = TimeDelta::minutes(2);
+const HELD_BACK_COUNT: usize = 4096;
+
+/// What came of reading.
+#[derive(Default)]
+pub struct Logs {
+    /// Of scans by `dbs`, and of `cycles`: each has breaks of its own.
+    pub dbs: Ledger,
+    pub cycles: Ledger,
+    /// Lines that could not be read.
+    pub skipped_lines: u64,
+}
+
+/// Which part of the logs is wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Range {
+    pub since: Option<DateTime<FixedOffset>>,
+    pub until: Option<DateTime<FixedOffset>>,
+}
+
+impl Range {
+    fn holds(&self, at: DateTime<FixedOffset>) -> bool {
+        self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until)
+    }
+}
+
+/// Reads all of `paths`, files and folders. Stamps without an offset are UTC's or local. `unreadable` is told of each
+/// line that cannot be read.
+///
+/// # Errors
+/// A path cannot be opened or read, or there is no log among them.
+pub fn read(paths: &[PathBuf], range: Range, utc: bool, unreadable: &mut dyn FnMut(&str)) -> anyhow::Result<Logs> {
+    let mut sources = Vec::new();
+    for family in families(paths)? {
+        sources.push(Source::open(family, utc)?);
+    }
+    let mut fold = Fold::default();
+    let mut held_back = HeldBack::default();
+    let mut heads = BinaryHeap::new();
+    for (index, source) in sources.iter_mut().enumerate() {
+        heads.extend(source.next(unreadable)?.map(|event| Reverse(Head { event, index })));
+    }
+    while let Some(Reverse(Head { event, index })) = heads.pop() {
+        if range.holds(event.at) {
+            held_back.add(event);
+            while let Some(event) = held_back.take_due() {
+                fold.take(event);
+            }
+        }
+        heads.extend(sources[index].next(unreadable)?.map(|event| Reverse(Head { event, index })));
+    }
+    held_back.events.into_iter().for_each(|event| fold.take(event));
+    let skipped_lines = sources.iter().map(|source| source.skipped).sum();
+    Ok(Logs { dbs: fold.dbs.ledger, cycles: fold.cycles.ledger, skipped_lines })
+}
+
+/// The files to read, those together that rotation made of one log, each family in the order of its stamps.
+fn families(paths: &[PathBuf]) -> anyhow::Result<Vec<Vec<PathBuf>>> {
+    let mut families = BTreeMap::<PathBuf, Vec<PathBuf>>::new();
+    for path in paths {
+        let metadata = std::fs::metadata(path).with_context(|| {
+            format!("cannot read {}; name log files, or the folder that they are in", path.display())
+        })?;
+        if !metadata.is_dir() {
+            families.entry(family(path)).or_default().push(path.clone());
+            continue;
+        }
+        let entries = std::fs::read_dir(path).with_context(|| format!("cannot read the folder {}", path.display()))?;
+        let files = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file() && is_log(path));
+        let mut found = false;
+        for file in files {
+            found = true;
+            families.entry(family(&file)).or_default().push(file);
+        }
+        ensure!(
+            found,
+            "there is no health log in {}; name the folder that --log-dir named, or log files",
+            path.display()
+        );
+    }
+    for files in families.values_mut() {
+        files.sort();
+        files.dedup();
+        if files.len() > 1 {
+            let mut stamped = Vec::new();
+            for file in files.drain(..) {
+                stamped.push((first_stamp(&file)?, file));
+            }
+            stamped.sort();
+            files.extend(stamped.into_iter().map(|(_, file)| file));
+        }
+    }
+    Ok(families.into_values().collect())
+}
+
+/// `redis_error.log`, and what rotation made of it, but for compressed files.
+fn is_log(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let compressed = [".gz", ".xz", ".bz2", ".zst"].iter().any(|end| name.ends_with(end));
+    let of_ours = |destination: &Destination| {
+        let rest = name.strip_prefix(destination.file_name());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']))
+    };
+    !compressed && Destination::ALL.iter().any(of_ours)
+}
+
+/// What rotated files have in common: their path up to the end of `.log`.
+fn family(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match name.find(".log") {
+        Some(end) => path.with_file_name(&name[..end + ".log".len()]),
+        None => path.to_owned(),
+    }
+}
+
+/// The next event of a source.
+struct Head {
+    event: Event,
+    index: usize,
+}
+
+impl Head {
+    fn key(&self) -> (DateTime<FixedOffset>, u8, usize) {
+        (self.event.at, self.event.rank(), self.index)
+    }
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Head {}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Head {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+/// Events that wait for others which belong before them.
+#[derive(Default)]
+struct HeldBack {
+    events: VecDeque<Event>,
+}
+
+impl HeldBack {
+    fn add(&mut self, event: Event) {
+        // Most come in order, so the place is found from the end.
+        let key = event.key();
+        let mut place = self.events.len();
+        while place > 0 && self.events[place - 1].key() > key {
+            place -= 1;
+        }
+        if place == self.events.len() { self.events.push_back(event) } else { self.events.insert(place, event) }
+    }
+
+    fn take_due(&mut self) -> Option<Event> {
+        let (first, last) = (self.events.front()?, self.events.back()?);
+        let due = self.events.len() > HELD_BACK_COUNT || last.at - first.at > HELD_BACK;
+        if due { self.events.pop_front() } else { None }
+    }
+}

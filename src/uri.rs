@@ -1,0 +1,124 @@
+//! `--uri`, read as redis-cli reads it.
+
+use anyhow::{Context as _, bail, ensure};
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+use crate::scan::MAX_INDEX;
+use crate::target::{Endpoint, Secret};
+
+/// What a URI says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Uri {
+    pub endpoint: Endpoint,
+    pub tls: bool,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    pub db: Option<u32>,
+}
+
+/// Reads a URI as redis-cli does: user information without a colon is a password.
+///
+/// No error repeats the URI, which may hold one.
+pub fn parse(text: &str) -> anyhow::Result<Uri> {
+    let remedy = "write redis://user:password@host:port/db, rediss://… for TLS, or unix:///path/of/socket";
+    let url = Url::parse(text).with_context(|| format!("--uri: this is not a URI; {remedy}"))?;
+    let decode = |text: &str| -> anyhow::Result<String> {
+        let text = percent_decode_str(text).decode_utf8().context("--uri: an escape in it is not UTF-8")?;
+        Ok(text.into_owned())
+    };
+    let db = |text: &str| -> anyhow::Result<Option<u32>> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let index = text.parse().ok().filter(|index| *index <= MAX_INDEX);
+        Ok(Some(index.with_context(|| format!("--uri: the database is not an index from 0 to {MAX_INDEX}"))?))
+    };
+    let (user, password) = match (decode(url.username())?, url.password()) {
+        (user, Some(password)) => (Some(user), Some(decode(password)?)),
+        (password, None) => (None, Some(password)),
+    };
+    let user = user.filter(|user| !user.is_empty());
+    let password = password.filter(|password| !password.is_empty()).map(Secret::new);
+    ensure!(url.fragment().is_none(), "--uri: a # in it must be written as %23");
+    match url.scheme() {
+        "redis" | "valkey" | "rediss" | "valkeys" => {
+            ensure!(url.query().is_none(), "--uri: what follows the ? is not understood; {remedy}");
+            let host = url.host_str().unwrap_or_default();
+            let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+            Ok(Uri {
+                endpoint: Endpoint::Tcp {
+                    host: if host.is_empty() { "127.0.0.1".to_owned() } else { decode(host)? },
+                    port: url.port().unwrap_or(6379),
+                },
+                tls: matches!(url.scheme(), "rediss" | "valkeys"),
+                user,
+                password,
+                db: db(url.path().trim_matches('/'))?,
+            })
+        }
+        "unix" => {
+            ensure!(url.host_str().unwrap_or_default().is_empty(), "--uri: a socket's URI has three slashes; {remedy}");
+            let mut in_query = None;
+            for (key, value) in url.query_pairs() {
+                ensure!(key == "db", "--uri: only db may follow the ?; {remedy}");
+                in_query = db(&value)?;
+            }
+            Ok(Uri { endpoint: Endpoint::Unix(decode(url.path())?.into()), tls: false, user, password, db: in_query })
+        }
+        scheme => bail!("--uri: the scheme {scheme} is not known; {remedy}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: u16) -> Endpoint {
+        Endpoint::Tcp { host: host.into(), port }
+    }
+
+    #[test]
+    fn uris_are_read_as_redis_cli_reads_them() {
+        let read = |text| parse(text).unwrap();
+        let plain = read("redis://cache.example");
+        assert_eq!(
+            plain,
+            Uri { endpoint: tcp("cache.example", 6379), tls: false, user: None, password: None, db: None }
+        );
+        let full = read("redis://ops:p%40ss@cache.example:6380/3");
+        assert_eq!(full.endpoint, tcp("cache.example", 6380));
+        assert_eq!((full.user.as_deref(), full.db), (Some("ops"), Some(3)));
+        assert_eq!(full.password, Some(Secret::new("p@ss")));
+        let no_user = read("redis://:pass@h");
+        assert_eq!((no_user.user, no_user.password), (None, Some(Secret::new("pass"))));
+        let password_only = read("redis://pass@h");
+        assert_eq!((password_only.user, password_only.password), (None, Some(Secret::new("pass"))));
+        assert_eq!(read("redis://[::1]:7000/").endpoint, tcp("::1", 7000));
+        assert_eq!(read("redis://").endpoint, tcp("127.0.0.1", 6379));
+        for (text, tls) in [("redis://h", false), ("valkey://h", false), ("rediss://h", true), ("valkeys://h", true)] {
+            assert_eq!((read(text).tls, read(text).endpoint), (tls, tcp("h", 6379)), "{text}");
+        }
+        let socket = read("unix:///run/redis%20a.sock?db=2");
+        assert_eq!((socket.endpoint, socket.db), (Endpoint::Unix("/run/redis a.sock".into()), Some(2)));
+    }
+
+    #[test]
+    fn a_uri_that_cannot_be_read_is_named_but_not_repeated() {
+        for text in [
+            "hunter2",
+            "http://hunter2@h",
+            "redis://:hunter2@h/x",
+            "redis://:hunter2@h/1200000",
+            "redis://:hunter2@h:0x",
+            "unix://:hunter2@h/s",
+            "redis://:hunter2@h/0?x=1",
+            "redis://:hunter2@h#a",
+            "unix:///s?password=hunter2",
+        ] {
+            let error = format!("{:#}", parse(text).unwrap_err());
+            assert!(error.starts_with("--uri: "), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+}

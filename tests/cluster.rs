@@ -1,0 +1,447 @@
+//! `--cluster`: every node of a real cluster, and the cluster as a whole.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::certificates::Certificates;
+use crate::support::cluster::{Cluster, SLOTS, node, state};
+use crate::support::env::{TestEnv, normalised};
+use crate::support::real::Real;
+use crate::support::scripted::{LIMIT, Server, eventually};
+
+/// The arguments of a run that lasts until it is ended.
+fn endless<'a>(port: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["cycles", "-c", "-p", port, "--run-duration", "1h", "--check-interval", "100ms", "-t", "1"], more].concat()
+}
+
+/// The lines of all nodes in a block, in its order.
+fn block(cluster: &Cluster, line: impl Fn(usize, &str) -> String) -> String {
+    let mut places: Vec<_> = (0..6).collect();
+    places.sort_by_key(|place| cluster.nodes[*place].port());
+    places.into_iter().map(|place| line(place, &format!("NODE {}", cluster.name(place)))).collect()
+}
+
+#[test]
+fn a_scan_checks_every_node_once() {
+    let (env, cluster) = (TestEnv::new(), Cluster::start());
+    let running = block(&cluster, |_, node| format!("{node} DB 0: RUNNING\n"));
+    let head = "===== Redis DB Health Check at <time> =====\n";
+    let mut blocks = String::new();
+    // Whichever node is asked, and whatever is known of the number of databases.
+    for (place, more) in [(0, vec![]), (4, vec!["--max-db", "auto"]), (2, vec!["-n", "0"])] {
+        let output = env.run(&[vec!["dbs", "-c", "-p", &cluster.port(place)], more].concat());
+        assert_eq!(output.code, Some(0), "{output:?}");
+        assert!(output.stdout.contains("6 databases on 6 nodes checked in"), "{output:?}");
+        blocks += &format!("{head}{running}CLUSTER: RUNNING\n\n");
+    }
+    assert_eq!(normalised(&env.read("redis_db_health.log")), blocks);
+    assert_eq!(env.read("redis_error.log"), "");
+
+    // A database that clusters do not have.
+    let output = env.run(&["dbs", "-c", "-p", &cluster.port(0), "-n", "1", "-q"]);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let failure = "no-such-db: ERR SELECT is not allowed in cluster mode";
+    let expected = block(&cluster, |_, node| format!("<time> {node} DB 1 FAILURE: {failure}\n"));
+    assert_eq!(normalised(&env.read("redis_error.log")), expected);
+    assert!(output.stderr.contains(&format!("NODE {} DB 1: NOT RUNNING ({failure})\n", cluster.name(3))));
+
+    // One JSON document, and the classic log reads back.
+    let output = env.run(&["dbs", "-c", "-p", &cluster.port(0), "--json"]);
+    let scan: Value = serde_json::from_str(&output.stdout).unwrap();
+    let roles = scan["databases"].as_array().unwrap().iter().map(|node| node["role"].as_str());
+    assert_eq!(roles.clone().filter(|role| *role == Some("primary")).count(), 3, "{scan}");
+    assert_eq!(roles.filter(|role| *role == Some("replica")).count(), 3, "{scan}");
+    assert_eq!(scan["databases"][6]["cluster"], true, "{scan}");
+    let report = env.run(&["report", "logs"]);
+    assert!(report.stdout.contains(&format!("NODE {} DB 0", cluster.name(5))), "{report:?}");
+}
+
+#[test]
+fn a_scan_takes_no_longer_than_its_slowest_node() {
+    let (env, cluster) = (TestEnv::new(), Cluster::start());
+    // Another node, and the endpoint itself.
+    for slow in [1, 0] {
+        cluster.nodes[slow].command(&["CLIENT", "PAUSE", "600", "ALL"]);
+        let output = env.run(&["dbs", "-c", "-p", &cluster.port(0), "--json"]);
+        let scan: Value = serde_json::from_str(&output.stdout).unwrap();
+        let elapsed = |value: &Value| value["elapsed_us"].as_u64().unwrap();
+        let nodes = scan["databases"].as_array().unwrap().iter().filter(|check| check["node"].is_string());
+        let slowest = nodes.map(elapsed).max().unwrap();
+        eprintln!("the slowest of six nodes took {slowest} µs, the scan {} µs", elapsed(&scan));
+        assert!(slowest > 100_000, "nobody was slow: {scan}");
+        // More than the five milliseconds that it may be, for a machine that is busy with other tests.
+        assert!(elapsed(&scan) < slowest + 100_000, "{} and {slowest}", elapsed(&scan));
+    }
+}
+
+#[test]
+fn slots_without_a_primary_fail_a_scan() {
+    let (env, cluster) = (TestEnv::new(), Cluster::start());
+    cluster.nodes[3].command(&["CONFIG", "SET", "cluster-replica-no-failover", "yes"]);
+    let mut cluster = cluster;
+    cluster.nodes[0].kill();
+    assert!(eventually(LIMIT, || state(&cluster.nodes[1]) == "fail"));
+    let output = env.run(&["dbs", "-c", "-p", &cluster.port(1)]);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let lines = block(&cluster, |place, node| match place {
+        0 => format!("{node} DB 0: NOT RUNNING (refused: Connection refused)\n"),
+        _ => format!("{node} DB 0: RUNNING\n"),
+    });
+    let log = normalised(&env.read("redis_db_health.log"));
+    assert!(log.contains(&lines), "{log}");
+    assert!(log.contains("CLUSTER: NOT RUNNING (clusterdown: 5461 slots without a primary)\n\n"), "{log}");
+    let errors = normalised(&env.read("redis_error.log"));
+    assert!(errors.contains("<time> CLUSTER FAILURE: clusterdown: 5461 slots without a primary\n"), "{errors}");
+}
+
+#[test]
+fn what_is_no_cluster_fails_with_the_servers_text() {
+    let (env, server) = (TestEnv::new(), Real::start(&[]));
+    let output = env.run(&["dbs", "-c", "-p", &server.port().to_string()]);
+    assert_eq!(output.code, Some(1));
+    let line = "CLUSTER: NOT RUNNING (error: ERR This instance has cluster support disabled)\n";
+    assert!(env.read("redis_db_health.log").contains(line), "{output:?}");
+}
+
+#[test]
+fn each_shard_has_a_canary_in_its_own_slots() {
+    let (env, cluster) = (TestEnv::new(), Cluster::start());
+    let written = |place: usize| {
+        let stats = cluster.nodes[place].command(&["INFO", "commandstats"]);
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_set:calls=").map(str::to_owned));
+        line.and_then(|line| line.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let before: Vec<_> = (0..6).map(written).collect();
+    let output = env.run(&["dbs", "-c", "--canary", "-p", &cluster.port(0)]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    // Replicas execute what is replicated to them, which has reached them a little later.
+    let reached = || (0..6).all(|place| written(place) == before[place] + 1);
+    assert!(eventually(LIMIT, reached), "{:?}", (0..6).map(written).collect::<Vec<_>>());
+    // A write in a slot of another shard would have been refused with MOVED, and counted there.
+    for (place, (from, to)) in SLOTS.iter().enumerate() {
+        let errors = cluster.nodes[place].command(&["INFO", "errorstats"]);
+        assert!(!errors.contains("MOVED"), "slots {from} to {to}: {errors}");
+    }
+    // A primary that takes no writes fails its own write, and nothing else.
+    cluster.nodes[1].command(&["CONFIG", "SET", "min-replicas-to-write", "5"]);
+    let output = env.run(&["dbs", "-c", "--canary", "-p", &cluster.port(0)]);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let failure = format!("<time> NODE {} DB 0 WRITE FAILURE: error: NOREPLICAS Not enough", cluster.name(1));
+    let errors = normalised(&env.read("redis_error.log"));
+    assert!(errors.starts_with(&failure) && errors.lines().count() == 1, "{errors}");
+}
+
+/// When something was first seen from outside, and when it was last seen not to be yet.
+struct Seen {
+    not_before: DateTime<Utc>,
+    not_after: DateTime<Utc>,
+}
+
+/// Looks until a condition holds.
+fn watch(condition: impl Fn() -> bool) -> Seen {
+    let end = Instant::now() + LIMIT;
+    let mut not_before = Utc::now();
+    loop {
+        let looked = Utc::now();
+        if condition() {
+            return Seen { not_before, not_after: Utc::now() };
+        }
+        not_before = looked;
+        assert!(Instant::now() < end, "never seen");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The checks of a run, by what `is` says, with their beginnings and ends.
+fn checks(env: &TestEnv, is: impl Fn(&Value) -> bool) -> Vec<(DateTime<Utc>, DateTime<Utc>, Value)> {
+    let text = env.read("redis_success.log") + &env.read("redis_error.log");
+    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut checks: Vec<_> = records
+        .filter(|record| record["type"] == "check" && is(record))
+        .map(|record| {
+            let at: DateTime<Utc> = record["at"].as_str().unwrap().parse::<DateTime<_>>().unwrap();
+            let took = Duration::from_micros(record["elapsed_us"].as_u64().unwrap());
+            // Stamps are cut to the millisecond.
+            (at, at + took + Duration::from_millis(1), record)
+        })
+        .collect();
+    checks.sort_by_key(|(at, ..)| *at);
+    checks
+}
+
+/// Whether a turn from one kind of checks to another lies where it was seen from outside.
+fn holds(what: &str, checks: &[(DateTime<Utc>, DateTime<Utc>, Value)], turned: impl Fn(&Value) -> bool, seen: &Seen) {
+    let turn = checks.iter().position(|(.., check)| turned(check)).unwrap_or_else(|| panic!("no turn: {what}"));
+    assert!(turn > 0, "{what}: nothing before");
+    let ((before, ..), (_, after, _)) = (&checks[turn - 1], &checks[turn]);
+    eprintln!(
+        "{what}: truth {} to {} ({:?}), told {} to {} ({:?})",
+        seen.not_before.time(),
+        seen.not_after.time(),
+        (seen.not_after - seen.not_before).to_std().unwrap(),
+        before.time(),
+        after.time(),
+        (*after - *before).to_std().unwrap(),
+    );
+    assert!(*before <= seen.not_after && *after >= seen.not_before, "{what}");
+}
+
+#[test]
+fn a_killed_primary_is_an_outage_a_promotion_and_an_outage_of_the_cluster() {
+    let (env, mut cluster) = (TestEnv::new(), Cluster::start());
+    let port = cluster.port(1);
+    let run = env.spawn(&endless(&port, &["--log-format", "json"]));
+    let (dead, promoted) = (cluster.name(0), cluster.name(3));
+    let told = |name: &str, times: usize| {
+        env.wait_for("redis_success.log", |text| text.matches(&format!("\"node\":\"{name}\"")).count() >= times);
+    };
+    told(&dead, 3);
+    told(&promoted, 3);
+
+    let not_before = Utc::now();
+    cluster.nodes[0].kill();
+    let killed = Seen { not_before, not_after: Utc::now() };
+    let (cluster_fails, replica_is_promoted, cluster_serves) = std::thread::scope(|scope| {
+        let promotion =
+            scope.spawn(|| watch(|| cluster.nodes[3].command(&["INFO", "replication"]).contains("role:master")));
+        let fails = watch(|| state(&cluster.nodes[1]) == "fail");
+        let serves = watch(|| state(&cluster.nodes[1]) == "ok");
+        (fails, promotion.join().unwrap(), serves)
+    });
+    run.wait_for_stdout(|text| text.contains("=== Outage of CLUSTER ended at "));
+    run.wait_for_stdout(|text| text.contains(&format!("=== NODE {promoted} changed from replica to primary at ")));
+    let launched = Utc::now();
+    cluster.nodes[0].restart();
+    let restarted = Seen { not_before: launched, not_after: Utc::now() };
+    let stdout = run.wait_for_stdout(|text| {
+        text.contains(&format!("=== Outage of NODE {dead} ended at "))
+            && text.contains(&format!("=== NODE {dead} changed from primary to replica at "))
+    });
+    run.signal(Signal::TERM);
+    run.wait();
+    assert!(!stdout.contains("absent"), "it only failed: {stdout}");
+    assert!(stdout.contains("CLUSTER FAILURE: clusterdown: 5461 slots without a primary"), "{stdout}");
+
+    let of = |name: &str| {
+        let name = name.to_owned();
+        checks(&env, move |record| record["node"] == name.as_str())
+    };
+    let whole = checks(&env, |record| record["cluster"] == true);
+    let fails = |check: &Value| check["ok"] == false;
+    holds("the node's outage began", &of(&dead), fails, &killed);
+    let since: Vec<_> = of(&dead).into_iter().skip_while(|(.., check)| check["ok"] == true).collect();
+    holds("the node's outage ended", &since, |check| check["ok"] == true, &restarted);
+    holds("the promotion", &of(&promoted), |check| check["role"] == "primary", &replica_is_promoted);
+    holds("the cluster's outage began", &whole, fails, &cluster_fails);
+    let since: Vec<_> = whole.into_iter().skip_while(|(.., check)| check["ok"] == true).collect();
+    let told = env.read("redis_error.log");
+    let marks = told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let ended: Vec<_> = marks.filter(|mark| mark["node"] == dead.as_str() && mark["at_most_s"].is_number()).collect();
+    let ended = ended.last().expect("a mark");
+    let seconds = |length: chrono::TimeDelta| length.num_microseconds().unwrap() as f64 / 1e6;
+    let (shortest, longest) = (restarted.not_before - killed.not_after, restarted.not_after - killed.not_before);
+    let (at_least, at_most) = (ended["at_least_s"].as_f64().unwrap(), ended["at_most_s"].as_f64().unwrap());
+    eprintln!("the node was down for {} s, told at least {at_least} s, at most {at_most} s", seconds(longest));
+    assert!(at_least <= seconds(longest) && at_most >= seconds(shortest), "{ended}");
+    holds("the cluster's outage ended", &since, |check| check["ok"] == true, &cluster_serves);
+}
+
+/// The number of the last success of a node or the cluster.
+fn last_success(text: &str, who: &str) -> u64 {
+    let line = text.lines().rev().find(|line| line.contains(&format!(" {who} SUCCESS ")));
+    line.and_then(|line| line.rsplit(' ').next()).and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn a_dead_endpoint_hides_no_other_node() {
+    let (env, mut cluster) = (TestEnv::new(), Cluster::start());
+    let port = cluster.port(3);
+    let run = env.spawn(&endless(&port, &[]));
+    let names: Vec<_> = (0..6).map(|place| format!("NODE {}", cluster.name(place))).collect();
+    let all = |text: &str, count| names.iter().all(|name| last_success(text, name) >= count);
+    env.wait_for("redis_success.log", |text| all(text, 2));
+    cluster.nodes[3].kill();
+    let failed = format!("{} FAILURE: refused: Connection refused\n", names[3]);
+    env.wait_for("redis_error.log", |text| text.matches(&failed).count() >= 2);
+    let seen = last_success(&env.read("redis_success.log"), "CLUSTER");
+    // The others go on, and one of them tells of the cluster.
+    env.wait_for("redis_success.log", |text| {
+        let others = names.iter().filter(|name| **name != names[3]);
+        others.chain([&"CLUSTER".to_owned()]).all(|name| last_success(text, name) > seen + 3)
+    });
+    assert!(!env.read("redis_error.log").contains("CLUSTER FAILURE"), "{}", env.read("redis_error.log"));
+    run.signal(Signal::TERM);
+    run.wait();
+}
+
+#[test]
+fn nodes_that_appear_or_vanish_are_changes() {
+    let (env, cluster) = (TestEnv::new(), Cluster::start());
+    let mut seventh = node(&[]);
+    let port = cluster.port(0);
+    let run = env.spawn(&endless(&port, &[]));
+    env.wait_for("redis_success.log", |text| text.contains("CLUSTER SUCCESS 2\n"));
+    let name = format!("NODE 127.0.0.1:{}", seventh.port());
+    let id = seventh.command(&["CLUSTER", "MYID"]);
+    cluster.meet(&seventh);
+    let marked = format!("=== {name} was absent and is present at ");
+    let text = env.wait_for("redis_success.log", |text| text.contains(&marked) && last_success(text, &name) > 0);
+    // Those who were there from the beginning have not changed.
+    assert_eq!(text.matches("absent").count(), 1, "{text}");
+    cluster.all_know(7);
+
+    // To fail is not to vanish.
+    seventh.kill();
+    let failure = format!("{name} FAILURE: refused: Connection refused\n");
+    env.wait_for("redis_error.log", |text| text.matches(&failure).count() >= 3);
+    assert!(!env.read("redis_success.log").contains(&format!("{name} was present")));
+    for node in &cluster.nodes {
+        assert_eq!(node.command(&["CLUSTER", "FORGET", &id]), "+OK");
+    }
+    let marked = format!("=== {name} was present and is absent at ");
+    let text = env.wait_for("redis_success.log", |text| text.contains(&marked));
+    let seen = last_success(&text, "CLUSTER");
+    env.wait_for("redis_success.log", |text| last_success(text, "CLUSTER") > seen + 2);
+    let failures = env.read("redis_error.log").matches(&failure).count();
+    env.wait_for("redis_success.log", |text| last_success(text, "CLUSTER") > seen + 5);
+    assert_eq!(env.read("redis_error.log").matches(&failure).count(), failures);
+    run.signal(Signal::TERM);
+    let output = run.wait();
+    assert!(output.stdout.contains(&marked), "{output:?}");
+}
+
+#[test]
+fn a_demoted_primary_is_no_more_written_to() {
+    let (env, cluster) = (TestEnv::new(), Cluster::start());
+    let port = cluster.port(1);
+    let run = env.spawn(&endless(&port, &["--canary", "--log-format", "json"]));
+    let (old, new) = (cluster.name(0), cluster.name(3));
+    run.wait_for_stdout(|text| text.contains("Cycle 1 started"));
+    env.wait_for("redis_success.log", |text| text.contains(&format!("\"node\":\"{old}\"")));
+    assert_eq!(cluster.nodes[3].command(&["CLUSTER", "FAILOVER"]), "+OK");
+    run.wait_for_stdout(|text| text.contains(&format!("=== NODE {new} changed from replica to primary at ")));
+    run.wait_for_stdout(|text| text.contains(&format!("=== NODE {old} changed from primary to replica at ")));
+    // The new primary is written to, the old one is not.
+    let writes = |name: &str| {
+        let is = |record: &Value| record["node"] == name && record["ok"] == true;
+        checks(&env, is).last().is_some_and(|(.., check)| check["write_us"].as_u64().unwrap_or(0) > 0)
+    };
+    assert!(eventually(LIMIT, || writes(&new) && !writes(&old)), "{}", env.read("redis_success.log"));
+    run.signal(Signal::TERM);
+    let output = run.wait();
+    // A write that met the old primary failed, and that is over.
+    let opened = output.stdout.matches(&format!("Outage of NODE {old} WRITE began")).count();
+    assert_eq!(output.stdout.matches(&format!("Outage of NODE {old} WRITE ended")).count(), opened, "{output:?}");
+}
+
+#[test]
+fn a_node_that_was_started_anew_hides_no_other() {
+    let (env, nodes) = (TestEnv::new(), old_cluster());
+    let mut replies = Vec::new();
+    nodes[0].become_(|nature| replies.clone_from(&nature.replies));
+    nodes[1].become_(|nature| nature.replies = replies);
+    let port = nodes[0].port().to_string();
+    let run = env.spawn(&endless(&port, &[]));
+    let other = format!("NODE 127.0.0.1:{}", nodes[1].port());
+    env.wait_for("redis_success.log", |text| last_success(text, &other) >= 2);
+    let goes_on = || {
+        let seen = last_success(&env.read("redis_success.log"), "CLUSTER");
+        let more = |text: &str| ["CLUSTER", &other].iter().all(|who| last_success(text, who) > seen + 3);
+        env.wait_for("redis_success.log", more)
+    };
+    // First the slots alone: a look in between is to see the one or the other, not half of each.
+    nodes[0].become_(|nature| nature.replies[1].1 = "*0\r\n".into());
+    goes_on();
+    nodes[0].become_(|nature| nature.replies[2].1 = "$0\r\n\r\n".into());
+    let text = goes_on();
+    assert!(!text.contains("absent"), "{text}");
+    assert_eq!(env.read("redis_error.log"), "");
+    run.signal(Signal::TERM);
+    run.wait();
+}
+
+/// Two scripted nodes that tell of themselves as engines before 7.0 do: the second is a replica that CLUSTER SLOTS leaves
+/// out.
+fn old_cluster() -> [Server; 2] {
+    let nodes = [Server::start(), Server::start()];
+    let [primary, replica] = [0, 1].map(|place: usize| nodes[place].port());
+    let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+    let slots = format!("*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n{}:{primary}\r\n{}", bulk("127.0.0.1"), bulk("a"));
+    // Longer than what other replies may have.
+    let many: String = (0..1000).map(|n| format!("{n} :0@0 master,noaddr {}\n", "-".repeat(100))).collect();
+    let listed = format!(
+        "a 127.0.0.1:{primary}@1 myself,master - 0 0 1 connected 0-16383\n{many}b 127.0.0.1:{replica}@1 slave a 0 0 1 connected\n"
+    );
+    let replies = [
+        (
+            "CLUSTER SHARDS",
+            "-ERR Unknown subcommand or wrong number of arguments for 'SHARDS'. Try CLUSTER HELP.\r\n".to_owned(),
+        ),
+        ("CLUSTER SLOTS", slots),
+        ("CLUSTER NODES", bulk(&listed)),
+        ("CLUSTER INFO", bulk("cluster_state:ok\r\ncluster_slots_assigned:16384\r\ncluster_slots_fail:0\r\n")),
+    ];
+    nodes[0].become_(|nature| nature.replies = replies.into());
+    nodes
+}
+
+#[test]
+fn older_engines_are_asked_for_their_slots() {
+    let (env, nodes) = (TestEnv::new(), old_cluster());
+    let port = nodes[0].port().to_string();
+    // Clusters of Valkey 9 may have numbered databases.
+    let output = env.run(&["dbs", "-c", "-p", &port, "--max-db", "auto"]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    for (node, db) in nodes.iter().flat_map(|node| [(node, 0), (node, 15)]) {
+        let line = format!("NODE 127.0.0.1:{} DB {db}: RUNNING\n", node.port());
+        assert!(output.stdout.contains(&line), "{output:?}");
+    }
+    assert!(output.stdout.contains("32 databases on 2 nodes checked"), "{output:?}");
+
+    let asked = |command: &str| nodes[0].commands().iter().filter(|known| *known == command).count();
+    let before = asked("CLUSTER SHARDS");
+    let output =
+        env.run(&["cycles", "-c", "-p", &port, "--cycles", "1", "--run-duration", "0.25", "--check-interval", "50ms"]);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert_eq!(env.read("redis_success.log").matches("CLUSTER SUCCESS ").count(), 5);
+    // What it does not know is asked no more.
+    assert_eq!(asked("CLUSTER SHARDS"), before + 1);
+}
+
+#[test]
+fn nodes_are_asked_at_their_tls_port_with_the_name_that_they_announce() {
+    let (env, certificates) = (TestEnv::new(), Certificates::new());
+    let (ca, server) = (certificates.ca(), certificates.leaf("server", &["127.0.0.1"]));
+    let node = Real::start_tls(&[
+        "--tls-cluster",
+        "yes",
+        "--cluster-enabled",
+        "yes",
+        "--tls-cert-file",
+        &server.certificate(),
+        "--tls-key-file",
+        &server.key(),
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    assert_eq!(node.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "+OK");
+    assert!(eventually(LIMIT, || state(&node) == "ok"));
+    let port = node.tls_port().to_string();
+    let scan = ["dbs", "-c", "-p", &port, "--tls", "--cacert", &ca];
+    let output = env.run(&scan);
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(output.stdout.contains(&format!("NODE 127.0.0.1:{port} DB 0: RUNNING\nCLUSTER: RUNNING\n")), "{output:?}");
+    // The certificate is not for the name that the node announces; --sni says which one it is for.
+    assert_eq!(node.command(&["CONFIG", "SET", "cluster-announce-hostname", "node.example"]), "+OK");
+    let output = env.run(&scan);
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stdout.contains(&format!("NODE 127.0.0.1:{port} DB 0: NOT RUNNING (tls: ")), "{output:?}");
+    assert!(output.stdout.contains("node.example") && output.stdout.contains("CLUSTER: RUNNING\n"), "{output:?}");
+    let output = env.run(&[&scan[..], &["--sni", "127.0.0.1"]].concat());
+    assert_eq!(output.code, Some(0), "{output:?}");
+}

@@ -39,7 +39,7 @@ use upgrade::{NAME, Upgrade};
 struct Flags {
     /// Rehearse with real servers: the programs of the old engine and of the new one, such as redis-server and
     /// valkey-server.
-    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with_all = ["host", "port", "canary"])]
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with_all = ["host", "port", "canary", "held"])]
     engines: Option<Vec<PathBuf>>,
     /// Check this server instead of the drill's own.
     #[arg(short = 'h', long)]
@@ -49,6 +49,9 @@ struct Flags {
     /// Let the checks of this server write a key too, as those of the drill's own servers do.
     #[arg(long)]
     canary: bool,
+    /// Hold a connection too, as the pool of an application does.
+    #[arg(long)]
+    held: bool,
     /// How long to check, in seconds.
     #[arg(long, default_value = "9")]
     seconds: u32,
@@ -65,8 +68,13 @@ fn main() -> anyhow::Result<ExitCode> {
     let server = own.then(Server::start);
     let host = flags.host.unwrap_or_else(|| "127.0.0.1".to_owned());
     let port = server.as_ref().map_or(flags.port.unwrap_or(6379), Server::port);
+    let probes: Vec<&str> = [("--canary", own || flags.canary), ("--held", flags.held)]
+        .into_iter()
+        .filter(|probe| probe.1)
+        .map(|probe| probe.0)
+        .collect();
     let stages = || server.map(|server| thread::spawn(move || go_through(server)));
-    let (exit, stages) = show(&host, port, own || flags.canary, flags.seconds, stages)?;
+    let (exit, stages) = show(&host, port, &probes, flags.seconds, stages)?;
     if let Some(stages) = stages {
         let _ = stages.join();
         return Ok(noticed(exit));
@@ -83,21 +91,20 @@ fn noticed(exit: Exit) -> ExitCode {
 fn show<T>(
     host: &str,
     port: u16,
-    canary: bool,
+    probes: &[&str],
     seconds: u32,
     meanwhile: impl FnOnce() -> T,
 ) -> anyhow::Result<(Exit, T)> {
     let folder = std::env::temp_dir().join(format!("redis-health-drill-{}", std::process::id()));
     let (port, seconds) = (port.to_string(), seconds.to_string());
     let endpoint = ["-h", host, "-p", &port];
-    let canary = if canary { &["--canary"][..] } else { &[] };
 
     heading("redis-health dbs: every logical database, once");
     run(&[&["dbs"], &endpoint[..], &["--max-db", "auto"]].concat(), &folder)?;
 
     heading("redis-health cycles: four checks a second while the endpoint is upgraded");
     let schedule = ["--cycles", "1", "--run-duration", &seconds, "--check-interval", "250ms", "--timeout", "500ms"];
-    let arguments = [&["cycles"], &endpoint[..], &schedule, canary].concat();
+    let arguments = [&["cycles"], &endpoint[..], &schedule, probes].concat();
     say_command(&arguments);
     let meanwhile = meanwhile();
     let exit = run_silently(&arguments, &folder)?;
@@ -168,7 +175,7 @@ fn rehearse(old: &Path, new: &Path, seconds: u32) -> anyhow::Result<ExitCode> {
     ensure!(possible.success(), "--engines: this system lets you make no mount namespace; run the drill as root");
     heading(&format!("{} is the primary, {} its replica, in sync with it", old.display(), new.display()));
     let mut command = inside(&std::env::current_exe()?);
-    command.args(["--host", NAME, "--port", &upgrade.port().to_string(), "--canary"]);
+    command.args(["--host", NAME, "--port", &upgrade.port().to_string(), "--canary", "--held"]);
     let mut checks = command.args(["--seconds", &seconds.to_string()]).spawn()?;
 
     thread::sleep(Duration::from_secs(2));

@@ -7,8 +7,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::certificates::Certificates;
-use crate::support::cluster::{Cluster, SLOTS, node, state};
-use crate::support::env::{TestEnv, normalised};
+use crate::support::cluster::{Cluster, SLOTS, alone, node, state};
+use crate::support::env::{TestEnv, engine, normalised};
 use crate::support::real::Real;
 use crate::support::scripted::{LIMIT, Server, eventually};
 
@@ -444,4 +444,25 @@ fn nodes_are_asked_at_their_tls_port_with_the_name_that_they_announce() {
     assert!(output.stdout.contains("node.example") && output.stdout.contains("CLUSTER: RUNNING\n"), "{output:?}");
     let output = env.run(&[&scan[..], &["--sni", "127.0.0.1"]].concat());
     assert_eq!(output.code, Some(0), "{output:?}");
+}
+
+#[test]
+fn every_engine_tells_its_nodes_and_its_databases() {
+    // Valkey 9 has numbered databases in cluster mode; engines before 7.0 do not know CLUSTER SHARDS.
+    for (name, more, databases) in [
+        ("redis-6.2", vec![], 1),
+        ("redis-7.0", vec![], 1),
+        ("valkey-8.1", vec![], 1),
+        ("valkey-9.1", vec!["--cluster-databases", "16"], 16),
+    ] {
+        let (env, server) = (TestEnv::new(), alone(&engine(name), &more));
+        let port = server.port().to_string();
+        for canary in [&[][..], &["--canary"]] {
+            let output = env.run(&[&["dbs", "-c", "-p", &port, "--max-db", "auto"], canary].concat());
+            assert_eq!(output.code, Some(0), "{name}: {output:?}");
+            let lines: String = (0..databases).map(|db| format!("NODE 127.0.0.1:{port} DB {db}: RUNNING\n")).collect();
+            assert!(output.stdout.contains(&format!("{lines}CLUSTER: RUNNING\n")), "{name}: {output:?}");
+        }
+        assert_eq!(env.read("redis_error.log"), "");
+    }
 }

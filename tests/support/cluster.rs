@@ -1,5 +1,7 @@
 //! A real cluster: three primaries with a replica each.
 
+use std::path::Path;
+
 use super::real::Real;
 use super::scripted::{LIMIT, eventually};
 
@@ -82,6 +84,17 @@ pub fn node(more: &[String]) -> Real {
     arguments.extend(["--cluster-allow-replica-migration", "no"]);
     arguments.extend(more.iter().map(String::as_str));
     Real::start(&arguments)
+}
+
+/// A cluster of one node of a given engine.
+pub fn alone(engine: &Path, more: &[&str]) -> Real {
+    let node = Real::start_binary(engine, &[&["--cluster-enabled", "yes"], more].concat());
+    // ADDSLOTSRANGE is younger than some engines.
+    let slots: Vec<String> = (0..16_384).map(|slot| slot.to_string()).collect();
+    let command: Vec<&str> = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str)).collect();
+    assert_eq!(node.command(&command), "+OK");
+    assert!(eventually(LIMIT, || state(&node) == "ok"), "{}", node.command(&["CLUSTER", "INFO"]));
+    node
 }
 
 /// What a node thinks of the cluster: `ok` or `fail`.

@@ -86,7 +86,7 @@ pub async fn run(CyclesPlan { plan, schedule, held, json }: CyclesPlan) -> anyho
     run.show_said();
     let signal = run.follow(schedule, signals).await;
     let report = run.summarise(if signal.is_some() { Patience::Brief } else { Patience::Long });
-    Ok(Exit::of_run(signal, report.lost, report.failures))
+    Ok(Exit::of_run(signal, report.lost.unwrap_or(0), report.failures))
 }
 
 /// Takes the log folder for this process. The lock is on the folder itself, and the system drops it with the process.

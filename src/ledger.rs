@@ -17,7 +17,7 @@ use crate::series::Series;
 const HISTOGRAMS: usize = 1024;
 
 /// How many changes and gaps are kept.
-const KEPT: usize = 10_000;
+const KEPT: usize = 100_000;
 
 /// One check, for the ledger.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +77,10 @@ pub struct Ledger {
     pub series: Series,
     /// How many gaps there were.
     pub gap_count: u64,
+    /// Checks that were due and not made, as far as marks tell.
+    pub missed: u64,
+    /// What is known from before the time that is of interest.
+    remembered: BTreeMap<Subject, History>,
 }
 
 impl Ledger {
@@ -122,7 +126,7 @@ impl Ledger {
             None => self.accounts.entry(subject.clone()).or_insert_with(|| Account {
                 latency: room.then(histogram).flatten(),
                 gaps_seen: check.gaps,
-                ..Account::default()
+                history: self.remembered.remove(subject).unwrap_or_default(),
             }),
         };
         if let (Ok(()), Some(took), true) = (result, check.took, account.latency.is_some()) {
@@ -146,6 +150,26 @@ impl Ledger {
         self.unobserved += gap.to.since.saturating_sub(gap.from.since);
         if self.gaps.len() < KEPT {
             self.gaps.push(gap);
+        }
+    }
+
+    /// Takes a check from before the time that is of interest, so that what it found is known and not counted.
+    pub fn remember(&mut self, check: &Check<'_>) {
+        let took = check.took.unwrap_or_default();
+        let observe = |failure| Observation { at: check.at, took, failure, after_gap: false };
+        let reads = if check.subject.write { None } else { check.result.err() };
+        let account = self.remembered.entry(check.subject.writing(false)).or_default();
+        account.remember(&observe(reads));
+        if check.writes || check.subject.write {
+            let account = self.remembered.entry(check.subject.writing(true)).or_default();
+            account.remember(&observe(check.result.err()));
+        }
+    }
+
+    /// Takes what a live run told of the outage of a subject that ended last.
+    pub fn know_bounds(&mut self, subject: &Subject, at_least: Duration, at_most: Option<Duration>) {
+        if let Some(account) = self.accounts.get_mut(subject) {
+            account.history.know_bounds(at_least, at_most);
         }
     }
 

@@ -51,6 +51,7 @@ pub mod scan;
 pub mod schedule;
 pub mod series;
 pub mod signal;
+pub mod spans;
 pub mod status;
 pub mod target;
 pub mod tls;

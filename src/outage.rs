@@ -4,11 +4,13 @@
 //! within bounds: it lasted at least from when the first failed check met the failure to the beginning of the last one,
 //! and at most from the beginning of the last success before to the end of the first success after.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Stamp;
 use crate::failure::{Failure, Kind};
+use crate::spans::Spans;
 
 /// When a check began: as the logs say it, and on a scale whose differences are true durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +54,8 @@ pub struct Outage {
     onset: Duration,
     /// How long the check took that ended it: the server may have come back while that check waited.
     recovery: Duration,
+    /// The bounds that a live run told, where this was read from its log.
+    told: Option<(Duration, Option<Duration>)>,
     /// For some time between the two successes nothing was observed.
     pub spans_gap: bool,
     pub failed_checks: u64,
@@ -64,13 +68,24 @@ pub struct Outage {
 impl Outage {
     /// It lasted no shorter than this.
     pub fn at_least(&self) -> Duration {
+        if let Some((at_least, _)) = self.told {
+            return at_least;
+        }
         self.last_failure.since.saturating_sub(self.first_failure.since + self.onset)
     }
 
     /// It lasted no longer than this; none when an end of it was not observed.
     pub fn at_most(&self) -> Option<Duration> {
+        if let Some((_, at_most)) = self.told {
+            return at_most;
+        }
         let (before, after) = (self.last_success_before?, self.first_success_after?);
         Some(after.since.saturating_sub(before.since) + self.recovery)
+    }
+
+    /// From when to when it is drawn: from the first failure to the success that ended it.
+    pub fn span(&self) -> (Duration, Duration) {
+        (self.first_failure.since, self.first_success_after.unwrap_or(self.last_failure).since)
     }
 
     /// What was not seen of it.
@@ -78,7 +93,7 @@ impl Outage {
         [
             (self.last_success_before.is_none(), "its beginning was not observed"),
             (self.first_success_after.is_none(), "its end was not observed"),
-            (self.spans_gap, "part of it was not observed"),
+            (self.spans_gap, "if it was one: part of it was not observed"),
         ]
         .into_iter()
         .filter_map(|(holds, words)| holds.then_some(words))
@@ -99,7 +114,7 @@ pub enum Transition {
     Ended(Box<Outage>),
 }
 
-/// How many outages of one subject are kept. A server that flaps for weeks must not fill the memory.
+/// How many outages of one subject are kept, the longest. A server that flaps for weeks must not fill the memory.
 const KEPT: usize = 1000;
 
 /// The checks of one subject, folded.
@@ -107,8 +122,9 @@ const KEPT: usize = 1000;
 pub struct History {
     pub checks: u64,
     pub failures: u64,
-    /// Outages that are counted and not kept, since there were too many.
+    /// Outages that are counted and not kept, since there were too many, and when they were.
     pub unlisted: u64,
+    pub unlisted_spans: Spans,
     last_success: Option<Moment>,
     gap_since_success: bool,
     ended: Vec<Outage>,
@@ -126,6 +142,38 @@ impl History {
                 self.fail(check, failure)
             }
             None => self.succeed(check.at, check.took),
+        }
+    }
+
+    fn keep(&mut self, outage: Outage) {
+        self.ended.push(outage);
+        // Only now and then, since it takes a look at all of them.
+        if self.ended.len() < 2 * KEPT {
+            return;
+        }
+        self.ended.sort_by_key(|outage| Reverse(outage.at_least()));
+        let mut dropped = self.ended.split_off(KEPT);
+        let by_time = |outage: &Outage| outage.first_failure.since;
+        dropped.sort_by_key(by_time);
+        self.ended.sort_by_key(by_time);
+        self.unlisted += dropped.len() as u64;
+        for outage in dropped {
+            let (from, to) = outage.span();
+            self.unlisted_spans.add(from, to);
+        }
+    }
+
+    /// Takes the bounds that a live run told of the outage that ended last: it knew more than its log tells.
+    pub fn know_bounds(&mut self, at_least: Duration, at_most: Option<Duration>) {
+        if let Some(outage) = self.ended.last_mut().filter(|outage| outage.told.is_none()) {
+            outage.told = Some((at_least, at_most));
+        }
+    }
+
+    /// Takes a check from before the time that is of interest: what it says of the state, and no count.
+    pub fn remember(&mut self, check: &Observation<'_>) {
+        if check.failure.is_none() {
+            self.last_success = Some(check.at);
         }
     }
 
@@ -153,6 +201,7 @@ impl History {
             first_success_after: None,
             onset: took,
             recovery: Duration::ZERO,
+            told: None,
             spans_gap: false,
             failed_checks: 0,
             kinds: BTreeMap::new(),
@@ -170,11 +219,7 @@ impl History {
             outage.first_success_after = Some(at);
             outage.recovery = took;
             outage.spans_gap |= self.gap_since_success;
-            if self.ended.len() < KEPT {
-                self.ended.push(outage.clone());
-            } else {
-                self.unlisted += 1;
-            }
+            self.keep(outage.clone());
             Transition::Ended(Box::new(outage))
         });
         self.last_success = Some(at);

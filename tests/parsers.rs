@@ -126,6 +126,7 @@ proptest! {
                 subject: verdict.subject.clone(),
                 result: verdict.result.clone(),
                 elapsed,
+                contact: None,
             }));
             entries.push(Entry::BlockEnded);
             let text = record.in_format(format).to_string();

@@ -216,7 +216,8 @@ impl Run {
                 // While this process did not run, a cycle began when it was due all the same.
                 let at = if late >= TOLERANCE { self.clock.now().earlier(late) } else { self.clock.now() };
                 self.mark(Mark::CycleStarted { cycle, at });
-                if cycle == 1 && self.scanner.canary.is_some() {
+                // Anew in each cycle, since a log that is rotated away takes the mark with it.
+                if self.scanner.canary.is_some() {
                     self.mark(Mark::Canary { at });
                 }
             }
@@ -483,9 +484,9 @@ impl Run {
         self.write_metrics(Metrics::write);
         let report = Report {
             endpoint: Some(self.scanner.target.endpoint.to_string()),
-            unfinished: self.unfinished,
+            unfinished: Some(self.unfinished),
             missed: self.missed_in_all,
-            lost: self.log.lost(),
+            lost: Some(self.log.lost()),
             ..Report::from(std::mem::take(&mut self.ledger))
         };
         self.show_said();

@@ -1,12 +1,14 @@
 //! Folds what the logs tell, as a live run folds what it sees.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset};
 
-use super::source::{Block, Event, What};
+use super::source::{Block, Event, Judged, What};
 use crate::clock::Stamp;
 use crate::failure::Failure;
+use crate::identity::Observed;
 use crate::ledger::{Changed, Check, Gap, Ledger};
 use crate::outage::Moment;
 use crate::record::{Mark, Mode, Subject, Who};
@@ -39,6 +41,14 @@ impl Stream {
         self.ledger.check(&Check { subject, at, took, result, writes, gaps });
     }
 
+    /// Takes a check from before the time that is of interest.
+    fn remember(&mut self, at: Stamp, subject: &Subject, result: Result<(), &Failure>) {
+        let at = moment(at);
+        let _ = (self.pace.gap_before(at), self.gap.take());
+        let check = Check { subject, at, took: None, result, writes: self.writes, gaps: 0 };
+        self.ledger.remember(&check);
+    }
+
     fn pause(&mut self, from: Moment) {
         self.gap.get_or_insert(from);
     }
@@ -50,6 +60,8 @@ pub struct Fold {
     pub dbs: Stream,
     pub cycles: Stream,
     repeated: Repeated,
+    /// What the servers told of themselves in scans that say so.
+    observed: BTreeMap<Who, Observed>,
 }
 
 /// The failures in the blocks of one stamp: the error log repeats them.
@@ -75,9 +87,11 @@ impl Repeated {
 }
 
 impl Fold {
-    pub fn take(&mut self, Event { at, what }: Event) {
+    /// Takes the next event. One that is not `counted`, because it lies before the time that is of interest, only tells
+    /// how things stood.
+    pub fn take(&mut self, Event { at, what }: Event, counted: bool) {
         match what {
-            What::Block(block) => self.block(at, *block),
+            What::Block(block) => self.block(at, *block, counted),
             What::Check { stamp, mode, subject, result, elapsed } => {
                 if let Err(failure) = &result
                     && mode != Some(Mode::Cycles)
@@ -86,22 +100,38 @@ impl Fold {
                     return;
                 }
                 let stream = if mode == Some(Mode::Dbs) { &mut self.dbs } else { &mut self.cycles };
-                stream.check(stamp, &subject, result.as_ref().copied().map_err(|failure| &**failure), elapsed);
+                let result = result.as_ref().copied().map_err(|failure| &**failure);
+                match counted {
+                    true => stream.check(stamp, &subject, result, elapsed),
+                    false => stream.remember(stamp, &subject, result),
+                }
             }
-            What::Mark(mark) => self.mark(*mark),
+            What::Mark(mark) => self.mark(*mark, counted),
         }
     }
 
-    fn block(&mut self, at: DateTime<FixedOffset>, block: Block) {
+    fn block(&mut self, at: DateTime<FixedOffset>, block: Block, counted: bool) {
         self.dbs.writes = block.writes;
-        for (subject, result, elapsed) in &block.verdicts {
-            self.dbs.check(block.stamp, subject, result.as_ref().copied(), *elapsed);
+        for Judged { subject, result, elapsed, contact } in &block.verdicts {
+            let result = result.as_ref().copied();
+            match counted {
+                true => self.dbs.check(block.stamp, subject, result, *elapsed),
+                false => self.dbs.remember(block.stamp, subject, result),
+            }
+            if let Some(contact) = contact {
+                let who = &subject.who;
+                for change in self.observed.entry(who.clone()).or_default().update(contact) {
+                    if counted {
+                        self.dbs.ledger.change(Changed { who: who.clone(), at: block.stamp, change });
+                    }
+                }
+            }
         }
-        let failures = block.verdicts.into_iter().filter_map(|(subject, result, _)| Some((subject, result.err()?)));
+        let failures = block.verdicts.into_iter().filter_map(|judged| Some((judged.subject, judged.result.err()?)));
         self.repeated.add(at, failures);
     }
 
-    fn mark(&mut self, mark: Mark) {
+    fn mark(&mut self, mark: Mark, counted: bool) {
         let cycles = &mut self.cycles;
         match mark {
             Mark::CycleStarted { cycle: 1, .. } => {
@@ -121,9 +151,15 @@ impl Fold {
             Mark::CycleCompleted { pause, .. } => cycles.rest = pause,
             Mark::AllFinished { at } | Mark::Stopped { at, .. } => cycles.pause(moment(at)),
             Mark::Canary { .. } => cycles.writes = true,
-            Mark::NotObserved { from, .. } => cycles.pause(moment(from)),
-            Mark::Changed { who, at, change } => cycles.ledger.change(Changed { who, at, change }),
-            Mark::OutageBegan { .. } | Mark::OutageEnded { .. } => {}
+            Mark::NotObserved { from, missed, .. } => {
+                cycles.pause(moment(from));
+                cycles.ledger.missed += if counted { missed } else { 0 };
+            }
+            Mark::Changed { who, at, change } if counted => cycles.ledger.change(Changed { who, at, change }),
+            Mark::OutageEnded { subject, at_least, at_most, .. } if counted => {
+                cycles.ledger.know_bounds(&subject, at_least, at_most);
+            }
+            Mark::Changed { .. } | Mark::OutageBegan { .. } | Mark::OutageEnded { .. } => {}
         }
     }
 }
@@ -137,10 +173,15 @@ fn moment(stamp: Stamp) -> Moment {
 #[derive(Default)]
 struct Pace {
     last: Option<Moment>,
-    usual: Option<Duration>,
+    /// The last distances. One check more than usual, made by hand, does not change the pace.
+    usual: VecDeque<Duration>,
     /// The last distance that was out of pace: when the next is like it, the pace has changed.
     odd: Option<Duration>,
 }
+
+/// How many distances make a pace, and from how many on one is out of it.
+const PACE: usize = 5;
+const SETTLED: usize = 2;
 
 /// Stamps of whole seconds and a busy machine make distances differ.
 const JITTER: Duration = Duration::from_secs(1);
@@ -153,13 +194,18 @@ impl Pace {
         if distance.is_zero() {
             return None;
         }
-        let is_odd = self.usual.is_some_and(|usual| distance > usual * 3 / 2 + JITTER);
+        let longest = self.usual.iter().max().filter(|_| self.usual.len() >= SETTLED);
+        let is_odd = longest.is_some_and(|longest| distance > *longest * 3 / 2 + JITTER);
         let is_new_pace = self.odd.is_some_and(|odd| distance <= odd * 3 / 2 && odd <= distance * 3 / 2);
         if is_odd && !is_new_pace {
             self.odd = Some(distance);
             return Some(last);
         }
-        (self.usual, self.odd) = (Some(distance), None);
+        self.odd = None;
+        self.usual.push_back(distance);
+        if self.usual.len() > PACE {
+            self.usual.pop_front();
+        }
         None
     }
 }
@@ -184,5 +230,9 @@ mod tests {
         // Another pace from 600 on: only its first distance is a surprise.
         assert_eq!(gaps(&[0, 60, 120, 420, 720, 1020]), [120]);
         assert!(gaps(&[0, 300, 300, 300, 360, 420, 420]).is_empty());
+        // Runs by hand, between those of cron and before the first of them.
+        assert!(gaps(&[0, 300, 600, 700, 900, 1200, 1500]).is_empty());
+        assert!(gaps(&[290, 300, 600, 900]).is_empty());
+        assert_eq!(gaps(&[290, 300, 600, 900, 1800]), [900]);
     }
 }

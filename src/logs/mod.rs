@@ -16,6 +16,7 @@ use chrono::{DateTime, FixedOffset, TimeDelta};
 
 use crate::ledger::Ledger;
 use crate::record::Destination;
+use crate::report::Folder;
 use fold::Fold;
 use source::{Event, Source, first_stamp};
 
@@ -31,6 +32,8 @@ pub struct Logs {
     pub cycles: Ledger,
     /// Lines that could not be read.
     pub skipped_lines: u64,
+    /// An error log was all that there was; it has no successes.
+    pub failures_only: bool,
 }
 
 /// Which part of the logs is wanted.
@@ -40,20 +43,40 @@ pub struct Range {
     pub until: Option<DateTime<FixedOffset>>,
 }
 
-impl Range {
-    fn holds(&self, at: DateTime<FixedOffset>) -> bool {
-        self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until)
-    }
-}
-
-/// Reads all of `paths`, files and folders. Stamps without an offset are UTC's or local. `unreadable` is told of each
+/// Reads all of `paths`, files and folders, and gives what came of each folder. Stamps without an offset are UTC's or local. `unreadable` is told of each
 /// line that cannot be read.
 ///
 /// # Errors
 /// A path cannot be opened or read, or there is no log among them.
-pub fn read(paths: &[PathBuf], range: Range, utc: bool, unreadable: &mut dyn FnMut(&str)) -> anyhow::Result<Logs> {
+pub fn read(
+    paths: &[PathBuf],
+    range: Range,
+    utc: bool,
+    unreadable: &mut dyn FnMut(&str),
+) -> anyhow::Result<Vec<(Folder, Logs)>> {
+    let mut folders = BTreeMap::<PathBuf, Vec<Vec<PathBuf>>>::new();
+    for (family, files) in families(paths)? {
+        folders.entry(family.parent().unwrap_or(Path::new(".")).to_owned()).or_default().push(files);
+    }
+    let logs = folders.into_iter().map(|(folder, families)| {
+        let name = if folder.as_os_str().is_empty() { ".".into() } else { folder.display().to_string().into() };
+        Ok((Some(name), read_folder(families, range, utc, unreadable)?))
+    });
+    logs.collect()
+}
+
+fn read_folder(
+    families: Vec<Vec<PathBuf>>,
+    range: Range,
+    utc: bool,
+    unreadable: &mut dyn FnMut(&str),
+) -> anyhow::Result<Logs> {
+    let failures_only = families.iter().flatten().all(|file| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(Destination::Error.file_name())
+    });
     let mut sources = Vec::new();
-    for family in families(paths)? {
+    for family in families {
         sources.push(Source::open(family, utc)?);
     }
     let mut fold = Fold::default();
@@ -62,22 +85,27 @@ pub fn read(paths: &[PathBuf], range: Range, utc: bool, unreadable: &mut dyn FnM
     for (index, source) in sources.iter_mut().enumerate() {
         heads.extend(source.next(unreadable)?.map(|event| Reverse(Head { event, index })));
     }
+    let counted = |event: &Event| range.since.is_none_or(|since| event.at >= since);
     while let Some(Reverse(Head { event, index })) = heads.pop() {
-        if range.holds(event.at) {
+        if range.until.is_none_or(|until| event.at < until) {
             held_back.add(event);
             while let Some(event) = held_back.take_due() {
-                fold.take(event);
+                let counted = counted(&event);
+                fold.take(event, counted);
             }
         }
         heads.extend(sources[index].next(unreadable)?.map(|event| Reverse(Head { event, index })));
     }
-    held_back.events.into_iter().for_each(|event| fold.take(event));
+    for event in held_back.events {
+        let counted = counted(&event);
+        fold.take(event, counted);
+    }
     let skipped_lines = sources.iter().map(|source| source.skipped).sum();
-    Ok(Logs { dbs: fold.dbs.ledger, cycles: fold.cycles.ledger, skipped_lines })
+    Ok(Logs { dbs: fold.dbs.ledger, cycles: fold.cycles.ledger, skipped_lines, failures_only })
 }
 
 /// The files to read, those together that rotation made of one log, each family in the order of its stamps.
-fn families(paths: &[PathBuf]) -> anyhow::Result<Vec<Vec<PathBuf>>> {
+fn families(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Vec<PathBuf>>> {
     let mut families = BTreeMap::<PathBuf, Vec<PathBuf>>::new();
     for path in paths {
         let metadata = std::fs::metadata(path).with_context(|| {
@@ -101,8 +129,9 @@ fn families(paths: &[PathBuf]) -> anyhow::Result<Vec<Vec<PathBuf>>> {
         );
     }
     for files in families.values_mut() {
-        files.sort();
-        files.dedup();
+        // The same file may be named twice, by itself and by its folder.
+        files.sort_by_key(|file| file.canonicalize().ok());
+        files.dedup_by_key(|file| file.canonicalize().ok());
         if files.len() > 1 {
             let mut stamped = Vec::new();
             for file in files.drain(..) {
@@ -112,7 +141,7 @@ fn families(paths: &[PathBuf]) -> anyhow::Result<Vec<Vec<PathBuf>>> {
             files.extend(stamped.into_iter().map(|(_, file)| file));
         }
     }
-    Ok(families.into_values().collect())
+    Ok(families)
 }
 
 /// `redis_error.log`, and what rotation made of it, but for compressed files.

@@ -12,7 +12,7 @@ use chrono::{DateTime, FixedOffset};
 
 use crate::clock::Stamp;
 use crate::failure::Failure;
-use crate::record::{Entry, Mark, Mode, Subject, Zone, read_line};
+use crate::record::{Contact, Entry, Mark, Mode, Subject, Zone, read_line};
 
 /// A line that is longer is not one of ours: a JSON scan of 10,000 databases has some three million bytes.
 const LONGEST_LINE: u64 = 16 << 20;
@@ -40,8 +40,17 @@ pub enum What {
 #[derive(Debug)]
 pub struct Block {
     pub stamp: Stamp,
-    pub verdicts: Vec<(Subject, Result<(), Failure>, Option<Duration>)>,
+    pub verdicts: Vec<Judged>,
     pub writes: bool,
+}
+
+/// One database of a block.
+#[derive(Debug)]
+pub struct Judged {
+    pub subject: Subject,
+    pub result: Result<(), Failure>,
+    pub elapsed: Option<Duration>,
+    pub contact: Option<Box<Contact>>,
 }
 
 impl Event {
@@ -68,7 +77,7 @@ pub struct Source {
     zone: Zone,
     /// The present line, without its end.
     bytes: Vec<u8>,
-    block: Option<Box<Block>>,
+    open: Open,
     ready: VecDeque<Event>,
     /// A verdict's text goes on in the next line: a script logged a text with line ends.
     unclosed: bool,
@@ -84,7 +93,7 @@ impl Source {
             number: 0,
             zone: Zone::new(utc),
             bytes: Vec::new(),
-            block: None,
+            open: Open::default(),
             ready: VecDeque::new(),
             unclosed: false,
             skipped: 0,
@@ -136,16 +145,16 @@ impl Source {
             }
             if self.line()?.is_none() {
                 // A block whose end was cut off was seen all the same.
-                return Ok(self.block.take().map(block_event));
+                return Ok(self.open.block.take().map(block_event));
             }
             // The check of all bytes at once is several times as fast as that piece by piece.
             let text = match std::str::from_utf8(&self.bytes) {
                 Ok(text) => Cow::Borrowed(text),
                 Err(_) => String::from_utf8_lossy(&self.bytes),
             };
-            let (block, ready) = (&mut self.block, &mut self.ready);
-            let read = read_line(&text, &mut self.zone, &mut |entry| sort_in(entry, block, ready));
-            if read.is_err() && !self.unclosed {
+            let (open, ready, mut homeless) = (&mut self.open, &mut self.ready, false);
+            let read = read_line(&text, &mut self.zone, &mut |entry| homeless |= !open.sort_in(entry, ready));
+            if homeless || (read.is_err() && !self.unclosed) {
                 self.skipped += 1;
                 let path = self.current.as_ref().map(|(path, _)| path.display().to_string()).unwrap_or_default();
                 unreadable(&format!("{path}:{}: cannot be read: {}", self.number, shown(&text)));
@@ -157,31 +166,55 @@ impl Source {
     }
 }
 
-/// Gathers a block's lines, and passes on all else.
-fn sort_in(entry: Entry, block: &mut Option<Box<Block>>, ready: &mut VecDeque<Event>) {
-    match entry {
-        Entry::BlockBegan(stamp) => {
-            let new = Box::new(Block { stamp, verdicts: Vec::new(), writes: false });
-            ready.extend(block.replace(new).map(block_event));
-        }
-        Entry::Verdict { subject, result, elapsed } => {
-            if let Some(block) = block {
-                block.verdicts.push((subject, result, elapsed));
+/// The block whose lines are being read, and an older one that is not over: the script writes line by line, so runs of
+/// it that overlap, because one hangs, mix their blocks.
+#[derive(Default)]
+struct Open {
+    block: Option<Box<Block>>,
+    older: Option<Stamp>,
+}
+
+impl Open {
+    /// Gathers a block's lines, and passes on all else; false for a line that belongs nowhere.
+    fn sort_in(&mut self, entry: Entry, ready: &mut VecDeque<Event>) -> bool {
+        match entry {
+            Entry::BlockBegan(stamp) => {
+                let new = Box::new(Block { stamp, verdicts: Vec::new(), writes: false });
+                if let Some(before) = self.block.replace(new) {
+                    self.older = Some(before.stamp);
+                    ready.push_back(block_event(before));
+                }
             }
-        }
-        Entry::BlockWrites => {
-            if let Some(block) = block {
-                block.writes = true;
+            Entry::Verdict { subject, result, elapsed, contact } => {
+                let known = |block: &&mut Box<Block>| !block.verdicts.iter().any(|known| known.subject == subject);
+                let judged = Judged { subject: subject.clone(), result, elapsed, contact };
+                match (self.block.as_mut().filter(known), self.older) {
+                    (Some(block), _) => block.verdicts.push(judged),
+                    (None, Some(stamp)) => {
+                        let late = Block { stamp, verdicts: vec![judged], writes: false };
+                        ready.push_back(block_event(Box::new(late)));
+                    }
+                    (None, None) => return false,
+                }
             }
+            Entry::BlockWrites => {
+                if let Some(block) = &mut self.block {
+                    block.writes = true;
+                }
+            }
+            Entry::BlockEnded => match self.block.take() {
+                Some(block) => ready.push_back(block_event(block)),
+                None => self.older = None,
+            },
+            Entry::Check { at, mode, subject, result, elapsed } => {
+                let what = What::Check { stamp: at, mode, subject, result: result.map_err(Box::new), elapsed };
+                ready.push_back(Event { at: at.at, what });
+            }
+            // A scan that a signal ended says so inside its block.
+            Entry::Mark(Mark::Stopped { .. }) if self.block.is_some() => {}
+            Entry::Mark(mark) => ready.extend(time_of(&mark).map(|at| Event { at, what: What::Mark(Box::new(mark)) })),
         }
-        Entry::BlockEnded => ready.extend(block.take().map(block_event)),
-        Entry::Check { at, mode, subject, result, elapsed } => {
-            let what = What::Check { stamp: at, mode, subject, result: result.map_err(Box::new), elapsed };
-            ready.push_back(Event { at: at.at, what });
-        }
-        // A scan that a signal ended says so inside its block.
-        Entry::Mark(Mark::Stopped { .. }) if block.is_some() => {}
-        Entry::Mark(mark) => ready.extend(time_of(&mark).map(|at| Event { at, what: What::Mark(Box::new(mark)) })),
+        true
     }
 }
 
@@ -197,9 +230,10 @@ fn time_of(mark: &Mark) -> Option<DateTime<FixedOffset>> {
         | Mark::AllFinished { at }
         | Mark::Stopped { at, .. }
         | Mark::Canary { at }
-        | Mark::Changed { at, .. } => Some(at.at),
+        | Mark::Changed { at, .. }
+        | Mark::OutageEnded { at, .. } => Some(at.at),
         Mark::NotObserved { from, .. } => Some(from.at),
-        Mark::OutageBegan { .. } | Mark::OutageEnded { .. } => None,
+        Mark::OutageBegan { .. } => None,
     }
 }
 

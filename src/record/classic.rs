@@ -163,7 +163,7 @@ fn read_verdict(line: &str) -> Option<Entry> {
             Err(legacy::ours_or_theirs(text.strip_suffix(')').unwrap_or(text)))
         }
     };
-    (subject != Subject::default()).then_some(Entry::Verdict { subject, result, elapsed: None })
+    (subject != Subject::default()).then_some(Entry::Verdict { subject, result, elapsed: None, contact: None })
 }
 
 /// Reads who was checked at the beginning of a text, as far as that is told, and gives what follows.

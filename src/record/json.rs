@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Contact, Details, Entry, Mark, Mode, Record, Subject, Unreadable, Who, Zone, legacy};
 use crate::clock::Stamp;
 use crate::failure::Failure;
-use crate::identity::{Aspect, Change};
+use crate::identity::{Aspect, Change, Identity, Role};
 use crate::signal::Signal;
 
 /// Text that is borrowed from the line where it holds no escape.
@@ -128,7 +129,7 @@ struct ScanLine<'a> {
     #[serde(borrow)]
     at: Option<Text<'a>>,
     #[serde(borrow)]
-    databases: Vec<CheckLine<'a>>,
+    databases: Vec<Line<'a>>,
     #[serde(default)]
     canary: bool,
 }
@@ -280,13 +281,15 @@ pub fn read(line: &str, zone: &mut Zone, emit: &mut dyn FnMut(Entry)) -> Result<
 fn read_scan(line: &ScanLine<'_>, zone: &mut Zone, emit: &mut dyn FnMut(Entry)) -> Option<()> {
     let at = read_stamp(&line.at, zone)?;
     // Nothing of a scan that cannot be read whole is taken.
-    let results: Vec<_> = line.databases.iter().map(read_result).collect::<Option<_>>()?;
+    let result = |line: &Line<'_>| result_of(line.ok, &line.kind, &line.detail);
+    let results: Vec<_> = line.databases.iter().map(result).collect::<Option<_>>()?;
     emit(Entry::BlockBegan(at));
     if line.canary {
         emit(Entry::BlockWrites);
     }
     for (database, result) in line.databases.iter().zip(results) {
-        emit(Entry::Verdict { subject: read_subject(database), result, elapsed: read_elapsed(database) });
+        let elapsed = database.elapsed_us.map(Duration::from_micros);
+        emit(Entry::Verdict { subject: subject_of(database), result, elapsed, contact: read_contact(database) });
     }
     emit(Entry::BlockEnded);
     Some(())
@@ -363,12 +366,32 @@ fn subject(node: &Option<Text<'_>>, held: bool, cluster: bool, db: Option<u32>, 
     Subject { who, db, write }
 }
 
+/// Whom a database of a scan was asked of, as far as that is told.
+fn read_contact(line: &Line<'_>) -> Option<Box<Contact>> {
+    let text = |text: &Option<Text<'_>>| text.as_ref().map(|text| text.0.to_string());
+    let role = text(&line.role);
+    let identity = Identity {
+        role: [Role::Primary, Role::Replica].into_iter().find(|known| role.as_ref() == Some(&known.to_string())),
+        engine: text(&line.engine),
+        version: text(&line.version),
+        run_id: text(&line.run_id),
+    };
+    let peer: Option<SocketAddr> = line.peer.as_ref().and_then(|peer| peer.0.parse().ok());
+    let known = peer.is_some() || identity != Identity::default();
+    let addresses = peer.iter().map(SocketAddr::ip).collect();
+    known.then(|| Box::new(Contact { peer, addresses, identity, ..Contact::default() }))
+}
+
 fn read_result(line: &CheckLine<'_>) -> Option<Result<(), Failure>> {
-    if line.ok? {
+    result_of(line.ok, &line.kind, &line.detail)
+}
+
+fn result_of(ok: Option<bool>, kind: &Option<Text<'_>>, detail: &Option<Text<'_>>) -> Option<Result<(), Failure>> {
+    if ok? {
         return Some(Ok(()));
     }
-    let detail = line.detail.as_ref().map_or("", |detail| &*detail.0);
-    let kind = line.kind.as_ref()?.0.parse();
+    let detail = detail.as_ref().map_or("", |detail| &*detail.0);
+    let kind = kind.as_ref()?.0.parse();
     Some(Err(kind.map_or_else(|_| legacy::failure(detail), |kind| Failure::new(kind, detail))))
 }
 

@@ -275,6 +275,8 @@ pub enum Entry {
         result: Result<(), Failure>,
         /// None where the line does not tell.
         elapsed: Option<Duration>,
+        /// Whom it was asked of, where the line tells.
+        contact: Option<Box<Contact>>,
     },
     /// Each check of the block wrote a canary too.
     BlockWrites,

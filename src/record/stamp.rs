@@ -42,8 +42,9 @@ impl Zone {
         };
         let at = match self.offset(local) {
             MappedLocalTime::Single(offset) => with(offset),
-            MappedLocalTime::Ambiguous(earlier, later) => {
-                let (earlier, later) = (with(earlier), with(later));
+            MappedLocalTime::Ambiguous(one, other) => {
+                // Which of the two comes first is not their order here.
+                let (earlier, later) = (with(one).min(with(other)), with(one).max(with(other)));
                 match self.last {
                     Some(last) if earlier + DISORDER < last => later,
                     _ => earlier,

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use askama::Template;
 
-use super::text::availability;
-use super::{Incident, Report, Row, name_of_rows, stamp};
-use crate::ledger::Gap;
+use super::text::{availability, length};
+use super::{Folder, Incident, Report, Row, change_in_words, name_of_rows, stamp};
+use crate::ledger::Changed;
 use crate::outage::{Moment, Outage};
 use crate::record::seconds;
 
@@ -17,7 +17,7 @@ const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 200.0;
 
 /// How many outages the table lists.
-const LISTED: usize = 500;
+const LISTED: usize = 200;
 
 #[derive(Template)]
 #[template(path = "page.html", config = "src/report/askama.toml")]
@@ -33,8 +33,10 @@ struct Page {
     ticks: Vec<String>,
     plot: Option<Plot>,
     rows: Vec<TableRow>,
+    /// A row tells its latency.
+    latencies: bool,
     outages: Vec<OutageRow>,
-    unlisted: usize,
+    unlisted: u64,
     changes: Vec<ChangeRow>,
     version: &'static str,
 }
@@ -94,10 +96,7 @@ struct OutageRow {
 
 struct ChangeRow {
     at: String,
-    who: String,
-    what: &'static str,
-    from: String,
-    to: String,
+    what: String,
 }
 
 /// The page as text.
@@ -109,27 +108,31 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
     let scale = Scale::of(report);
     let incidents = report.incidents();
     let page = Page {
-        title: report.endpoint.clone().unwrap_or_else(|| "Redis health".to_owned()),
-        headline: if report.checks == 0 { "no check".to_owned() } else { availability(report.checks, report.failures) },
+        title: match (&report.endpoint, &report.source) {
+            (Some(endpoint), _) => endpoint.clone(),
+            (None, Some(source)) => format!("Redis health, from the logs in {source}"),
+            (None, None) => "Redis health".to_owned(),
+        },
+        headline: match report.checks {
+            0 => "no check".to_owned(),
+            failures if report.failures_only => format!("{failures} failures"),
+            checks => availability(checks, report.failures),
+        },
         healthy: report.outages() == 0,
         summary: summary(report),
         bands: folded.iter().map(|rows| Band { name: name_of_rows(rows), marks: marks(&rows[0], &scale) }).collect(),
         flags: flags(report, &scale),
         ticks: scale.ticks(),
         plot: plot(report, &scale),
-        rows: folded.iter().map(|rows| table_row(rows)).collect(),
-        unlisted: incidents.len().saturating_sub(LISTED),
+        latencies: report.rows.iter().any(|row| row.latency.is_some()),
+        rows: folded.iter().map(|rows| table_row(rows, report.failures_only)).collect(),
+        unlisted: incidents.len().saturating_sub(LISTED) as u64
+            + folded.iter().map(|rows| rows[0].unlisted).sum::<u64>(),
         outages: incidents.iter().take(LISTED).map(outage_row).collect(),
         changes: report
             .changes
             .iter()
-            .map(|changed| ChangeRow {
-                at: stamp(changed.at),
-                who: changed.who.to_string(),
-                what: changed.change.aspect.as_str(),
-                from: changed.change.from.clone(),
-                to: changed.change.to.clone(),
-            })
+            .map(|change| ChangeRow { at: stamp(change.1.at), what: change_in_words(change) })
             .collect(),
         version: env!("CARGO_PKG_VERSION"),
     };
@@ -141,17 +144,20 @@ fn summary(report: &Report) -> Vec<String> {
     if let Some((first, last)) = report.span {
         lines.push(format!("{} to {}", stamp(first.stamp), stamp(last.stamp)));
     }
+    if report.failures_only {
+        lines.push("only an error log was read: what succeeded is not known".to_owned());
+    }
     let worst = report.rows.iter().flat_map(|row| &row.outages).max_by_key(|outage| outage.at_least());
     if let Some(outage) = worst {
         let at_most = outage.at_most().map(|at_most| format!(", at most {} s", seconds(at_most))).unwrap_or_default();
         lines.push(format!("longest outage: at least {} s{at_most}", seconds(outage.at_least())));
     }
     if !report.unobserved.is_zero() {
-        lines.push(format!("not observed in between: {} s", seconds(report.unobserved)));
+        lines.push(format!("not observed in between: {}", length(report.unobserved)));
     }
     for (what, count) in [
         ("checks missed", report.missed),
-        ("records that could not be written", report.lost),
+        ("records that could not be written", report.lost.unwrap_or(0)),
         ("lines that could not be read", report.skipped_lines),
     ] {
         if count > 0 {
@@ -191,35 +197,52 @@ impl Scale {
     }
 }
 
-/// Outages and gaps of a row. What lies too close together to be told apart is one mark.
+/// Outages and what was not observed, of a row. What lies too close together to be told apart is one mark.
 fn marks(row: &Row, scale: &Scale) -> Vec<Mark> {
-    let mut marks = Vec::new();
-    for Gap { from, to } in row.gaps.iter() {
-        let title = format!("not observed from {} to {}", stamp(from.stamp), stamp(to.stamp));
-        marks.push((scale.x(from.since), scale.x(to.since), "gap", title));
+    let Some((first, last)) = scale.span else { return Vec::new() };
+    let mut outages: Vec<_> = row.outages.iter().map(|outage| (outage.span(), hover(outage))).collect();
+    let unlisted = row.unlisted_spans.iter().map(|span| (span, "outages too many to be listed".to_owned()));
+    outages.extend(unlisted);
+    outages.sort_by_key(|(span, _)| *span);
+    let mut gaps: Vec<_> =
+        row.unobserved((first.since, last.since)).map(|span| (span, "not observed".to_owned())).collect();
+    gaps.sort_by_key(|(span, _)| *span);
+    // What was not observed is not known to have been down, even inside an outage, so it lies on top.
+    let down = merged(outages, "outages", scale).into_iter().map(|mark| (mark, "down"));
+    let gap = merged(gaps, "times not observed", scale).into_iter().map(|mark| (mark, "gap"));
+    down.chain(gap).map(|(mark, class)| mark.drawn(class)).collect()
+}
+
+/// A mark before it is drawn.
+struct Stretch {
+    from: f64,
+    to: f64,
+    title: String,
+    count: u64,
+}
+
+impl Stretch {
+    fn drawn(self, class: &'static str) -> Mark {
+        // Too short to be seen is still an outage.
+        let width = (self.to - self.from).max(if class == "down" { 3.0 } else { 0.0 });
+        Mark { x: figure(self.from.min(WIDTH - width)), width: figure(width), class, title: self.title }
     }
-    let mut outages: Vec<(f64, f64, u32, String)> = Vec::new();
-    for outage in &row.outages {
-        let end = outage.first_success_after.unwrap_or(outage.last_failure);
-        let (from, to) = (scale.x(outage.first_failure.since), scale.x(end.since));
-        match outages.last_mut() {
-            Some((_, until, count, title)) if from <= *until + 2.0 => {
-                *until = until.max(to);
-                *count += 1;
-                *title = format!("{count} outages until {}", stamp(end.stamp));
+}
+
+fn merged(spans: Vec<((Duration, Duration), String)>, many: &str, scale: &Scale) -> Vec<Stretch> {
+    let mut stretches: Vec<Stretch> = Vec::new();
+    for ((from, to), title) in spans {
+        let (from, to) = (scale.x(from), scale.x(to));
+        match stretches.last_mut() {
+            Some(stretch) if from <= stretch.to + 3.0 => {
+                stretch.to = stretch.to.max(to);
+                stretch.count += 1;
+                stretch.title = format!("{} {many}", stretch.count);
             }
-            _ => outages.push((from, to, 1, hover(outage))),
+            _ => stretches.push(Stretch { from, to, title, count: 1 }),
         }
     }
-    marks.extend(outages.into_iter().map(|(from, to, _, title)| (from, to, "down", title)));
-    marks
-        .into_iter()
-        .map(|(from, to, class, title)| {
-            // Too short to be seen is still an outage.
-            let width = (to - from).max(if class == "down" { 3.0 } else { 0.0 });
-            Mark { x: figure(from.min(WIDTH - width)), width: figure(width), class, title }
-        })
-        .collect()
+    stretches
 }
 
 fn hover(outage: &Outage) -> String {
@@ -235,13 +258,11 @@ fn hover(outage: &Outage) -> String {
 
 fn flags(report: &Report, scale: &Scale) -> Vec<Flag> {
     let Some((first, _)) = scale.span else { return Vec::new() };
-    let flag = |changed: &crate::ledger::Changed| {
-        let crate::identity::Change { aspect, from, to } = &changed.change;
-        let offset = (changed.at.at - first.stamp.at).to_std().unwrap_or_default();
-        Flag {
-            x: figure(scale.x(first.since + offset)),
-            title: format!("{} {}: {from} → {to} at {}", changed.who, aspect.as_str(), stamp(changed.at)),
-        }
+    let flag = |change: &(Folder, Changed)| {
+        let at = change.1.at;
+        let offset = (at.at - first.stamp.at).to_std().unwrap_or_default();
+        let title = format!("{} at {}", change_in_words(change), stamp(at));
+        Flag { x: figure(scale.x(first.since + offset)), title }
     };
     report.changes.iter().map(flag).collect()
 }
@@ -292,13 +313,13 @@ fn median_distance(values: &[(f64, f64, f64)]) -> f64 {
     distances.get(distances.len() / 2).copied().unwrap_or(WIDTH)
 }
 
-fn table_row(rows: &[Row]) -> TableRow {
+fn table_row(rows: &[Row], failures_only: bool) -> TableRow {
     let row = &rows[0];
     TableRow {
         name: name_of_rows(rows),
         checks: row.checks,
         failures: row.failures,
-        availability: availability(row.checks, row.failures),
+        availability: if failures_only { "–".to_owned() } else { availability(row.checks, row.failures) },
         latency: row.latency.map(|latency| {
             [latency.p50, latency.p90, latency.p99, latency.max].map(|figure| format!("{:.1}", millis(figure)))
         }),

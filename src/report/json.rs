@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Latency, Report, Row};
+use super::{Folder, Latency, Report, Row};
 use crate::ledger::Changed;
 use crate::outage::{Moment, Outage};
 use crate::record::{Subject, Who};
@@ -23,7 +23,7 @@ pub fn render(report: &Report) -> String {
         lost_records: report.lost,
         skipped_lines: report.skipped_lines,
         latency_us: report.latency.map(Into::into),
-        databases: report.rows.iter().map(Into::into).collect(),
+        databases: report.rows.iter().map(|row| Database::of(row, report.failures_only)).collect(),
         changes: report.changes.iter().map(Into::into).collect(),
     };
     // Serialisation to memory fails only for maps with other keys than text, and there are none.
@@ -43,9 +43,9 @@ struct Document<'r> {
     checks: u64,
     failures: u64,
     unobserved_s: f64,
-    unfinished_checks: u64,
+    unfinished_checks: Option<u64>,
     missed_checks: u64,
-    lost_records: u64,
+    lost_records: Option<u64>,
     skipped_lines: u64,
     latency_us: Option<LatencyMicros>,
     databases: Vec<Database<'r>>,
@@ -70,6 +70,8 @@ impl From<Latency> for LatencyMicros {
 /// One row, by what was checked.
 #[derive(Serialize)]
 struct Database<'r> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    folder: Option<&'r str>,
     db: Option<u32>,
     node: Option<&'r str>,
     #[serde(skip_serializing_if = "is_false")]
@@ -80,7 +82,7 @@ struct Database<'r> {
     write: bool,
     checks: u64,
     failures: u64,
-    availability: f64,
+    availability: Option<f64>,
     latency_us: Option<LatencyMicros>,
     outages: Vec<OutageFields>,
     #[serde(skip_serializing_if = "is_zero")]
@@ -95,10 +97,11 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-impl<'r> From<&'r Row> for Database<'r> {
-    fn from(row: &'r Row) -> Self {
+impl<'r> Database<'r> {
+    fn of(row: &'r Row, failures_only: bool) -> Self {
         let Subject { who, db, write } = &row.subject;
         Database {
+            folder: row.folder.as_deref(),
             db: *db,
             node: node(who),
             held: *who == Who::Held,
@@ -106,7 +109,8 @@ impl<'r> From<&'r Row> for Database<'r> {
             write: *write,
             checks: row.checks,
             failures: row.failures,
-            availability: row.availability,
+            // An error log alone does not tell what succeeded.
+            availability: (!failures_only).then_some(row.availability),
             latency_us: row.latency.map(Into::into),
             outages: row.outages.iter().map(Into::into).collect(),
             unlisted_outages: row.unlisted,
@@ -154,6 +158,8 @@ impl From<&Outage> for OutageFields {
 
 #[derive(Serialize)]
 struct Change<'r> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    folder: Option<&'r str>,
     at: String,
     what: &'static str,
     from: &'r str,
@@ -163,9 +169,10 @@ struct Change<'r> {
     held: bool,
 }
 
-impl<'r> From<&'r Changed> for Change<'r> {
-    fn from(changed: &'r Changed) -> Self {
+impl<'r> From<&'r (Folder, Changed)> for Change<'r> {
+    fn from((folder, changed): &'r (Folder, Changed)) -> Self {
         Change {
+            folder: folder.as_deref(),
             at: changed.at.rfc3339(),
             what: changed.change.aspect.as_str(),
             from: &changed.change.from,

@@ -1,5 +1,6 @@
 //! What a run or a log comes to: one value, shown as text, as JSON and as a page.
 
+mod gather;
 pub mod html;
 pub mod json;
 pub mod text;
@@ -15,13 +16,15 @@ use hdrhistogram::Histogram;
 
 use crate::clock::Stamp;
 use crate::exit::Exit;
-use crate::ledger::{Changed, Gap, Ledger};
-use crate::logs::{self, Logs};
+use crate::identity::{Aspect, Change};
+use crate::ledger::{Changed, Gap};
+use crate::logs;
 use crate::outage::{Moment, Outage};
 use crate::output::Output;
 use crate::plan::ReportPlan;
 use crate::record::Subject;
 use crate::series::Span;
+use crate::spans::Spans;
 
 /// How long checks took that succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +63,31 @@ pub struct Row {
     pub unlisted: u64,
     /// When it was not observed.
     pub gaps: Arc<[Gap]>,
+    /// When outages lay that are not kept.
+    pub unlisted_spans: Spans,
     /// When it was first and last observed, and all that was like it.
     pub span: Option<(Moment, Moment)>,
+    /// Whose logs these are, where there are those of several folders.
+    pub folder: Folder,
 }
+
+impl Row {
+    /// When it was down.
+    fn down(&self) -> impl Iterator<Item = (Duration, Duration)> {
+        self.outages.iter().map(Outage::span).chain(self.unlisted_spans.iter())
+    }
+
+    /// When it was not observed, its time before the first check and after the last included.
+    fn unobserved(&self, whole: (Duration, Duration)) -> impl Iterator<Item = (Duration, Duration)> {
+        let span = self.span.map(|(first, last)| (first.since, last.since));
+        let outside = span.map(|(first, last)| [(whole.0, first), (last, whole.1)]);
+        let outside = outside.into_iter().flatten().filter(|(from, to)| from < to);
+        self.gaps.iter().map(|gap| (gap.from.since, gap.to.since)).chain(outside)
+    }
+}
+
+/// The folder of a log, as it was named.
+pub type Folder = Option<Arc<str>>;
 
 /// All of it.
 #[derive(Clone, Debug, Default)]
@@ -77,16 +102,20 @@ pub struct Report {
     pub unobserved: Duration,
     pub latency: Option<Latency>,
     pub rows: Vec<Row>,
-    pub changes: Vec<Changed>,
+    pub changes: Vec<(Folder, Changed)>,
     /// Latency over time.
     pub points: Vec<(Duration, Span)>,
-    /// Of a run: checks still under way at its end, checks that were due and not made, records that could not be
-    /// written.
-    pub unfinished: u64,
+    /// Checks that were due and not made.
     pub missed: u64,
-    pub lost: u64,
+    /// Of a run: checks still under way at its end, and records that could not be written.
+    pub unfinished: Option<u64>,
+    pub lost: Option<u64>,
     /// Of logs: lines that could not be read.
     pub skipped_lines: u64,
+    /// Nothing but an error log was read, which has no successes: neither availability nor an outage's end is known.
+    pub failures_only: bool,
+    /// What was read, for a title.
+    pub source: Option<String>,
 }
 
 impl Report {
@@ -100,9 +129,9 @@ impl Report {
         let mut incidents = BTreeMap::<_, Incident<'_>>::new();
         for row in &self.rows {
             for outage in &row.outages {
-                let key = (seen(outage), &row.subject.who, row.subject.write);
-                let incident =
-                    incidents.entry(key).or_insert_with(|| Incident { subjects: Vec::new(), outage, at_most: None });
+                let key = (seen(outage), &row.folder, &row.subject.who, row.subject.write);
+                let new = || Incident { folder: &row.folder, subjects: Vec::new(), outage, at_most: None };
+                let incident = incidents.entry(key).or_insert_with(new);
                 incident.subjects.push(&row.subject);
                 incident.at_most = incident.at_most.max(outage.at_most());
             }
@@ -118,6 +147,7 @@ impl Report {
 
 /// An outage, and whose it was.
 struct Incident<'r> {
+    folder: &'r Folder,
     subjects: Vec<&'r Subject>,
     outage: &'r Outage,
     /// The longest of their upper bounds: they end with the checks that found each database well again.
@@ -129,7 +159,7 @@ impl Incident<'_> {
     fn name(&self) -> String {
         let ranges = self.subjects.chunk_by(|a, b| a.is_before(b)).map(|run| Subject::range(run.iter().copied()));
         let ranges: Vec<_> = ranges.collect();
-        ranges.join(", ")
+        in_folder(self.folder, ranges.join(", "))
     }
 }
 
@@ -137,6 +167,7 @@ fn same_but_for_the_database(a: &Row, b: &Row) -> bool {
     let counts = |row: &Row| (row.checks, row.failures, row.unlisted);
     // How fast each was differs by microseconds and is no reason to show sixteen rows.
     a.subject.is_before(&b.subject)
+        && a.folder == b.folder
         && counts(a) == counts(b)
         && a.outages.iter().map(seen).eq(b.outages.iter().map(seen))
 }
@@ -152,98 +183,29 @@ fn seen(outage: &Outage) -> impl Ord + use<> {
 }
 
 fn name_of_rows(rows: &[Row]) -> String {
-    Subject::range(rows.iter().map(|row| &row.subject))
+    let folder = rows.first().and_then(|row| row.folder.clone());
+    in_folder(&folder, Subject::range(rows.iter().map(|row| &row.subject)))
 }
 
-impl From<Ledger> for Report {
-    fn from(ledger: Ledger) -> Self {
-        let span = ledger.first.zip(ledger.last);
-        let gaps: Arc<[Gap]> = ledger.gaps.into();
-        let rows = ledger.accounts.into_iter().map(|(subject, account)| Row {
-            subject,
-            checks: account.history.checks,
-            failures: account.history.failures,
-            availability: account.history.availability().unwrap_or(1.0),
-            latency: account.latency.as_deref().and_then(Latency::of),
-            outages: account.history.outages().cloned().collect(),
-            unlisted: account.history.unlisted,
-            gaps: gaps.clone(),
-            span,
-        });
-        Report {
-            span,
-            checks: ledger.checks,
-            failures: ledger.failures,
-            unobserved: ledger.unobserved,
-            latency: ledger.latency.as_deref().and_then(Latency::of),
-            rows: rows.collect(),
-            changes: ledger.changes,
-            points: ledger.series.points().collect(),
-            ..Report::default()
-        }
+fn in_folder(folder: &Folder, name: String) -> String {
+    match folder {
+        Some(folder) => format!("{folder}: {name}"),
+        None => name,
     }
 }
 
-impl From<Logs> for Report {
-    fn from(logs: Logs) -> Self {
-        let (dbs, cycles) = (Report::from(logs.dbs), Report::from(logs.cycles));
-        let mut report = match (dbs.span, cycles.span) {
-            (_, None) => dbs.with_changes(cycles.changes),
-            (None, _) => cycles,
-            (Some(_), Some(_)) => dbs.beside(cycles),
-        };
-        report.skipped_lines = logs.skipped_lines;
-        report
+/// What a change was, in the words of the logs: without the stamp, and with run ids cut short.
+fn change_in_words((folder, changed): &(Folder, Changed)) -> String {
+    let Change { aspect, from, to } = &changed.change;
+    let who = in_folder(folder, changed.who.to_string());
+    let short =
+        |id: &str| if id.chars().count() > 9 { id.chars().take(8).chain(['…']).collect() } else { id.to_owned() };
+    match aspect {
+        Aspect::Address => format!("{who} moved from {from} to {to}"),
+        Aspect::Role | Aspect::Engine => format!("{who} changed from {from} to {to}"),
+        Aspect::RunId => format!("{who} was restarted, run id {} became {}", short(from), short(to)),
+        Aspect::Member => format!("{who} was {from} and is {to}"),
     }
-}
-
-impl Report {
-    fn with_changes(mut self, changes: Vec<Changed>) -> Self {
-        self.changes.extend(changes);
-        self
-    }
-
-    /// Both, where the one fills gaps of the other.
-    fn beside(self, other: Report) -> Report {
-        let spans = [&self, &other].map(|report| report.span);
-        let first = spans.iter().flatten().map(|(first, _)| *first).min_by_key(|moment| moment.since);
-        let last = spans.iter().flatten().map(|(_, last)| *last).max_by_key(|moment| moment.since);
-        let observed = observed(self.observed().chain(other.observed()).collect());
-        let whole = first.zip(last).map_or(Duration::ZERO, |(first, last)| last.since - first.since);
-        Report {
-            span: first.zip(last),
-            checks: self.checks + other.checks,
-            failures: self.failures + other.failures,
-            unobserved: whole.saturating_sub(observed),
-            // Their checks take unlike times: one of all databases, the other of one.
-            latency: other.latency.or(self.latency),
-            points: if other.points.is_empty() { self.points } else { other.points },
-            rows: other.rows.into_iter().chain(self.rows).collect(),
-            changes: other.changes,
-            ..Report::default()
-        }
-    }
-
-    /// The times between gaps.
-    fn observed(&self) -> impl Iterator<Item = (Duration, Duration)> {
-        let gaps = self.rows.first().map(|row| row.gaps.clone()).unwrap_or_default();
-        let (first, last) =
-            self.span.map_or((Duration::ZERO, Duration::ZERO), |(first, last)| (first.since, last.since));
-        let begins = std::iter::once(first).chain(gaps.iter().map(|gap| gap.to.since).collect::<Vec<_>>());
-        let ends = gaps.iter().map(|gap| gap.from.since).collect::<Vec<_>>().into_iter().chain([last]);
-        begins.zip(ends)
-    }
-}
-
-/// How long all of these times are together, without what they share.
-fn observed(mut times: Vec<(Duration, Duration)>) -> Duration {
-    times.sort_unstable();
-    let (mut sum, mut end) = (Duration::ZERO, Duration::ZERO);
-    for (from, to) in times {
-        sum += to.saturating_sub(from.max(end));
-        end = end.max(to);
-    }
-    sum
 }
 
 /// Reads logs and shows what they come to.
@@ -257,12 +219,13 @@ pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
             output.notice(line);
         }
     };
-    let logs = logs::read(&plan.paths, plan.range, plan.utc, &mut unreadable)?;
-    let report = Report::from(logs);
+    let read = logs::read(&plan.paths, plan.range, plan.utc, &mut unreadable)?;
+    let names: Vec<_> = plan.paths.iter().map(|path| path.display().to_string()).collect();
+    let report = Report { source: Some(names.join(", ")), ..gather::of_logs(read) };
     ensure!(
         report.checks > 0,
         "no check was found in {}{}; name other logs, or another --since and --until",
-        plan.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
+        names.join(", "),
         if report.skipped_lines > 0 {
             format!(", {} lines cannot be read", report.skipped_lines)
         } else {

@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use super::timeline::{State, bar};
-use super::{Latency, Report, name_of_rows, stamp};
+use super::{Latency, Report, change_in_words, name_of_rows, stamp};
 use crate::record::seconds;
 
 /// How the reader sees it.
@@ -15,6 +15,9 @@ pub struct Look {
     pub width: usize,
     pub colour: bool,
 }
+
+/// How many outages the text lists.
+const LISTED: usize = 100;
 
 /// Without a terminal nobody tells how wide a page is.
 const WIDTH: usize = 80;
@@ -62,21 +65,27 @@ fn overview(report: &Report, look: Look, f: &mut String) -> fmt::Result {
     let share = availability(report.checks, report.failures);
     let outcome = match (report.checks, report.failures) {
         (0, _) => "no check was made".to_owned(),
+        (1, 0) => "1 check, which passed".to_owned(),
         (checks, 0) => format!("{checks} checks, none failed"),
+        (_, failures) if report.failures_only => format!("{failures} failed checks"),
+        (1, _) => "1 check, which failed".to_owned(),
         (checks, failures) => format!("{checks} checks, {failures} failed, availability {share}"),
     };
     writeln!(f, "{}", look.heading(&format!("{name}{outcome}")))?;
     if let Some((first, last)) = report.span {
-        let length = last.since.saturating_sub(first.since);
-        writeln!(f, "from {} to {} ({})", stamp(first.stamp), stamp(last.stamp), rounded(length))?;
+        let whole = length(last.since.saturating_sub(first.since));
+        writeln!(f, "from {} to {} ({whole})", stamp(first.stamp), stamp(last.stamp))?;
+    }
+    if report.failures_only {
+        writeln!(f, "only an error log was read: what succeeded is not known, and when an outage ended")?;
     }
     if !report.unobserved.is_zero() {
-        writeln!(f, "not observed in between: {}", rounded(report.unobserved))?;
+        writeln!(f, "not observed in between: {}", length(report.unobserved))?;
     }
     for (what, count) in [
-        ("checks still under way at the end", report.unfinished),
+        ("checks still under way at the end", report.unfinished.unwrap_or(0)),
         ("checks missed", report.missed),
-        ("records that could not be written", report.lost),
+        ("records that could not be written", report.lost.unwrap_or(0)),
         ("lines that could not be read", report.skipped_lines),
     ] {
         if count > 0 {
@@ -88,7 +97,7 @@ fn overview(report: &Report, look: Look, f: &mut String) -> fmt::Result {
 
 fn table(report: &Report, look: Look, f: &mut String) -> fmt::Result {
     let rows: Vec<_> = report.folded().into_iter().map(|rows| (name_of_rows(rows), &rows[0])).collect();
-    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).clamp(8, 40);
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).clamp(8, 20);
     let latency = rows.iter().any(|(_, row)| row.latency.is_some());
     let mut head = format!("{:width$} {:>8} {:>7} {:>9}", "", "checks", "failed", "available");
     if latency {
@@ -96,8 +105,13 @@ fn table(report: &Report, look: Look, f: &mut String) -> fmt::Result {
     }
     writeln!(f, "\n{}", look.heading(&head))?;
     for (name, row) in rows {
-        let available = format!("{:>9}", availability(row.checks, row.failures));
+        let share = if report.failures_only { "–".to_owned() } else { availability(row.checks, row.failures) };
+        let available = format!("{share:>9}");
         let available = if row.failures > 0 { look.bad(&available) } else { available };
+        if name.len() > width {
+            writeln!(f, "{name}")?;
+        }
+        let name = if name.len() > width { "" } else { &name };
         write!(f, "{name:width$} {:>8} {:>7} {available}", row.checks, row.failures)?;
         if let Some(Latency { p50, p90, p99, max }) = row.latency {
             for figure in [p50, p90, p99, max] {
@@ -114,27 +128,28 @@ fn outages(report: &Report, look: Look, f: &mut String) -> fmt::Result {
         return Ok(());
     }
     writeln!(f, "\n{}", look.heading("Outages"))?;
-    for incident in report.incidents() {
+    let incidents = report.incidents();
+    for incident in incidents.iter().take(LISTED) {
         let outage = incident.outage;
         let to = outage.first_success_after.map_or_else(|| "…".to_owned(), |moment| stamp(moment.stamp));
         writeln!(f, "{}: {} to {to}", look.bad(&incident.name()), stamp(outage.first_failure.stamp))?;
-        let mut length = format!("at least {} s", seconds(outage.at_least()));
+        let mut bounds = format!("at least {}", seconds_and_length(outage.at_least()));
         if let Some(at_most) = incident.at_most {
-            write!(length, ", at most {} s", seconds(at_most))?;
+            write!(bounds, ", at most {}", seconds_and_length(at_most))?;
         }
         for caveat in outage.caveats() {
-            write!(length, ", {caveat}")?;
+            write!(bounds, ", {caveat}")?;
         }
-        write!(length, "; failed checks: {} ({})", outage.failed_checks, outage.kinds_in_words())?;
-        for line in [length, outage.reason.to_string()] {
+        write!(bounds, "; failed checks: {} ({})", outage.failed_checks, outage.kinds_in_words())?;
+        for line in [bounds, outage.reason.to_string()] {
             wrapped(&line, look.width, f)?;
         }
     }
-    for rows in report.folded() {
-        if rows[0].unlisted > 0 {
-            writeln!(f, "{}: {} more outages", name_of_rows(rows), rows[0].unlisted)?;
-        }
-    }
+    let unlisted: u64 = report.folded().iter().map(|rows| rows[0].unlisted).sum();
+    match incidents.len().saturating_sub(LISTED) as u64 + unlisted {
+        0 => Ok(()),
+        more => writeln!(f, "and {more} more; --json lists a thousand of each database"),
+    }?;
     Ok(())
 }
 
@@ -143,9 +158,14 @@ fn changes(report: &Report, look: Look, f: &mut String) -> fmt::Result {
         return Ok(());
     }
     writeln!(f, "\n{}", look.heading("Changes"))?;
-    for changed in &report.changes {
-        let crate::identity::Change { aspect, from, to } = &changed.change;
-        writeln!(f, "{} {} {}: {from} → {to}", stamp(changed.at), changed.who, aspect.as_str())?;
+    for change in &report.changes {
+        let (at, what) = (stamp(change.1.at), change_in_words(change));
+        if at.len() + 1 + what.chars().count() <= look.width {
+            writeln!(f, "{at} {what}")?;
+        } else {
+            writeln!(f, "{at}")?;
+            wrapped(&what, look.width, f)?;
+        }
     }
     Ok(())
 }
@@ -153,11 +173,16 @@ fn changes(report: &Report, look: Look, f: &mut String) -> fmt::Result {
 fn timeline(report: &Report, look: Look, f: &mut String) -> fmt::Result {
     let Some((first, last)) = report.span.filter(|(first, last)| last.since > first.since) else { return Ok(()) };
     let rows = report.folded();
-    let width = rows.iter().map(|rows| name_of_rows(rows).len()).max().unwrap_or(0).clamp(8, 40);
+    let width = rows.iter().map(|rows| name_of_rows(rows).len()).max().unwrap_or(0).clamp(8, 20);
     let cells = look.width.saturating_sub(width + 1).max(10);
     writeln!(f, "\n{}", look.heading("Timeline (= up, X down, . not observed)"))?;
     for rows in rows {
-        write!(f, "{:width$} ", name_of_rows(rows))?;
+        let name = name_of_rows(rows);
+        if name.len() > width {
+            write!(f, "{name}\n{:width$} ", "")?;
+        } else {
+            write!(f, "{name:width$} ")?;
+        }
         for run in bar(report, &rows[0], cells).chunk_by(|a, b| a == b) {
             match run[0] {
                 State::Up => f.push_str(&"=".repeat(run.len())),
@@ -200,12 +225,23 @@ fn millis(duration: Duration) -> impl Display {
     format!("{:.1}", duration.as_secs_f64() * 1000.0)
 }
 
-/// A length for the eye: `35m`, `1h 2m 3s`, or milliseconds when it is shorter than a minute.
-fn rounded(duration: Duration) -> impl Display {
-    let unit = if duration < Duration::from_secs(60) { 1_000_000 } else { 1_000_000_000 };
-    let units = u64::try_from((duration.as_nanos() + unit / 2) / unit).unwrap_or(u64::MAX);
-    let unit = Duration::from_nanos(u64::try_from(unit).unwrap_or(u64::MAX));
-    humantime::format_duration(unit.saturating_mul(u32::try_from(units).unwrap_or(u32::MAX))).to_string()
+/// A length for the eye: `35m`, `1h 2m 3s`, `50d 3h`, and milliseconds when it is shorter than a few seconds.
+pub fn length(duration: Duration) -> String {
+    if duration < Duration::from_secs(5) {
+        return format!("{} s", seconds(duration));
+    }
+    let whole = (duration.as_millis() + 500) / 1000;
+    let parts = [(whole / 86_400, "d"), (whole / 3600 % 24, "h"), (whole / 60 % 60, "m"), (whole % 60, "s")];
+    let parts: Vec<_> = parts.iter().filter(|(count, _)| *count > 0).map(|(n, unit)| format!("{n}{unit}")).collect();
+    parts.join(" ")
+}
+
+/// Seconds, and beside them what that is when there are many.
+pub fn seconds_and_length(duration: Duration) -> String {
+    match duration < Duration::from_secs(120) {
+        true => format!("{} s", seconds(duration)),
+        false => format!("{} s ({})", seconds(duration), length(duration)),
+    }
 }
 
 #[cfg(test)]

@@ -20,20 +20,16 @@ pub fn bar(report: &Report, row: &Row, cells: usize) -> Vec<State> {
     let (start, length) = (first.since, last.since.saturating_sub(first.since));
     let cells_u32 = u32::try_from(cells).unwrap_or(u32::MAX).max(1);
     let edge = |cell: usize| start + length / cells_u32 * u32::try_from(cell).unwrap_or(u32::MAX);
+    let down: Vec<_> = row.down().collect();
+    let unobserved: Vec<_> = row.unobserved((first.since, last.since)).collect();
     let state = |cell: usize| {
         let (from, to) = (edge(cell), if cell + 1 == cells { last.since } else { edge(cell + 1) });
-        let touches = |begin: Duration, end: Duration| begin <= to && end >= from && (begin < to || cell + 1 == cells);
-        let down = row.outages.iter().any(|outage| {
-            let end = outage.first_success_after.unwrap_or(outage.last_failure).since;
-            touches(outage.first_failure.since, end)
-        });
-        let gap = row.gaps.iter().any(|gap| gap.from.since <= from && gap.to.since >= to && from < to);
-        let outside = row.span.is_none_or(|(first, last)| to < first.since || from > last.since);
-        match (down, gap || outside) {
-            (true, _) => State::Down,
-            (false, true) => State::Unobserved,
-            (false, false) => State::Up,
+        // What was not observed is not known to have been down, even inside an outage.
+        if from < to && unobserved.iter().any(|(begin, end)| *begin <= from && *end >= to) {
+            return State::Unobserved;
         }
+        let touches = |begin: Duration, end: Duration| begin <= to && end >= from && (begin < to || cell + 1 == cells);
+        if down.iter().any(|(begin, end)| touches(*begin, *end)) { State::Down } else { State::Up }
     };
     (0..cells).map(state).collect()
 }

@@ -1,0 +1,125 @@
+//! From ledgers to a report: of a run, of the logs of a folder, and of several.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Folder, Latency, Report, Row};
+use crate::ledger::{Gap, Ledger};
+use crate::logs::Logs;
+
+impl From<Ledger> for Report {
+    fn from(ledger: Ledger) -> Self {
+        let span = ledger.first.zip(ledger.last);
+        let gaps: Arc<[Gap]> = ledger.gaps.into();
+        let rows = ledger.accounts.into_iter().map(|(subject, account)| Row {
+            subject,
+            checks: account.history.checks,
+            failures: account.history.failures,
+            availability: account.history.availability().unwrap_or(1.0),
+            latency: account.latency.as_deref().and_then(Latency::of),
+            outages: account.history.outages().cloned().collect(),
+            unlisted: account.history.unlisted,
+            unlisted_spans: account.history.unlisted_spans.clone(),
+            gaps: gaps.clone(),
+            span,
+            folder: None,
+        });
+        Report {
+            span,
+            checks: ledger.checks,
+            failures: ledger.failures,
+            unobserved: ledger.unobserved,
+            latency: ledger.latency.as_deref().and_then(Latency::of),
+            rows: rows.collect(),
+            changes: ledger.changes.into_iter().map(|changed| (None, changed)).collect(),
+            points: ledger.series.points().collect(),
+            missed: ledger.missed,
+            ..Report::default()
+        }
+    }
+}
+
+/// The report of the logs of one folder or of several: each is an endpoint of its own.
+pub fn of_logs(folders: Vec<(Folder, Logs)>) -> Report {
+    let several = folders.len() > 1;
+    let reports = folders.into_iter().map(|(folder, logs)| {
+        let skipped_lines = logs.skipped_lines;
+        let failures_only = logs.failures_only;
+        // The checks of the two modes take unlike times: of all databases, and mostly of one.
+        let (dbs, mut cycles) = (Report::from(logs.dbs), Report::from(logs.cycles));
+        if cycles.latency.is_none() {
+            (cycles.latency, cycles.points) = (dbs.latency, dbs.points.clone());
+        }
+        let both = Report { skipped_lines, failures_only, ..cycles.beside(Report { latency: None, ..dbs }) };
+        if several { both.named(&folder) } else { both }
+    });
+    reports.reduce(Report::beside).unwrap_or_default()
+}
+
+impl Report {
+    fn named(mut self, folder: &Folder) -> Self {
+        self.rows.iter_mut().for_each(|row| row.folder.clone_from(folder));
+        self.changes.iter_mut().for_each(|(of, _)| of.clone_from(folder));
+        self
+    }
+
+    /// Both, where the one fills gaps of the other.
+    fn beside(self, other: Report) -> Report {
+        let (first, second) = match (self.span, other.span) {
+            (_, None) => return Report { changes: [self.changes, other.changes].concat(), ..self },
+            (None, _) => return Report { changes: [self.changes, other.changes].concat(), ..other },
+            (Some(first), Some(second)) => (first, second),
+        };
+        let begin = if first.0.since <= second.0.since { first.0 } else { second.0 };
+        let end = if first.1.since >= second.1.since { first.1 } else { second.1 };
+        let mut changes = [self.changes, other.changes].concat();
+        changes.sort_by_key(|(_, changed)| changed.at.at);
+        let mut report = Report {
+            span: Some((begin, end)),
+            checks: self.checks + other.checks,
+            failures: self.failures + other.failures,
+            missed: self.missed + other.missed,
+            // Percentiles of unlike checks do not add up.
+            latency: if self.latency.is_some() && other.latency.is_some() {
+                None
+            } else {
+                self.latency.or(other.latency)
+            },
+            points: if self.points.is_empty() { other.points } else { self.points },
+            rows: self.rows.into_iter().chain(other.rows).collect(),
+            changes,
+            skipped_lines: self.skipped_lines + other.skipped_lines,
+            failures_only: self.failures_only && other.failures_only,
+            ..Report::default()
+        };
+        report.unobserved = (end.since - begin.since).saturating_sub(report.observed());
+        report
+    }
+
+    /// For how long at least one of the rows was observed.
+    fn observed(&self) -> Duration {
+        let mut times = Vec::new();
+        let mut known: Vec<&Arc<[Gap]>> = Vec::new();
+        for row in &self.rows {
+            // All rows of one stream of checks share their gaps.
+            if known.iter().any(|gaps| Arc::ptr_eq(gaps, &row.gaps)) {
+                continue;
+            }
+            known.push(&row.gaps);
+            let Some((first, last)) = row.span else { continue };
+            let mut from = first.since;
+            for gap in row.gaps.iter() {
+                times.push((from, gap.from.since));
+                from = gap.to.since;
+            }
+            times.push((from, last.since));
+        }
+        times.sort_unstable();
+        let (mut sum, mut end) = (Duration::ZERO, Duration::ZERO);
+        for (from, to) in times {
+            sum += to.saturating_sub(from.max(end));
+            end = end.max(to);
+        }
+        sum
+    }
+}

@@ -1,0 +1,58 @@
+//! Stretches of time in a bounded number: when there are too many, those that lie closest together become one.
+
+use std::time::Duration;
+
+/// How many stretches there are at most; beyond it a drawing could not tell them apart.
+const LIMIT: usize = 1024;
+
+/// Stretches of time, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spans {
+    spans: Vec<(Duration, Duration)>,
+    /// Neighbours that are no further apart than this are one.
+    resolution: Duration,
+}
+
+impl Spans {
+    /// Adds a stretch that begins no earlier than those before.
+    pub fn add(&mut self, from: Duration, to: Duration) {
+        match self.spans.last_mut() {
+            Some((_, end)) if from <= *end + self.resolution => *end = to.max(*end),
+            _ => self.spans.push((from, to)),
+        }
+        while self.spans.len() > LIMIT {
+            self.resolution = (self.resolution * 2).max(Duration::from_millis(1));
+            let all = std::mem::take(&mut self.spans);
+            for (from, to) in all {
+                match self.spans.last_mut() {
+                    Some((_, end)) if from <= *end + self.resolution => *end = to,
+                    _ => self.spans.push((from, to)),
+                }
+            }
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Duration, Duration)> {
+        self.spans.iter().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_become_one_when_there_are_too_many() {
+        let seconds = Duration::from_secs;
+        let mut spans = Spans::default();
+        spans.add(seconds(1), seconds(2));
+        spans.add(seconds(2), seconds(3));
+        spans.add(seconds(10), seconds(11));
+        assert_eq!(spans.iter().collect::<Vec<_>>(), [(seconds(1), seconds(3)), (seconds(10), seconds(11))]);
+        for minute in 1..10_000 {
+            spans.add(seconds(minute * 60), seconds(minute * 60 + 1));
+        }
+        assert!(spans.iter().count() <= LIMIT);
+        assert_eq!(spans.iter().last().map(|(_, to)| to), Some(seconds(9_999 * 60 + 1)));
+    }
+}

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use console::Term;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 /// How many lines wait for a stream that does not take them. More are dropped.
 const BACKLOG: usize = 4096;
@@ -128,14 +129,7 @@ fn serve(receiver: &Receiver<Message>) {
             (Message::Notice(text), Some(bar)) => ProgressBar::suspend(bar, || write(io::stderr(), &text)),
             (Message::Line(text), None) => write(io::stdout(), &text),
             (Message::Notice(text), None) => write(io::stderr(), &text),
-            (Message::Status(mut text), _) => {
-                // The last columns stay free: a `^C` that the terminal echoes must not wrap the line.
-                let width = terminal_size::terminal_size_of(io::stderr()).map_or(80, |(width, _)| usize::from(width.0));
-                if let Some((end, _)) = text.char_indices().nth(width.saturating_sub(4)) {
-                    text.truncate(end);
-                }
-                status.get_or_insert_with(status_line).set_message(text);
-            }
+            (Message::Status(text), _) => status.get_or_insert_with(status_line).set_message(text),
             (Message::Finish(done), _) => {
                 if let Some(bar) = status.take() {
                     bar.finish_and_clear();
@@ -148,8 +142,51 @@ fn serve(receiver: &Receiver<Message>) {
 
 /// A line of text that is redrawn in place, and shown on a terminal only.
 fn status_line() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    bar.with_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()))
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::term_like(Box::new(Narrow(Term::stderr()))));
+    bar.with_style(ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()))
+}
+
+/// A terminal whose last columns stay free. The line is padded to its width, and a `^C` that the terminal echoes behind a
+/// full line would wrap, after which the wrong line is cleared.
+#[derive(Debug)]
+struct Narrow(Term);
+
+impl TermLike for Narrow {
+    fn width(&self) -> u16 {
+        self.0.size().1.saturating_sub(4)
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_up(n)
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_down(n)
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_right(n)
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.0.move_cursor_left(n)
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.0.write_line(text)
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.0.write_str(text)
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.0.clear_line()
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// A bar on a terminal's standard error, for scans that take longer than a second.

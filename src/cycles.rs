@@ -137,9 +137,7 @@ fn announcement(plan: &Plan, schedule: &Schedule, held: bool) -> String {
         (false, true) => (format!("{endpoint}, over fresh connections and a held one,"), " over each"),
         (false, false) => (endpoint.to_string(), ""),
     };
-    format!(
-        "Checking {what} of {whose} every {} s: {cycles}, {} checks{each} in all{end}",
-        seconds(schedule.interval),
-        schedule.checks_per_cycle() * u128::from(schedule.cycles),
-    )
+    let checks = schedule.checks_per_cycle() * u128::from(schedule.cycles);
+    let checks = if checks == 1 { "1 check".to_owned() } else { format!("{checks} checks") };
+    format!("Checking {what} of {whose} every {} s: {cycles}, {checks}{each} in all{end}", seconds(schedule.interval),)
 }

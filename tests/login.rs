@@ -233,7 +233,14 @@ fn a_command_that_hangs_delays_no_check() {
     assert_eq!(output.code, Some(1), "{output:?}");
     assert_eq!(count(&env, "redis_error.log", "FAILURE: auth: WRONGPASS"), 40, "{output:?}");
     assert!(!output.stdout.contains("Not observed"), "{output:?}");
-    assert_eq!(output.stderr.matches("--password-command: no password after 30s; the old").count(), 1, "{output:?}");
+    assert_eq!(
+        output
+            .stderr
+            .matches("--password-command: no password after 30s; run it by hand to see what it waits for; the old")
+            .count(),
+        1,
+        "{output:?}"
+    );
     let sleeper = std::fs::read_to_string(env.path().join("sleeper")).unwrap();
     // One that is dead but not yet reaped has a folder still, and no command line.
     let line = std::fs::read_to_string(format!("/proc/{}/cmdline", sleeper.trim())).unwrap_or_default();

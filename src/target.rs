@@ -50,7 +50,7 @@ impl Secret {
             return None;
         }
         let known = crate::failure::stock_length(text);
-        let found = forms(&head).into_iter().filter_map(|form| {
+        let found = forms(&head).into_iter().chain(forms(&self.0)).filter_map(|form| {
             // What begins in the known words and goes on behind them is shown all the same.
             let from = (known + 1).saturating_sub(form.len());
             Some(from + text[from..].find(&form)?)

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
 
-use crate::support::env::{Output, Running, TestEnv};
+use crate::support::env::{Output, Running, TestEnv, engine};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use redis_health::cli::{Cli, Command};
 use redis_health::login::Login;
@@ -462,8 +462,13 @@ fn the_rights_that_the_readme_names_suffice() {
     };
     let alone = Real::start(&[]);
     let cluster = Real::start(&["--cluster-enabled", "yes"]);
-    assert_eq!(cluster.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "+OK");
-    assert!(eventually(LIMIT, || cluster.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok")));
+    let old_cluster = Real::start_binary(&engine("redis-6.2"), &["--cluster-enabled", "yes"]);
+    let slots: Vec<String> = (0..16384).map(|slot| slot.to_string()).collect();
+    let add: Vec<&str> = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str)).collect();
+    for cluster in [&cluster, &old_cluster] {
+        assert_eq!(cluster.command(&add), "+OK");
+        assert!(eventually(LIMIT, || cluster.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok")));
+    }
     let cycles = ["cycles", "--cycles", "1", "--run-duration", "0.1", "--check-interval", "50ms"];
     for (user, server, mode) in [
         ("checker", &alone, &["dbs", "--expect-role", "primary"][..]),
@@ -471,6 +476,8 @@ fn the_rights_that_the_readme_names_suffice() {
         ("writer", &alone, &[&cycles[..], &["--canary", "--expect-role", "primary"]].concat()),
         ("surveyor", &cluster, &[&cycles[..], &["--cluster"]].concat()),
         ("surveyor", &cluster, &["dbs", "--cluster"]),
+        ("surveyor", &old_cluster, &[&cycles[..], &["--cluster"]].concat()),
+        ("surveyor", &old_cluster, &["dbs", "--cluster"]),
     ] {
         let env = TestEnv::new();
         let words = [&["ACL", "SETUSER"][..], &rule(user)].concat();

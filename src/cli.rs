@@ -13,7 +13,7 @@ use crate::units;
 
 /// Says which logical databases of a Redis or Valkey endpoint answer, and during an upgrade, when they stopped
 /// answering, why, and when they came back.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "redis-health", version, disable_help_flag = true, disable_help_subcommand = true)]
 #[command(
     after_help = "Exit codes: 0 every check passed, 1 a check failed, 2 wrong usage or configuration, 3 the log \
@@ -28,7 +28,7 @@ pub struct Cli {
     help: Option<bool>,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 pub enum Command {
     /// PING every logical database once, log a block, and exit.
     Dbs(Dbs),
@@ -38,7 +38,7 @@ pub enum Command {
     Report(Report),
 }
 
-#[derive(Debug, Args)]
+#[derive(Args)]
 #[command(args_override_self = true)]
 pub struct Dbs {
     #[command(flatten)]
@@ -57,7 +57,7 @@ pub struct Dbs {
     pub common: Common,
 }
 
-#[derive(Debug, Args)]
+#[derive(Args)]
 #[command(args_override_self = true)]
 pub struct Cycles {
     #[command(flatten)]
@@ -97,7 +97,7 @@ pub struct Cycles {
     pub common: Common,
 }
 
-#[derive(Debug, Args)]
+#[derive(Args)]
 #[command(args_override_self = true)]
 pub struct Report {
     /// Log files, or folders of them [default: the folder of --log-dir].
@@ -134,7 +134,7 @@ pub struct Report {
 }
 
 /// Where to connect, and as whom.
-#[derive(Debug, Args)]
+#[derive(Args)]
 #[command(next_help_heading = "Connection")]
 pub struct Connection {
     /// The endpoint's name or address; looked up anew for every connection [default: 127.0.0.1].
@@ -234,7 +234,7 @@ pub struct Connection {
 
 /// How to log in to ElastiCache with AWS credentials.
 #[cfg(feature = "iam")]
-#[derive(Debug, Args)]
+#[derive(Args)]
 #[command(next_help_heading = "Connection")]
 pub struct Iam {
     /// Log in with a token made from AWS credentials, as `--user`; needs `--iam-cache` and TLS.
@@ -255,7 +255,7 @@ pub struct Iam {
 }
 
 /// Where the records go, and how they look.
-#[derive(Debug, Args)]
+#[derive(Args)]
 #[command(next_help_heading = "Logs")]
 pub struct Common {
     /// The folder of the log files; it is created if missing.

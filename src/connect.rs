@@ -7,6 +7,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,9 +20,10 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::failure::{Failure, Kind, Phase};
+use crate::login::Login;
 use crate::record::Contact;
 use crate::resolve::Resolver;
-use crate::target::{Credentials, Endpoint, Secret, Target};
+use crate::target::{Credentials, Endpoint, Target};
 use crate::tls;
 
 /// The most bytes that one reply may have, unless more are [allowed](Connection::allow). The longest that a check asks
@@ -99,6 +101,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub struct Connection {
     stream: Metered,
     decoder: Decoder<AnySendSyncPartialState, PointerOffset<[u8]>>,
+    /// What AUTH presented last. No reply may show it.
+    presented: Option<Arc<Credentials>>,
+    /// Nothing has come yet, over TCP without TLS.
+    plain_and_silent: bool,
 }
 
 impl Connection {
@@ -162,17 +168,12 @@ impl Connection {
             }
         };
         let mut connection = Connection::over(stream);
+        connection.plain_and_silent = target.tls.is_none() && matches!(target.endpoint, Endpoint::Tcp { .. });
         if let Some(login) = &target.login {
             let start = Instant::now();
-            let credentials = login.credentials();
-            let authenticated = connection.authenticate(&credentials, deadline).await;
+            let logged_in = connection.log_in(login, deadline).await;
             timings.auth = start.elapsed();
-            if let Err(failure) = authenticated {
-                if failure.is_wrong_password() {
-                    login.refused(&credentials);
-                }
-                return Err(without(&credentials.password, failure));
-            }
+            logged_in?;
             debug!("authenticated after {:?}", timings.auth);
         }
         Ok(connection)
@@ -181,7 +182,33 @@ impl Connection {
     /// Speaks over a stream that is open already.
     pub fn over(stream: impl Stream + 'static) -> Self {
         let stream = Metered::new(Box::new(stream));
-        Connection { stream, decoder: Decoder::new() }
+        Connection { stream, decoder: Decoder::new(), presented: None, plain_and_silent: false }
+    }
+
+    /// Presents what holds now.
+    async fn log_in(&mut self, login: &Login, deadline: Deadline) -> Result<(), Failure> {
+        let credentials = login.credentials();
+        self.presented = Some(credentials.clone());
+        let authenticated = self.authenticate(&credentials, deadline).await;
+        if authenticated.as_ref().is_err_and(Failure::is_wrong_password) {
+            login.refused(&credentials);
+        }
+        authenticated
+    }
+
+    /// Authenticates anew if the credentials changed since that was done last: ElastiCache closes a connection twelve
+    /// hours after the last AUTH with a token, and applications that keep theirs longer do the same.
+    ///
+    /// # Errors
+    /// The server refused, or the connection broke.
+    pub async fn log_in_again(&mut self, login: &Login, deadline: Deadline) -> Result<(), Failure> {
+        if self.presented.as_ref().is_some_and(|presented| Arc::ptr_eq(presented, &login.credentials())) {
+            return Ok(());
+        }
+        let start = Instant::now();
+        self.log_in(login, deadline).await?;
+        debug!("authenticated anew after {:?}", start.elapsed());
+        Ok(())
     }
 
     /// AUTH, with the two-argument form for ACL users (Redis 6 and newer).
@@ -198,7 +225,7 @@ impl Connection {
         };
         match deadline.bound(|| Phase::Reply("AUTH"), reply).await? {
             Value::Okay => Ok(()),
-            reply => Err(unexpected("AUTH", &reply)),
+            reply => Err(unexpected("AUTH", &self.discreet(reply))),
         }
     }
 
@@ -217,11 +244,56 @@ impl Connection {
         self.stream.most = bytes;
     }
 
-    /// The next reply. Error replies are values; push messages, which nobody asked for, are passed over.
+    /// The next reply. Error replies are values; push messages, which nobody asked for, are passed over. No error shows
+    /// the password that was presented.
     ///
     /// # Errors
     /// The connection broke, or what came is not the Redis protocol. The connection is of no use afterwards.
     pub async fn reply(&mut self) -> Result<Value, Failure> {
+        let reply = self.next_reply().await;
+        if std::mem::take(&mut self.plain_and_silent)
+            && reply.as_ref().is_err_and(|failure| matches!(failure.kind, Kind::Reset | Kind::Closed))
+        {
+            debug!("the connection ended before the first reply; does the server want --tls?");
+        }
+        match reply {
+            Ok(reply @ (Value::ServerError(_) | Value::SimpleString(_))) => Ok(self.discreet(reply)),
+            Ok(reply) => Ok(reply),
+            // What came instead of a reply is in these alone.
+            Err(failure) if matches!(failure.kind, Kind::Protocol | Kind::Error) => {
+                Err(Failure { detail: self.without_secret(&failure.detail).unwrap_or(failure.detail), ..failure })
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// A reply whose text is going to be shown, cut where it shows the password: a server or a proxy may repeat that in
+    /// any of them.
+    pub fn discreet(&self, reply: Value) -> Value {
+        match &reply {
+            Value::ServerError(error) => match self.without_secret(&wire_text(error)) {
+                // The crate makes errors from replies and in no other way.
+                Some(cut) => redis::parse_redis_value(format!("-{cut}\r\n").as_bytes()).unwrap_or(Value::Nil),
+                None => reply,
+            },
+            Value::SimpleString(text) if text != "PONG" => match self.without_secret(text) {
+                Some(cut) => Value::SimpleString(cut),
+                None => reply,
+            },
+            Value::BulkString(bytes) => match self.without_secret(&String::from_utf8_lossy(bytes)) {
+                Some(cut) => Value::BulkString(cut.into_bytes()),
+                None => reply,
+            },
+            _ => reply,
+        }
+    }
+
+    /// None where the text shows nothing.
+    fn without_secret(&self, text: &str) -> Option<String> {
+        self.presented.as_ref()?.password.cut_from(text)
+    }
+
+    async fn next_reply(&mut self) -> Result<Value, Failure> {
         loop {
             self.stream.left = self.stream.most;
             if let Some(reply) = self.healthy_reply().await? {
@@ -296,22 +368,15 @@ async fn dial(
     Err(failure.unwrap_or_else(|| Failure::new(Kind::Dns, "the name has no address")))
 }
 
-/// A failure without what it shows of a secret. The texts that servers are known to say show nothing, so they stay whole
-/// even if a word in them is the password.
-fn without(secret: &Secret, mut failure: Failure) -> Failure {
-    if matches!(failure.kind, Kind::Error | Kind::Protocol) {
-        failure.detail = secret.cut_from(&failure.detail);
-    }
-    failure
-}
-
 /// A reply that is neither an error nor what `command` promises.
+///
+/// The text of a bulk string is shown for the commands whose replies are [made discreet](Connection::discreet) alone.
 pub fn unexpected(command: &str, reply: &Value) -> Failure {
     match reply {
         Value::ServerError(error) => Failure::from_reply(&wire_text(error)),
         Value::Okay => Failure::new(Kind::Protocol, format!("+OK in reply to {command}")),
         Value::SimpleString(text) => Failure::new(Kind::Protocol, format!("+{text} in reply to {command}")),
-        Value::BulkString(bytes) => {
+        Value::BulkString(bytes) if matches!(command, "SELECT" | "PING" | "AUTH") => {
             let text = String::from_utf8_lossy(&bytes[..bytes.len().min(crate::failure::MAX_TEXT)]).into_owned();
             Failure::new(Kind::Protocol, format!("\"{text}\" in reply to {command}"))
         }
@@ -322,6 +387,7 @@ pub fn unexpected(command: &str, reply: &Value) -> Failure {
 fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Nil => "a null",
+        Value::BulkString(_) => "a bulk string",
         Value::Int(_) => "an integer",
         Value::Array(_) => "an array",
         Value::Map(_) => "a map",

@@ -137,9 +137,29 @@ fn announcement(plan: &Plan, schedule: &Schedule, held: bool) -> String {
         (false, true) => (format!("{endpoint}, over fresh connections and a held one,"), " over each"),
         (false, false) => (endpoint.to_string(), ""),
     };
-    format!(
-        "Checking {what} of {whose} every {} s: {cycles}, {} checks{each} in all{end}",
-        seconds(schedule.interval),
-        schedule.checks_per_cycle() * u128::from(schedule.cycles),
-    )
+    let checks = schedule.checks_per_cycle() * u128::from(schedule.cycles);
+    let checks = if checks == 1 { "1 check".to_owned() } else { format!("{checks} checks") };
+    format!("Checking {what} of {whose} every {} s: {cycles}, {checks}{each} in all{end}", seconds(schedule.interval),)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, FromArgMatches as _};
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::plan::Sources;
+
+    #[test]
+    fn one_check_is_not_many() {
+        let announced = |lasts: &str| {
+            let words = ["redis-health", "cycles", "--cycles", "1", "--check-interval", "1", "--run-duration", lasts];
+            let matches = Cli::command().get_matches_from(words);
+            let Command::Cycles(args) = Cli::from_arg_matches(&matches).unwrap().command else { unreachable!() };
+            let plan = crate::plan::cycles(args, &Sources(matches.subcommand().unwrap().1)).unwrap();
+            announcement(&plan.plan, &plan.schedule, false)
+        };
+        assert!(announced("1").contains(": 1 cycle of 1 s, 1 check in all"), "{}", announced("1"));
+        assert!(announced("2").contains(": 1 cycle of 2 s, 2 checks in all"), "{}", announced("2"));
+    }
 }

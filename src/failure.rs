@@ -213,6 +213,57 @@ impl Failure {
     }
 }
 
+/// How many bytes of an error reply are words that engines begin replies with: those of Redis and Valkey, whose `server.c`
+/// has most (`createSharedObjects`). What follows may be anything.
+pub fn stock_length(wire: &str) -> usize {
+    STOCK.iter().filter(|text| wire.starts_with(**text)).map(|text| text.len()).max().unwrap_or(0)
+}
+
+const STOCK: [&str; 42] = [
+    "ERR ",
+    "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+    "ERR Client sent AUTH, but no password is set",
+    "ERR invalid password",
+    "ERR operation not permitted",
+    "ERR unknown command",
+    "ERR syntax error",
+    "ERR wrong number of arguments for ",
+    "ERR DB index is out of range",
+    "ERR invalid DB index",
+    "ERR SELECT is not allowed in cluster mode",
+    "ERR max number of clients reached",
+    "ERR max number of clients + cluster connections reached",
+    "ERR This instance has cluster support disabled",
+    "NOAUTH Authentication required.",
+    "WRONGPASS invalid username-password pair or user is disabled.",
+    "NOPERM ",
+    "NOPERM this user has no permissions to run the '",
+    "NOPERM this user has no permissions to access one of the keys used as arguments",
+    "NOPERM No permissions to access a key",
+    "NOPERM No permissions to access database",
+    "NOPERM User ",
+    "LOADING Redis is loading the dataset in memory",
+    "LOADING Valkey is loading the dataset in memory",
+    "READONLY You can't write against a read only replica.",
+    "READONLY You can't write against a read only slave.",
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    "MASTERDOWN Link with MASTER is down and slave-serve-stale-data is set to 'no'.",
+    "CLUSTERDOWN The cluster is down",
+    "CLUSTERDOWN Hash slot not served",
+    "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+    "BUSY Redis is busy running a script. You can only call FUNCTION KILL or SHUTDOWN NOSAVE.",
+    "BUSY Valkey is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+    "BUSY Valkey is busy running a script. You can only call FUNCTION KILL or SHUTDOWN NOSAVE.",
+    "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+    "MISCONF Valkey is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+    "MISCONF Errors writing to the AOF file: ",
+    "OOM command not allowed when used memory > 'maxmemory'.",
+    "NOREPLICAS Not enough good replicas to write.",
+    "DENIED Redis is running in protected mode because ",
+    "MOVED ",
+    "ASK ",
+];
+
 /// How engines word an index that does not exist: Redis 4 and newer, older ones, cluster mode before Valkey 9.
 const NO_SUCH_DB: [&str; 3] = ["DB index is out of range", "invalid DB index", "SELECT is not allowed in cluster mode"];
 

@@ -36,16 +36,16 @@ impl Held {
         let start = Instant::now();
         let deadline = Deadline::after(self.scanner.timeout);
         let db = self.scanner.databases.first();
-        let Kept { mut connection, contact } = match kept.take() {
-            Some(kept) => kept,
-            None => match self.open(deadline).await {
-                Ok(opened) => opened,
-                Err((failure, contact)) => {
-                    let details =
-                        Details { elapsed: start.elapsed(), connection: Arc::new(contact), ..Details::default() };
-                    return emit(Outcome { db, write: false, result: Err(failure), details });
-                }
-            },
+        let ready = match kept.take() {
+            Some(kept) => self.log_in_again(kept, deadline).await,
+            None => self.open(deadline).await,
+        };
+        let Kept { mut connection, contact } = match ready {
+            Ok(ready) => ready,
+            Err((failure, connection)) => {
+                let details = Details { elapsed: start.elapsed(), connection, ..Details::default() };
+                return emit(Outcome { db, write: false, result: Err(failure), details });
+            }
         };
         let opening = start.elapsed();
         let mut emit = |mut outcome: Outcome| {
@@ -59,11 +59,20 @@ impl Held {
         }
     }
 
-    async fn open(&self, deadline: Deadline) -> Result<Kept, (Failure, Contact)> {
+    /// Presents credentials that are newer than the connection, as a pool does that keeps its connections.
+    async fn log_in_again(&self, mut kept: Kept, deadline: Deadline) -> Result<Kept, (Failure, Arc<Contact>)> {
+        let Some(login) = &self.scanner.target.login else { return Ok(kept) };
+        match kept.connection.log_in_again(login, deadline).await {
+            Ok(()) => Ok(kept),
+            Err(failure) => Err((failure, kept.contact)),
+        }
+    }
+
+    async fn open(&self, deadline: Deadline) -> Result<Kept, (Failure, Arc<Contact>)> {
         let mut contact = Contact::default();
         match Connection::open(&self.scanner.target, &self.scanner.resolver, deadline, &mut contact).await {
             Ok(connection) => Ok(Kept { connection, contact: Arc::new(contact) }),
-            Err(failure) => Err((failure, contact)),
+            Err(failure) => Err((failure, Arc::new(contact))),
         }
     }
 }

@@ -117,7 +117,7 @@ fn block_on(mode: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<
 
 /// Help and version go to standard output; anything else becomes an error of one line.
 fn usage(error: &clap::Error) -> anyhow::Result<Exit> {
-    use clap::error::ErrorKind;
+    use clap::error::{ContextKind, ErrorKind};
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // A closed pipe is the reader's choice.
@@ -129,11 +129,27 @@ fn usage(error: &clap::Error) -> anyhow::Result<Exit> {
             Ok(Exit::Usage)
         }
         _ => {
-            let text = error.render().to_string();
+            let mut text = error.render().to_string();
+            let mut remedy = "see --help";
+            for (kind, value) in error.context() {
+                let (ContextKind::InvalidArg | ContextKind::InvalidSubcommand | ContextKind::InvalidValue, value) =
+                    (kind, value.to_string())
+                else {
+                    continue;
+                };
+                #[cfg(not(feature = "iam"))]
+                if ["--iam", "--iam-cache", "--iam-serverless", "--region"].contains(&value.as_str()) {
+                    anyhow::bail!("{value}: this build has no IAM; install with cargo install --path . --features iam");
+                }
+                if target::might_be_secret(&value) {
+                    text = text.replace(&value, target::REDACTED);
+                    remedy = "give a URI with -u; see --help";
+                }
+            }
             // The first paragraph says what is wrong, the others repeat the usage.
             let first: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
             let line = first.join(" ");
-            anyhow::bail!("{} (see --help)", line.strip_prefix("error: ").unwrap_or(&line))
+            anyhow::bail!("{} ({remedy})", line.strip_prefix("error: ").unwrap_or(&line))
         }
     }
 }

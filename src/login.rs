@@ -50,13 +50,25 @@ impl Login {
         output: Output,
     ) -> anyhow::Result<Self> {
         let pace = Pace { began: Instant::now(), under_way: false };
-        let Fetched { password, good_for } = source.fetch().await?;
+        let fetched = source.fetch().await?;
+        Ok(Self::begin_with(fetched, pace, interval, user, source, output))
+    }
+
+    /// From the first fetch on; must be called on a runtime.
+    fn begin_with(
+        Fetched { password, good_for }: Fetched,
+        pace: Pace,
+        interval: Duration,
+        user: Option<String>,
+        source: Source,
+        output: Output,
+    ) -> Self {
         let state = State { credentials: Arc::new(Credentials { user, password }), pace };
         let login = Login(Arc::new(Shared { source, interval, state: Mutex::new(state), output }));
         if let Some(good_for) = good_for {
             tokio::spawn(login.clone().keep_fresh(good_for));
         }
-        Ok(login)
+        login
     }
 
     /// What AUTH sends now.
@@ -168,9 +180,13 @@ mod tests {
     }
 
     /// A command that takes its password from a file and counts its runs in another.
-    fn login_from(folder: &Path, interval: Duration) -> impl Future<Output = Login> {
+    fn command_in(folder: &Path) -> String {
         let folder = folder.display();
-        let command = format!("echo run >>{folder}/runs; sleep 0.1; cat {folder}/password");
+        format!("echo run >>{folder}/runs; sleep 0.1; cat {folder}/password")
+    }
+
+    fn login_from(folder: &Path, interval: Duration) -> impl Future<Output = Login> {
+        let command = command_in(folder);
         let fetched = async move {
             Login::fetch_every(interval, Some("ops".into()), Source::Command(command), Output::direct()).await
         };
@@ -237,12 +253,15 @@ mod tests {
     #[test]
     fn what_expires_is_renewed_without_a_refusal() {
         in_a_folder(|folder| async move {
-            let login = login_from(&folder, Duration::from_millis(20)).await;
             std::fs::write(folder.join("password"), "second\n").unwrap();
-            let renewal = tokio::spawn(login.clone().keep_fresh(Duration::from_millis(30)));
+            let fetched =
+                Fetched { password: crate::target::Secret::new("first"), good_for: Some(Duration::from_millis(30)) };
+            let pace = Pace { began: Instant::now(), under_way: false };
+            let source = Source::Command(command_in(&folder));
+            let login = Login::begin_with(fetched, pace, Duration::from_millis(20), None, source, Output::direct());
+            assert_eq!(login.credentials().password.reveal(), "first");
             until(|| login.credentials().password.reveal() == "second").await;
-            until(|| runs(&folder) >= 3).await;
-            renewal.abort();
+            until(|| runs(&folder) >= 2).await;
         });
     }
 

@@ -1,6 +1,7 @@
 //! Where a password comes from, and how it is fetched.
 
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,8 +15,8 @@ use crate::target::Secret;
 /// How long `--password-command` may take. A checker in cron must end by itself.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
-/// Where the password is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where the password is. Its debug output is the flag alone: a command line may hold a secret too.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Source {
     /// From a flag, a URI or the environment.
     Given(Secret),
@@ -58,7 +59,16 @@ impl Source {
         match self {
             Source::Given(secret) => Ok(secret.clone().into()),
             Source::File(path) => read(path).map(Fetched::from),
-            Source::Command(command) => run(&mut shell(command)).await.map(Fetched::from),
+            Source::Command(command) => {
+                let mut shell = shell(command);
+                // Who asks on the terminal must be in the group that it listens to, and that is ours: there only the
+                // shell is ended when it is given up, since what it started cannot be told from our own neighbours in a
+                // pipe. Under cron and nohup, where nobody can be asked, all of it is.
+                if File::open("/dev/tty").is_err() {
+                    shell.process_group(0);
+                }
+                run(&mut shell).await.map(Fetched::from)
+            }
             Source::Prompt => rpassword::prompt_password("Password: ")
                 .map(|text| Secret::new(text).into())
                 .context("--askpass: cannot ask without a terminal; use REDISCLI_AUTH or --pass-file"),
@@ -81,6 +91,12 @@ impl Source {
             Source::Command(command) => run(shell(command).process_group(0)).await.map(Fetched::from),
             other => other.fetch().await,
         }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -118,7 +134,10 @@ async fn run(shell: &mut Command) -> anyhow::Result<Secret> {
     let child = shell.spawn().context("--password-command: cannot start /bin/sh")?;
     let mut group = Group::led_by(&child);
     let Ok(output) = tokio::time::timeout(COMMAND_LIMIT, child.wait_with_output()).await else {
-        bail!("--password-command: no password after {}", humantime::format_duration(COMMAND_LIMIT));
+        bail!(
+            "--password-command: no password after {}; run it by hand to see what it waits for",
+            humantime::format_duration(COMMAND_LIMIT)
+        );
     };
     group.leave();
     let output = output.context("--password-command: cannot read what the command prints")?;
@@ -153,13 +172,28 @@ impl Drop for Group {
     }
 }
 
+/// Without what editors on Windows add: a byte order mark, and a carriage return before the line end or in its place.
 fn first_line(text: &str) -> Option<Secret> {
-    text.lines().next().filter(|line| !line.is_empty()).map(Secret::new)
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let line = text.lines().next().unwrap_or_default();
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    Some(line).filter(|line| !line.is_empty()).map(Secret::new)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_line_is_the_password_whoever_wrote_it() {
+        for text in ["pass", "pass\n", "pass\r\n", "pass\r", "\u{feff}pass\r\nmore", "\u{feff}pass"] {
+            assert_eq!(first_line(text), Some(Secret::new("pass")), "{text:?}");
+        }
+        assert_eq!(first_line(" p\ra ss \n"), Some(Secret::new(" p\ra ss ")), "what else there is belongs to it");
+        for text in ["", "\n", "\r", "\u{feff}\r\nmore"] {
+            assert_eq!(first_line(text), None, "{text:?}");
+        }
+    }
 
     #[test]
     fn a_command_that_is_given_up_ends_with_its_children() {

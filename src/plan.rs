@@ -15,7 +15,7 @@ use crate::password::Source;
 use crate::record::{LogFiles, Rotate};
 use crate::scan::Databases;
 use crate::schedule::Schedule;
-use crate::target::{Endpoint, Secret};
+use crate::target::{Endpoint, REDACTED, Secret, might_be_secret};
 use crate::tls;
 use crate::units;
 use crate::uri::{self, Uri};
@@ -204,6 +204,10 @@ pub fn report(args: cli::Report) -> anyhow::Result<ReportPlan> {
         range.since.zip(range.until).is_none_or(|(since, until)| since < until),
         "--until lies before --since; swap them"
     );
+    ensure!(
+        !args.paths.iter().any(|path| path.to_string_lossy().contains("://")),
+        "report: a URI is no log file; give the folder or the files that dbs and cycles wrote"
+    );
     let paths = if args.paths.is_empty() { vec![args.log_dir] } else { args.paths };
     Ok(ReportPlan { paths, range, utc: args.utc, json: args.json, html: args.html, verbose: args.verbose })
 }
@@ -293,7 +297,8 @@ fn endpoint(
     ensure!(!host.is_empty(), "--host: the name is empty; give the endpoint's name or address");
     ensure!(
         host.parse::<std::net::IpAddr>().is_ok() || !host.contains([':', '/', '@', ' ']),
-        "--host: {host} is not a host name; give the port with --port, and a URI with --uri"
+        "--host: {} is not a host name; give the port with --port, and a URI with --uri",
+        if might_be_secret(&host) { REDACTED } else { &host }
     );
     Ok(Endpoint::Tcp { host, port: port.unwrap_or(6379) })
 }
@@ -372,7 +377,8 @@ fn login(
         "iam",
     ])?;
     let typed = chosen.filter(|flag| sources.typed(flag));
-    let uri_password = uri.and_then(|uri| uri.password.clone());
+    // An empty one leaves the password to the flags and the environment.
+    let uri_password = uri.and_then(|uri| uri.password.clone()).filter(|password| !password.reveal().is_empty());
     if uri_password.is_some() && sources.typed("uri") {
         if let Some(flag) = typed {
             bail!("--uri has a password and contradicts {}; leave one of them out", flag_name(flag));
@@ -406,6 +412,9 @@ fn login(
         _ if chosen == Some("iam") => Some(Source::Iam(iam(connection, user.as_deref())?)),
         _ => from_flag(),
     };
+    // The URI names the user and says that there is no password.
+    let by_uri = user.is_some() && uri.is_some_and(|uri| uri.user == user && uri.password.is_some());
+    let source = source.or_else(|| by_uri.then(|| Source::Given(Secret::new(""))));
     #[cfg(feature = "iam")]
     if !matches!(source, Some(Source::Iam(_))) {
         for flag in ["iam_cache", "iam_serverless", "region"] {

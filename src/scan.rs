@@ -477,7 +477,7 @@ async fn two_replies(
 ) -> Result<Replies, Failure> {
     let select = match deadline.bound(|| Phase::Reply("SELECT"), connection.reply()).await? {
         Value::Okay => Ok(()),
-        other => Err(unexpected("SELECT", &other)),
+        other => Err(unexpected("SELECT", &connection.discreet(other))),
     };
     *answered |= select.is_ok();
     let selected = Instant::now();
@@ -486,7 +486,7 @@ async fn two_replies(
             *answered = true;
             let ping = match reply {
                 Value::SimpleString(text) if text == "PONG" => Ok(()),
-                other => Err(unexpected("PING", &other)),
+                other => Err(unexpected("PING", &connection.discreet(other))),
             };
             let at = Instant::now();
             let waits = Waits { select: selected - start, ping: at - selected, ..Waits::default() };

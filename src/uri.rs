@@ -13,6 +13,7 @@ pub struct Uri {
     pub endpoint: Endpoint,
     pub tls: bool,
     pub user: Option<String>,
+    /// Empty where the URI names a user and says, by a colon with nothing behind it, that there is no password.
     pub password: Option<Secret>,
     pub db: Option<u32>,
 }
@@ -36,10 +37,12 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
     };
     let (user, password) = match (decode(url.username())?, url.password()) {
         (user, Some(password)) => (Some(user), Some(decode(password)?)),
+        // The parser drops an empty password, and the colon with it, which tells a user from a password.
+        (user, None) if has_colon(text) => (Some(user), Some(String::new())),
         (password, None) => (None, Some(password)),
     };
     let user = user.filter(|user| !user.is_empty());
-    let password = password.filter(|password| !password.is_empty()).map(Secret::new);
+    let password = password.filter(|password| !password.is_empty() || user.is_some()).map(Secret::new);
     ensure!(url.fragment().is_none(), "--uri: a # in it must be written as %23");
     match url.scheme() {
         "redis" | "valkey" | "rediss" | "valkeys" => {
@@ -66,8 +69,15 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
             }
             Ok(Uri { endpoint: Endpoint::Unix(decode(url.path())?.into()), tls: false, user, password, db: in_query })
         }
-        scheme => bail!("--uri: the scheme {scheme} is not known; {remedy}"),
+        _ => bail!("--uri: its scheme is not known; {remedy}"),
     }
+}
+
+/// Whether there is a colon in a URI's user information.
+fn has_colon(text: &str) -> bool {
+    let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    authority.rsplit_once('@').is_some_and(|(user_information, _)| user_information.contains(':'))
 }
 
 #[cfg(test)]
@@ -94,6 +104,12 @@ mod tests {
         assert_eq!((no_user.user, no_user.password), (None, Some(Secret::new("pass"))));
         let password_only = read("redis://pass@h");
         assert_eq!((password_only.user, password_only.password), (None, Some(Secret::new("pass"))));
+        let user_only = read("redis://ops:@h:7000/3");
+        assert_eq!((user_only.user.as_deref(), user_only.password), (Some("ops"), Some(Secret::new(""))));
+        let neither = read("redis://:@h");
+        assert_eq!((neither.user, neither.password), (None, None));
+        let odd = read("redis://pass@[::1]:7000").password;
+        assert_eq!(odd, Some(Secret::new("pass")), "the host's colons have no say");
         assert_eq!(read("redis://[::1]:7000/").endpoint, tcp("::1", 7000));
         assert_eq!(read("redis://").endpoint, tcp("127.0.0.1", 6379));
         for (text, tls) in [("redis://h", false), ("valkey://h", false), ("rediss://h", true), ("valkeys://h", true)] {
@@ -108,6 +124,8 @@ mod tests {
         for text in [
             "hunter2",
             "http://hunter2@h",
+            "hunter2:x@h",
+            "hunter2://h",
             "redis://:hunter2@h/x",
             "redis://:hunter2@h/1200000",
             "redis://:hunter2@h:0x",

@@ -281,3 +281,17 @@ fn every_tick_of_an_outage_is_logged_and_none_succeeds_within() {
         assert_eq!(errors.matches("=== Outage").count(), 2, "{fault:?}:\n{errors}");
     }
 }
+
+#[test]
+fn a_plain_connection_that_ends_at_once_makes_one_think_of_tls() {
+    let server = Server::start();
+    let port = server.port().to_string();
+    for (behaviour, asked) in [(Behaviour::ResetOnAccept, true), (Behaviour::CloseAfter(1), false)] {
+        let env = TestEnv::new();
+        server.behave(behaviour);
+        let output = env.run(&["dbs", "-v", "-n", "0", "-p", &port]);
+        assert_eq!(output.code, Some(1), "{output:?}");
+        assert_eq!(output.stderr.contains("does the server want --tls?"), asked, "{output:?}");
+        assert!(!env.read("redis_db_health.log").contains("--tls"), "{output:?}");
+    }
+}

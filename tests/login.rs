@@ -3,11 +3,20 @@
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
 
-use crate::support::env::{Output, Running, TestEnv};
+use crate::support::env::{Output, Running, TestEnv, engine};
+use clap::{CommandFactory as _, FromArgMatches as _};
+use redis_health::cli::{Cli, Command};
+use redis_health::login::Login;
+use redis_health::output::Output as Watcher;
+use redis_health::plan::{self, Sources};
+use redis_health::resolve::Resolver;
+use redis_health::scan::{Identify, Scanner};
+use redis_health::target::Target;
+use rustix::process::Signal;
 use rustix::termios::LocalModes;
 
 use crate::support::real::Real;
-use crate::support::scripted::{LIMIT, eventually};
+use crate::support::scripted::{Behaviour, LIMIT, Server, eventually};
 
 const SECRET: &str = "hunter2-s3cret";
 
@@ -231,9 +240,17 @@ fn a_command_that_hangs_delays_no_check() {
     ];
     let output = fast_run(&env, &server, "120", &arguments).wait();
     assert_eq!(output.code, Some(1), "{output:?}");
-    assert_eq!(count(&env, "redis_error.log", "FAILURE: auth: WRONGPASS"), 40, "{output:?}");
-    assert!(!output.stdout.contains("Not observed"), "{output:?}");
-    assert_eq!(output.stderr.matches("--password-command: no password after 30s; the old").count(), 1, "{output:?}");
+    // A check that waited for the command would cost all ten that are due within its 30 s.
+    assert!(output.missed() < 8, "{output:?}");
+    assert_eq!(count(&env, "redis_error.log", "FAILURE: auth: WRONGPASS"), 40 - output.missed(), "{output:?}");
+    assert_eq!(
+        output
+            .stderr
+            .matches("--password-command: no password after 30s; run it by hand to see what it waits for; the old")
+            .count(),
+        1,
+        "{output:?}"
+    );
     let sleeper = std::fs::read_to_string(env.path().join("sleeper")).unwrap();
     // One that is dead but not yet reaped has a folder still, and no command line.
     let line = std::fs::read_to_string(format!("/proc/{}/cmdline", sleeper.trim())).unwrap_or_default();
@@ -275,5 +292,208 @@ fn a_server_that_repeats_the_password_does_not_bring_it_into_the_logs() {
         assert!(logged.contains("ERR unknown command 'AUTH', with args"), "{logged}");
         assert!(logged.contains("'[redacted]"), "{logged}");
         assert_secret_is_nowhere(&env, &output);
+    }
+}
+
+#[test]
+fn no_reply_that_repeats_the_password_brings_it_anywhere() {
+    const MARKED: &str = r#"hun"ter\2-s3cret"#;
+    let escaped = MARKED.replace('\\', r"\\").replace('"', r#"\""#);
+    let server = Server::start();
+    server.become_(|nature| nature.password = Some(MARKED.to_owned()));
+    let port = server.port().to_string();
+    let error = |text: &str| Behaviour::Error(text.to_owned());
+    let mut behaviours = vec![
+        Behaviour::Raw(format!("+{MARKED}\r\n").into_bytes()),
+        Behaviour::Raw(format!("${}\r\n{MARKED}\r\n", MARKED.len()).into_bytes()),
+        Behaviour::Raw(format!("{MARKED}, please?\r\n").into_bytes()),
+        Behaviour::OnAccept(format!("-ERR {MARKED} is on the way\r\n").into_bytes()),
+    ];
+    for shown in [MARKED, &escaped] {
+        behaviours.extend([
+            error(&format!("WRONGPASS invalid username-password pair or user is disabled. ({shown})")),
+            error(&format!("WRONGPASS {shown}")),
+            error(&format!("NOAUTH '{shown}' will not do")),
+            error(&format!("ERR invalid password: {shown}")),
+            error(&format!("ERR unknown command 'AUTH', with args beginning with: '{shown}'")),
+            error(shown),
+        ]);
+        for command in ["SELECT", "PING", "ROLE", "HELLO", "SET", "GET", "DEL"] {
+            behaviours.push(Behaviour::ErrorFor(command, format!("ERR {command} after AUTH {shown}")));
+        }
+    }
+    for behaviour in behaviours {
+        server.behave(behaviour.clone());
+        // ROLE is enough.
+        let harmless = matches!(behaviour, Behaviour::ErrorFor("HELLO", _));
+        for more in [&["-v"][..], &["-v", "--log-format", "json", "--json"]] {
+            let env = TestEnv::new();
+            let arguments = ["dbs", "-p", &port, "--max-db", "1", "--expect-role", "primary", "--canary"];
+            let mut command = env.command(&[&arguments, more].concat());
+            command.env("REDISCLI_AUTH", MARKED);
+            let output = Running::start(command).wait();
+            let logged = env.read("redis_db_health.log");
+            assert_eq!(output.code, Some(i32::from(!harmless)), "{behaviour:?}: {output:?}");
+            assert!(harmless || logged.contains("[redacted]"), "{behaviour:?}: {logged}");
+            for text in [&output.stdout, &output.stderr, &logged] {
+                assert!(!text.contains("s3cret") && !text.contains("ter\\"), "{behaviour:?}: {text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_user_without_a_password_is_no_password() {
+    let server = Real::start(&["--requirepass", SECRET]);
+    as_default(&server, SECRET, "ACL SETUSER open on nopass +ping +select");
+    as_default(&server, SECRET, "ACL SETUSER closed on >hunter2-closed +ping +select");
+    for (user, variable, more, code) in [
+        ("open", None, &[][..], 0),
+        ("closed", Some("hunter2-closed"), &[], 0),
+        ("closed", None, &["--password-command", "echo hunter2-closed"], 0),
+        ("closed", None, &[], 1),
+    ] {
+        let env = TestEnv::new();
+        let uri = format!("redis://{user}:@127.0.0.1:{}", server.port());
+        let mut command = env.command(&[&["dbs", "-u", &uri], more].concat());
+        command.envs(variable.map(|password| ("REDISCLI_AUTH", password)));
+        let output = Running::start(command).wait();
+        assert_eq!(output.code, Some(code), "{user} {more:?}: {output:?}");
+        assert_eq!(output.stderr, "");
+        assert_secret_is_nowhere(&env, &output);
+    }
+}
+
+/// A panic's message can show a value in no other way than this.
+#[test]
+fn nothing_that_knows_the_password_prints_it() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for login in [
+        vec!["-a", SECRET],
+        vec!["-u", "redis://ops:hunter2-s3cret@h/3"],
+        vec!["-u", "rediss://hunter2-s3cret@h"],
+        vec!["--password-command", "echo hunter2-s3cret"],
+    ] {
+        for mode in ["dbs", "cycles"] {
+            let matches = Cli::command().get_matches_from([&["redis-health", mode], &login[..]].concat());
+            let cli = Cli::from_arg_matches(&matches).unwrap();
+            let sources = Sources(matches.subcommand().unwrap().1);
+            let (shown, plan) = match cli.command {
+                Command::Dbs(args) => {
+                    let plan = plan::dbs(args, &sources).unwrap();
+                    (format!("{plan:?}{plan:#?}"), plan.plan)
+                }
+                Command::Cycles(args) => {
+                    let plan = plan::cycles(args, &sources).unwrap();
+                    (format!("{plan:?}{plan:#?}"), plan.plan)
+                }
+                Command::Report(_) => unreachable!(),
+            };
+            let (_, source) = plan.login.clone().unwrap();
+            let login = runtime.block_on(Login::fetch(plan.login.clone(), Watcher::thread())).unwrap();
+            assert_eq!(login.as_ref().unwrap().credentials().password.reveal(), SECRET);
+            let scanner = Scanner {
+                target: Target { endpoint: plan.endpoint.clone(), tls: None, login: login.clone() },
+                resolver: Resolver::new(plan.timeout),
+                databases: plan.databases,
+                timeout: plan.timeout,
+                deadline: plan.deadline,
+                identify: Identify::new(true),
+                expect_role: None,
+                canary: None,
+                settled: 0.into(),
+            };
+            for text in [
+                shown,
+                format!("{plan:?}"),
+                format!("{source:?}{source}"),
+                format!("{login:?}{:?}", login.as_ref().unwrap().credentials()),
+                format!("{:?}", scanner.target),
+                format!("{scanner:#?}"),
+            ] {
+                assert!(!text.contains("hunter2"), "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_first_command_that_is_given_up_ends_with_its_children() {
+    let env = TestEnv::new();
+    // Without a terminal, as from cron.
+    let before = ["setsid", "--wait", "faketime", "-f", "+0 x40"];
+    let arguments = ["dbs", "--password-command", "sh -c 'echo $$ >sleeper; exec sleep 1000' | cat"];
+    let output = Running::start(env.wrapped(&before, &arguments)).wait();
+    assert_eq!(output.code, Some(2), "{output:?}");
+    let told = "redis-health: --password-command: no password after 30s; run it by hand to see what it waits for\n";
+    assert_eq!(output.stderr, told);
+    let sleeper = std::fs::read_to_string(env.path().join("sleeper")).unwrap();
+    let line = || std::fs::read_to_string(format!("/proc/{}/cmdline", sleeper.trim())).unwrap_or_default();
+    assert!(eventually(LIMIT / 3, || line().is_empty()), "{}", line());
+}
+
+#[test]
+fn a_kept_connection_presents_a_rotated_password() {
+    let (server, env) = (guarded(), TestEnv::new());
+    let file = env.path().join("password");
+    std::fs::write(&file, format!("{SECRET}\n")).unwrap();
+    let run = fast_run(&env, &server, "36000", &["--held", "--pass-file", "password"]);
+    env.wait_for("redis_success.log", |text| text.contains(" HELD SUCCESS 3\n"));
+    std::fs::write(&file, "hunter2-second\n").unwrap();
+    as_default(&server, SECRET, "CONFIG SET requirepass hunter2-second");
+    run.wait_for_stderr(|text| text.contains("authenticated anew"));
+    let seen = env.read("redis_success.log").matches(" HELD SUCCESS ").count();
+    env.wait_for("redis_success.log", |text| text.matches(" HELD SUCCESS ").count() > seen + 3);
+    run.signal(Signal::TERM);
+    let output = run.wait();
+    assert_eq!(output.stderr.matches("authenticated anew").count(), 1, "{output:?}");
+    assert_eq!(count(&env, "redis_error.log", " HELD FAILURE: "), 0, "{}", env.read("redis_error.log"));
+    assert_secret_is_nowhere(&env, &output);
+}
+
+/// The users of the README, with the rights that it says each use needs: they suffice, and no refusal is logged.
+#[test]
+fn the_rights_that_the_readme_names_suffice() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let rules: Vec<&str> = readme.lines().filter_map(|line| line.trim().strip_prefix("ACL SETUSER ")).collect();
+    let rule = |user: &str| {
+        let found = rules.iter().find(|rule| rule.starts_with(&format!("{user} ")));
+        found.unwrap_or_else(|| panic!("no rule for {user} in {rules:?}")).split(' ').collect::<Vec<_>>()
+    };
+    let alone = Real::start(&[]);
+    let cluster = Real::start(&["--cluster-enabled", "yes"]);
+    let old_cluster = Real::start_binary(&engine("redis-6.2"), &["--cluster-enabled", "yes"]);
+    let slots: Vec<String> = (0..16384).map(|slot| slot.to_string()).collect();
+    let add: Vec<&str> = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str)).collect();
+    for cluster in [&cluster, &old_cluster] {
+        assert_eq!(cluster.command(&add), "+OK");
+        assert!(eventually(LIMIT, || cluster.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok")));
+    }
+    let cycles = ["cycles", "--cycles", "1", "--run-duration", "0.1", "--check-interval", "50ms"];
+    for (user, server, mode) in [
+        ("checker", &alone, &["dbs", "--expect-role", "primary"][..]),
+        ("watcher", &alone, &cycles),
+        ("writer", &alone, &[&cycles[..], &["--canary", "--expect-role", "primary"]].concat()),
+        ("surveyor", &cluster, &[&cycles[..], &["--cluster"]].concat()),
+        ("surveyor", &cluster, &["dbs", "--cluster"]),
+        ("surveyor", &old_cluster, &[&cycles[..], &["--cluster"]].concat()),
+        ("surveyor", &old_cluster, &["dbs", "--cluster"]),
+    ] {
+        let env = TestEnv::new();
+        let words = [&["ACL", "SETUSER"][..], &rule(user)].concat();
+        let words: Vec<_> =
+            words.into_iter().map(|word| if word.starts_with('>') { ">sesame" } else { word }).collect();
+        assert_eq!(server.command(&words), "+OK", "{words:?}");
+        assert_eq!(server.command(&["ACL", "LOG", "RESET"]), "+OK");
+        let port = server.port().to_string();
+        let mut command = env.command(&[mode, &["-p", &port, "--user", user]].concat());
+        command.env("REDISCLI_AUTH", "sesame");
+        let output = Running::start(command).wait();
+        assert_eq!(output.code, Some(0), "{user}: {output:?}");
+        // Only who may do least was refused anything, and that is no part of the verdict.
+        let log = server.talk(&[&["ACL", "LOG"]]);
+        let refused: Vec<_> = log.split("$6\r\nobject\r\n").skip(1).filter_map(|entry| entry.lines().nth(1)).collect();
+        let expected: &[&str] = if user == "checker" { &["role"] } else { &[] };
+        assert_eq!(refused, expected, "{user}: {log}");
     }
 }

@@ -152,7 +152,7 @@ fn rehearse(old: &str, new: &str) {
         upgrade.wait_failed_over();
     });
     errors(20);
-    upgrade.cut();
+    let cut = timed(|| upgrade.cut());
     errors(40);
     writer.wait();
     let moved = timed(|| upgrade.move_name());
@@ -204,8 +204,14 @@ fn rehearse(old: &str, new: &str) {
     };
     let failed = errors.lines().filter(|line| line.contains(" WRITE FAILURE: ") && !line.contains(" HELD ")).count();
     // Only a check that was under way when the connections were cut can have failed to read.
-    let cut = row("endpoint  ");
-    assert!(cut <= 1 && row("endpoint WRITE ") == failed + cut, "{summary}");
+    let reads = errors.lines().filter(|line| line.contains(" FAILURE: ") && !line.contains(" WRITE "));
+    let reads: Vec<_> = reads.filter(|line| !line.contains(" HELD ")).collect();
+    let late = TimeDelta::from_std(INTERVAL + SLACK + held_up).unwrap();
+    for read in &reads {
+        let began = NaiveDateTime::parse_from_str(&read[..23], "%Y-%m-%d %H:%M:%S%.3f").unwrap().and_utc();
+        assert!(cut.0 - late <= began && began <= cut.1, "{read}, and the cut was at {cut:?}");
+    }
+    assert!(row("endpoint  ") == reads.len() && row("endpoint WRITE ") == failed + reads.len(), "{summary}");
     for told in [
         &format!("at least {} s, at most {} s", bounds[0], bounds[1]),
         "readonly: READONLY You can't write against a read only replica.",

@@ -56,12 +56,31 @@ fn bad_input_is_named_with_its_remedy() {
         ("dbs --rotate weekly", "--rotate", "daily"),
         ("dbs --nonsense", "--nonsense", "--help"),
         ("scan", "scan", "--help"),
+        ("dbs redis://:hunter2@h", "[redacted]", "with -u"),
+        ("redis://:hunter2@h dbs", "[redacted]", "with -u"),
+        ("cycles ops:hunter2@h", "[redacted]", "with -u"),
+        ("dbs --redis://:hunter2@h", "[redacted]", "with -u"),
+        ("dbs --tls=redis://:hunter2@h", "--tls", "with -u"),
+        ("dbs -p redis://:hunter2@h", "--port", "with -u"),
+        ("dbs -h redis://:hunter2@h", "--host", "--uri"),
+        ("dbs -h ops:hunter2@h", "--host", "--uri"),
+        ("dbs -u hunter2:x@h", "--uri", "redis://"),
+        ("report redis://:hunter2@h", "URI", "the folder or the files"),
+        #[cfg(not(feature = "iam"))]
+        ("dbs --iam --iam-cache a", "--iam", "--features iam"),
+        #[cfg(not(feature = "iam"))]
+        ("dbs --iam-cache=a", "--iam-cache: this build has no IAM", "--features iam"),
+        #[cfg(not(feature = "iam"))]
+        ("cycles --iam-serverless", "--iam-serverless", "--features iam"),
+        #[cfg(not(feature = "iam"))]
+        ("dbs --region eu-central-1", "--region", "--features iam"),
     ] {
         let env = TestEnv::new();
         let words: Vec<_> = arguments.split(' ').collect();
         let output = env.run(&words);
         assert_eq!(output.code, Some(2), "{arguments}: {output:?}");
         assert_eq!(output.stdout, "", "{arguments}");
+        assert!(!output.stderr.contains("hunter2"), "{output:?}");
         let line = output.stderr.strip_suffix('\n').unwrap_or_default();
         assert!(!line.contains('\n') && line.starts_with("redis-health: "), "{arguments}: {line}");
         assert!(line.contains(flag) && line.contains(remedy), "{arguments}: {line}");

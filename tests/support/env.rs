@@ -28,6 +28,13 @@ pub struct Output {
     pub elapsed: Duration,
 }
 
+impl Output {
+    /// How many checks a run of `cycles` says that it could not make in time, as on a machine that is busy.
+    pub fn missed(&self) -> usize {
+        self.stdout.lines().find_map(|line| line.strip_prefix("checks missed: ")?.parse().ok()).unwrap_or(0)
+    }
+}
+
 impl TestEnv {
     pub fn new() -> Self {
         TestEnv { folder: TempDir::new().expect("a temporary folder") }

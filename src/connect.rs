@@ -73,9 +73,11 @@ impl Deadline {
     ) -> Result<T, Failure> {
         let mut work = std::pin::pin!(work);
         let mut done = tokio::time::timeout_at(self.at, &mut work).await;
-        let late = self.at.elapsed();
-        if done.is_err() && late > STALLED {
-            done = tokio::time::timeout(late.min(self.limit), work).await;
+        if done.is_err() {
+            let late = self.at.elapsed();
+            if late > STALLED {
+                done = tokio::time::timeout(late.min(self.limit), work).await;
+            }
         }
         match done {
             Ok(done) => done.map_err(Into::into),

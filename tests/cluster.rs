@@ -98,12 +98,86 @@ fn slots_without_a_primary_fail_a_scan() {
 }
 
 #[test]
-fn what_is_no_cluster_fails_with_the_servers_text() {
+fn where_nobody_tells_of_nodes_the_endpoint_is_checked() {
     let (env, server) = (TestEnv::new(), Real::start(&[]));
-    let output = env.run(&["dbs", "-c", "-p", &server.port().to_string()]);
+    let port = server.port().to_string();
+    let output = env.run(&["dbs", "-c", "-p", &port, "--max-db", "1", "--canary"]);
     assert_eq!(output.code, Some(1));
-    let line = "CLUSTER: NOT RUNNING (error: ERR This instance has cluster support disabled)\n";
-    assert!(env.read("redis_db_health.log").contains(line), "{output:?}");
+    let failure = "error: ERR This instance has cluster support disabled (not a cluster? leave out --cluster)";
+    let lines = format!("DB 0: RUNNING\nDB 1: RUNNING\nCLUSTER: NOT RUNNING ({failure})\n");
+    assert!(env.read("redis_db_health.log").contains(&lines), "{output:?}");
+    let cycles = ["cycles", "--cycles", "1", "--run-duration", "0.3", "--check-interval", "100ms", "-c", "-t", "20"];
+    let output = env.run(&[&cycles[..], &["-p", &port, "--canary"]].concat());
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let successes = normalised(&env.read("redis_success.log"));
+    assert_eq!(successes.matches("<time> SUCCESS ").count(), 3, "{successes}");
+    let errors = normalised(&env.read("redis_error.log"));
+    assert_eq!(errors.matches(&format!("<time> CLUSTER FAILURE: {failure}\n")).count(), 4, "{errors}");
+
+    // A cluster whose topology may not be asked for.
+    let (env, cluster) = (TestEnv::new(), Cluster::start());
+    for node in &cluster.nodes {
+        node.command(&["ACL", "SETUSER", "default", "-cluster"]);
+    }
+    let output = env.run(&[&cycles[..], &["-p", &cluster.port(0), "--canary"]].concat());
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let errors = env.read("redis_error.log");
+    let refused = errors.lines().filter(|line| line.contains("CLUSTER FAILURE: noperm: NOPERM "));
+    assert_eq!(refused.filter(|line| line.ends_with(" (grant +cluster)")).count(), 3, "{errors}");
+    assert!(!errors.contains("MOVED"), "{errors}");
+    let successes = normalised(&env.read("redis_success.log"));
+    assert_eq!(successes.matches("<time> SUCCESS ").count(), 3, "{successes}");
+}
+
+#[test]
+fn without_the_flag_a_write_that_is_moved_says_what_to_do() {
+    let cluster = Cluster::start();
+    let (mut moved, mut passed) = (0, 0);
+    // The slot is another one for each run, and the same in all of it.
+    for _ in 0..20 {
+        let env = TestEnv::new();
+        let run = ["cycles", "--cycles", "1", "--run-duration", "0.25", "--check-interval", "50ms", "-t", "20"];
+        env.run(&[&run[..], &["-p", &cluster.port(0), "--canary"]].concat());
+        let errors = env.read("redis_error.log");
+        let failures: Vec<_> = errors.lines().filter(|line| line.contains(" WRITE FAILURE: ")).collect();
+        assert!(matches!(failures.len(), 0 | 5), "{errors}");
+        let said = |line: &&str| line.contains("error: MOVED ") && line.ends_with(" (a cluster: use --cluster)");
+        assert!(failures.iter().all(said), "{errors}");
+        *if failures.is_empty() { &mut passed } else { &mut moved } += 1;
+        if moved > 0 && passed > 0 {
+            return;
+        }
+    }
+    panic!("{moved} of 20 runs were moved");
+}
+
+#[test]
+fn a_look_that_runs_out_of_time_names_the_timeout() {
+    let (env, server) = (TestEnv::new(), Real::start(&[]));
+    server.freeze();
+    let port = server.port().to_string();
+    env.run(&["dbs", "-c", "-p", &port, "-t", "300ms"]);
+    let log = env.read("redis_db_health.log");
+    server.thaw();
+    assert!(log.contains("CLUSTER: NOT RUNNING (timeout: no reply to CLUSTER SHARDS within 300ms)\n"), "{log}");
+
+    // Nodes that hang, each of which gets a part of the time.
+    let (env, cluster) = (TestEnv::new(), Cluster::start());
+    let port = cluster.port(0);
+    let run =
+        env.spawn(&["cycles", "-c", "-p", &port, "--run-duration", "1h", "--check-interval", "100ms", "-t", "0.5"]);
+    env.wait_for("redis_success.log", |text| last_success(text, "CLUSTER") >= 2);
+    cluster.nodes.iter().for_each(Real::freeze);
+    let failed = " CLUSTER FAILURE: ";
+    env.wait_for("redis_error.log", |text| text.matches(failed).count() >= 5);
+    cluster.nodes.iter().for_each(Real::thaw);
+    run.signal(Signal::TERM);
+    run.wait();
+    let errors = env.read("redis_error.log");
+    let mut texts: Vec<_> = errors.lines().filter_map(|line| line.split_once(failed)).map(|(_, text)| text).collect();
+    texts.sort_unstable();
+    texts.dedup();
+    assert!(texts.iter().all(|text| text.ends_with(" within 500ms")) && texts.len() <= 2, "{texts:?}");
 }
 
 #[test]
@@ -117,6 +191,10 @@ fn each_shard_has_a_canary_in_its_own_slots() {
     let before: Vec<_> = (0..6).map(written).collect();
     let output = env.run(&["dbs", "-c", "--canary", "-p", &cluster.port(0)]);
     assert_eq!(output.code, Some(0), "{output:?}");
+    let shards: String = SLOTS.iter().map(|(from, to)| format!("SHARD {from}-{to}: RUNNING\n")).collect();
+    assert!(output.stdout.contains(&format!("DB 0: RUNNING\n{shards}CLUSTER: RUNNING\n")), "{output:?}");
+    assert!(output.stdout.contains("6 databases on 6 nodes checked in"), "{output:?}");
+    assert!(output.stdout.contains("; 3 of 3 shards take writes\n"), "{output:?}");
     // Replicas execute what is replicated to them, which has reached them a little later.
     let reached = || (0..6).all(|place| written(place) == before[place] + 1);
     assert!(eventually(LIMIT, reached), "{:?}", (0..6).map(written).collect::<Vec<_>>());
@@ -125,13 +203,16 @@ fn each_shard_has_a_canary_in_its_own_slots() {
         let errors = cluster.nodes[place].command(&["INFO", "errorstats"]);
         assert!(!errors.contains("MOVED"), "slots {from} to {to}: {errors}");
     }
-    // A primary that takes no writes fails its own write, and nothing else.
+    // A primary that takes no writes fails its shard, and nothing else.
     cluster.nodes[1].command(&["CONFIG", "SET", "min-replicas-to-write", "5"]);
-    let output = env.run(&["dbs", "-c", "--canary", "-p", &cluster.port(0)]);
+    let output = env.run(&["dbs", "-c", "--canary", "-p", &cluster.port(0), "--metrics-file", "metrics.prom"]);
     assert_eq!(output.code, Some(1), "{output:?}");
-    let failure = format!("<time> NODE {} DB 0 WRITE FAILURE: error: NOREPLICAS Not enough", cluster.name(1));
+    let (from, to) = SLOTS[1];
+    let failure = format!("<time> SHARD {from}-{to} FAILURE: error: NOREPLICAS Not enough");
     let errors = normalised(&env.read("redis_error.log"));
     assert!(errors.starts_with(&failure) && errors.lines().count() == 1, "{errors}");
+    let metrics = std::fs::read_to_string(env.path().join("metrics.prom")).unwrap();
+    assert!(metrics.contains(&format!("shard=\"{from}-{to}\"}} 0\n")) && !metrics.contains("probe"), "{metrics}");
 }
 
 /// When something was first seen from outside, and when it was last seen not to be yet.

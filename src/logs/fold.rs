@@ -9,7 +9,7 @@ use crate::clock::Stamp;
 use crate::failure::Failure;
 use crate::ledger::{Changed, Check, Gap, Ledger};
 use crate::outage::Moment;
-use crate::record::{Mark, Mode, Subject, Who};
+use crate::record::{Mark, Mode, Subject};
 
 /// A mode's checks, and where they pause.
 #[derive(Default)]
@@ -31,8 +31,7 @@ impl Stream {
         if let Some(from) = self.gap.take().or(unpaced) {
             self.ledger.gap(Gap { from, to: at });
         }
-        // Of nodes only the primaries are written to, and lines do not tell which those were.
-        let writes = self.writes && matches!(subject.who, Who::Endpoint | Who::Held);
+        let writes = self.writes && subject.who.reads_and_writes();
         let gaps = self.ledger.gap_count;
         // When a check met its failure is not in the logs.
         let took = took.filter(|_| result.is_ok());

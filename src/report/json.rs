@@ -72,6 +72,8 @@ impl From<Latency> for LatencyMicros {
 struct Database<'r> {
     db: Option<u32>,
     node: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<&'r str>,
     #[serde(skip_serializing_if = "is_false")]
     held: bool,
     #[serde(skip_serializing_if = "is_false")]
@@ -101,6 +103,7 @@ impl<'r> From<&'r Row> for Database<'r> {
         Database {
             db: *db,
             node: node(who),
+            shard: shard(who),
             held: *who == Who::Held,
             cluster: *who == Who::Cluster,
             write: *write,
@@ -117,6 +120,13 @@ impl<'r> From<&'r Row> for Database<'r> {
 fn node(who: &Who) -> Option<&str> {
     match who {
         Who::Node(node) => Some(node),
+        _ => None,
+    }
+}
+
+fn shard(who: &Who) -> Option<&str> {
+    match who {
+        Who::Shard(slots) => Some(slots),
         _ => None,
     }
 }
@@ -159,6 +169,8 @@ struct Change<'r> {
     from: &'r str,
     to: &'r str,
     node: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<&'r str>,
     #[serde(skip_serializing_if = "is_false")]
     held: bool,
 }
@@ -171,6 +183,7 @@ impl<'r> From<&'r Changed> for Change<'r> {
             from: &changed.change.from,
             to: &changed.change.to,
             node: node(&changed.who),
+            shard: shard(&changed.who),
             held: changed.who == Who::Held,
         }
     }

@@ -471,6 +471,8 @@ fn written_while(happens: impl FnOnce(&mut Cluster, &TestEnv)) -> (Written, Valu
     let stop = AtomicBool::new(false);
     let written = std::thread::scope(|scope| {
         let writer = scope.spawn(|| write_on(&ports, &stop));
+        // It is to have written before and after.
+        std::thread::sleep(Duration::from_millis(300));
         happens(&mut cluster, &env);
         stop.store(true, Ordering::Relaxed);
         writer.join().unwrap()
@@ -513,7 +515,7 @@ fn a_shards_outage_is_its_write_outage() {
     eprintln!("the write outage: outside {shortest} to {longest} s, told {at_least} to {at_most} s");
     assert!(at_least <= longest && at_most >= shortest, "{outage}");
     let time = |name: &str| outage[name].as_str().unwrap().parse::<DateTime<Utc>>().unwrap();
-    assert!(time("last_success_before") <= written[first].1 && time("first_failure") <= written[first].1 + LIMIT);
+    assert!(time("last_success_before") <= written[first].1, "{outage}");
     assert!(time("last_failure") <= written[last + 1].1, "{outage}");
     assert!(told.contains("\"what\":\"address\""), "{told}");
     assert!(told.contains(&replica), "{told}");
@@ -667,11 +669,12 @@ fn every_engine_tells_its_nodes_and_its_databases() {
     ] {
         let (env, server) = (TestEnv::new(), alone(&engine(name), &more));
         let port = server.port().to_string();
-        for canary in [&[][..], &["--canary"]] {
+        let shards: String = (0..databases).map(|db| format!("SHARD 0-16383 DB {db}: RUNNING\n")).collect();
+        for (canary, shards) in [(&[][..], String::new()), (&["--canary"], shards)] {
             let output = env.run(&[&["dbs", "-c", "-p", &port, "--max-db", "auto"], canary].concat());
             assert_eq!(output.code, Some(0), "{name}: {output:?}");
             let lines: String = (0..databases).map(|db| format!("NODE 127.0.0.1:{port} DB {db}: RUNNING\n")).collect();
-            assert!(output.stdout.contains(&format!("{lines}CLUSTER: RUNNING\n")), "{name}: {output:?}");
+            assert!(output.stdout.contains(&format!("{lines}{shards}CLUSTER: RUNNING\n")), "{name}: {output:?}");
         }
         assert_eq!(env.read("redis_error.log"), "");
     }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,25 +16,36 @@ use crate::failure::{Failure, Kind, Phase};
 /// How long a key may stay when its deletion fails.
 const EXPIRY: Duration = Duration::from_secs(10);
 
-/// The writes of one run to one server.
-#[derive(Debug)]
+/// The writes of one run. All of its keys are in one slot, should the server be a node of a cluster: so they are either
+/// always its own or never.
+#[derive(Clone, Debug)]
 pub struct Canary {
     prefix: String,
-    written: AtomicU64,
+    written: Arc<AtomicU64>,
+    /// That the server is a node of a cluster is known.
+    in_cluster: bool,
 }
 
 impl Canary {
     /// A canary whose keys nobody else has.
     pub fn new() -> Self {
-        Self::tagged("")
+        Canary { prefix: format!("redis-health:canary:{{{:016x}}}:", random()), ..Self::tagged("") }.of_cluster(false)
     }
 
-    /// A canary whose keys hold `tag`, a text in braces, which a cluster hashes in place of the whole key (redis.io, cluster
+    /// The same, for a server that is said to be a node of a cluster, or not to be.
+    #[must_use]
+    pub fn of_cluster(self, in_cluster: bool) -> Self {
+        Canary { in_cluster, ..self }
+    }
+
+    /// A canary for a cluster. Its keys hold `tag`, a text in braces, which a cluster hashes in place of the whole key (redis.io, cluster
     /// specification: hash tags).
     pub fn tagged(tag: &str) -> Self {
-        // The standard library seeds its hashers from the system's random source.
-        let random = RandomState::new().hash_one(std::process::id());
-        Canary { prefix: format!("redis-health:canary:{random:016x}:{tag}"), written: AtomicU64::new(0) }
+        Canary {
+            prefix: format!("redis-health:canary:{:016x}:{tag}", random()),
+            written: Arc::default(),
+            in_cluster: true,
+        }
     }
 
     /// Appends the commands of one write: each has a key of its own, since checks may overlap.
@@ -43,8 +55,13 @@ impl Canary {
         redis::cmd("SET").arg(&key).arg(&value).arg("PX").arg(EXPIRY.as_millis() as u64).write_packed_command(commands);
         redis::cmd("GET").arg(&key).write_packed_command(commands);
         redis::cmd("DEL").arg(&key).write_packed_command(commands);
-        Write { value }
+        Write { value, in_cluster: self.in_cluster }
     }
+}
+
+/// The standard library seeds its hashers from the system's random source.
+fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
 }
 
 impl Default for Canary {
@@ -63,6 +80,7 @@ impl fmt::Display for Canary {
 /// A write whose replies are to come.
 pub struct Write {
     value: String,
+    in_cluster: bool,
 }
 
 impl Write {
@@ -79,7 +97,12 @@ impl Write {
         let set = reply("SET").await?;
         let get = reply("GET").await?;
         let del = reply("DEL").await?;
-        Ok(self.verdict(&set, &get, &del))
+        Ok(self.verdict(&set, &get, &del).map_err(|failure| {
+            if !self.in_cluster && failure.detail.starts_with("MOVED ") {
+                return failure.with_advice("a cluster: use --cluster");
+            }
+            failure
+        }))
     }
 
     fn verdict(&self, set: &Value, get: &Value, del: &Value) -> Result<(), Failure> {
@@ -105,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_write_passes_only_if_it_was_read_back() {
-        let write = Write { value: "7".into() };
+        let write = Write { value: "7".into(), in_cluster: false };
         let bulk = |text: &str| Value::BulkString(text.into());
         let one = Value::Int(1);
         assert_eq!(write.verdict(&Value::Okay, &bulk("7"), &one), Ok(()));

@@ -213,7 +213,7 @@ pub struct Connection {
 
     /// Check every node of a cluster, primary or replica, by connections of its own, and whether every slot is served.
     /// The nodes are asked for at the endpoint, or at any node that is known already. Checks DB 0 unless --max-db or -n is
-    /// given; with --canary only primaries are written to, each in slots of its own.
+    /// given; with --canary each shard is written to in its own slots, wherever they are.
     #[arg(short, long, env = "REDIS_HEALTH_CLUSTER", value_parser = FalseyValueParser::new())]
     pub cluster: bool,
 

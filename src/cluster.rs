@@ -29,6 +29,8 @@ pub struct Node {
     pub failing: bool,
     /// The slots that it serves; a replica has none of its own.
     pub slots: Vec<RangeInclusive<u16>>,
+    /// The node that owns its shard's slots, where that is another one.
+    pub replicates: Option<Arc<str>>,
 }
 
 /// The nodes of a cluster, by address.
@@ -70,6 +72,10 @@ impl Topology {
             let primaries = members.iter_mut().filter(|node| node.primary);
             if let Some(owner) = primaries.min_by_key(|node| node.failing) {
                 owner.slots = items(field(shard, "slots")?)?.chunks_exact(2).filter_map(range).collect();
+                let name = owner.name.clone();
+                for other in members.iter_mut().filter(|node| node.name != name) {
+                    other.replicates = Some(name.clone());
+                }
             }
         }
         Some(Self::sorted(nodes))
@@ -80,6 +86,7 @@ impl Topology {
         let mut found: Vec<Node> = Vec::new();
         for entry in items(slots)? {
             let [from, to, servers @ ..] = items(entry)? else { return None };
+            let mut owner = None;
             for (place, server) in servers.iter().enumerate() {
                 let [host, port, more @ ..] = items(server)? else { return None };
                 // Behind the id, Redis 7.0 lists other addresses and the host name.
@@ -89,7 +96,10 @@ impl Topology {
                     found.push(node);
                     found.len() - 1
                 });
-                if place == 0 {
+                if place > 0 {
+                    found[at].replicates.clone_from(&owner);
+                } else {
+                    owner = Some(found[at].name.clone());
                     found[at].primary = true;
                     found[at].slots.extend(range(&[from.clone(), to.clone()]));
                 }
@@ -148,6 +158,13 @@ impl Topology {
     }
 }
 
+/// Where a reply `MOVED slot host:port` sends who sent a key to `here`; without a host it is the same one.
+pub fn redirection(wire: &str, here: &str) -> Option<(String, u16)> {
+    let (host, port) = wire.strip_prefix("MOVED ")?.split(' ').nth(1)?.rsplit_once(':')?;
+    let node = node_at(Some(host), port.parse().ok(), None, Dialled { host: here, tls: false })?;
+    Some((node.host, node.port))
+}
+
 /// One line of CLUSTER NODES: `id address flags primary …`, the address as `ip:port@bus-port,hostname`.
 fn listed(line: &str, dialled: Dialled<'_>) -> Option<(Node, bool)> {
     let mut words = line.split(' ');
@@ -182,6 +199,7 @@ fn node_at(host: Option<&str>, port: Option<u16>, hostname: Option<&str>, dialle
         primary: false,
         failing: false,
         slots: Vec::new(),
+        replicates: None,
     })
 }
 
@@ -345,6 +363,17 @@ mod tests {
         assert_eq!(read(&node(&[], Value::Nil), true), nobody);
         for host in ["a b", "a\nNODE", "a\u{1b}[2J", &"a".repeat(256)] {
             assert_eq!(read(&node(&[("port", 6379)], bulk(host)), false), nobody, "{host:?}");
+        }
+    }
+
+    #[test]
+    fn a_redirection_names_a_node() {
+        let to = |wire: &str| redirection(wire, "10.0.0.1");
+        assert_eq!(to("MOVED 3999 10.0.0.2:6381"), Some(("10.0.0.2".into(), 6381)));
+        assert_eq!(to("MOVED 3999 :6381"), Some(("10.0.0.1".into(), 6381)));
+        assert_eq!(to("MOVED 3999 fd00::2:6381"), Some(("fd00::2".into(), 6381)));
+        for wire in ["MOVED", "MOVED 1", "MOVED 1 x", "MOVED 1 x:y", "MOVED 1 a\nb:1", "ASK 1 a:1", "READONLY a b:1"] {
+            assert_eq!(to(wire), None, "{wire}");
         }
     }
 

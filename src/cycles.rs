@@ -72,7 +72,7 @@ pub async fn run(CyclesPlan { plan, schedule, held, json }: CyclesPlan) -> anyho
         deadline: plan.deadline,
         identify: Identify::new(true),
         expect_role: plan.expect_role,
-        canary: plan.canary.then(Canary::new),
+        canary: plan.canary.then(|| Canary::new().of_cluster(plan.cluster)),
         settled: AtomicU64::new(0),
     };
     let metrics = plan.metrics.map(|path| Metrics::new(path, scanner.target.endpoint.to_string()));

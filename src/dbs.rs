@@ -20,7 +20,7 @@ use crate::output::{Output, scan_bar};
 use crate::plan::DbsPlan;
 use crate::record::{Destination, Format, Log, Mode, Record, Subject, Verdict, Who};
 use crate::resolve::Resolver;
-use crate::scan::{Identify, Outcome, Scanner};
+use crate::scan::{Databases, Identify, Outcome, Scanner};
 use crate::signal::Signals;
 use crate::target::Target;
 use crate::tls::Tls;
@@ -54,7 +54,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         // The classic block has no room for what a server tells of itself.
         identify: Identify::new(json || plan.log.format == Format::Json),
         expect_role: plan.expect_role,
-        canary: plan.canary.then(Canary::new),
+        canary: plan.canary.then(|| Canary::new().of_cluster(plan.cluster)),
         settled: AtomicU64::new(0),
     };
     let endpoint = scanner.target.endpoint.to_string();
@@ -71,12 +71,14 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         };
         // Nodes answer in any order, and each one's databases in their own.
         checked.sort_by_key(|check| check.place);
-        checks.extend(checked.into_iter().map(verdict));
+        checks.extend(checked.into_iter().map(|checked| verdict(checked, plan.databases, plan.canary)));
         signal
     } else {
         let who = Who::Endpoint;
-        let mut emit =
-            |outcome| checks.push(verdict(Checked { who: who.clone(), place: 0, writes: plan.canary, outcome }));
+        let mut emit = |outcome| {
+            let checked = Checked { who: who.clone(), place: 0, outcome };
+            checks.push(verdict(checked, plan.databases, plan.canary));
+        };
         tokio::select! {
             biased;
             // First, so that replies which came before a signal are not lost to it.
@@ -138,10 +140,16 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     Ok(Exit::of_run(signal, log.lost(), failures))
 }
 
-fn verdict(Checked { who, writes, outcome, .. }: Checked) -> Verdict {
+fn verdict(Checked { who, outcome, .. }: Checked, databases: Databases, canary: bool) -> Verdict {
     let Outcome { db, write, result, details } = outcome;
-    let db = (who != Who::Cluster).then_some(db);
-    Verdict { subject: Subject { who, db, write }, result, details, writes }
+    let has_db = match who {
+        Who::Cluster => false,
+        Who::Shard(_) => !matches!(databases, Databases::One(_)),
+        _ => true,
+    };
+    let apart = who.reads_and_writes();
+    let subject = Subject { who, db: has_db.then_some(db), write: write && apart };
+    Verdict { subject, result, details, writes: canary && apart }
 }
 
 /// Draws a bar while a scan takes longer than a second; never ends.
@@ -167,7 +175,9 @@ impl Drop for ClearedBar {
 
 /// `cache.example:6379: 16 databases checked in 1.3 ms, 14 running, 2 not running (timeout 1, reset 1)`.
 fn summary(checks: &[Verdict], endpoint: &str, took: Duration) -> String {
-    let (whole, databases): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.subject.who == Who::Cluster);
+    let (whole, checks): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.subject.who == Who::Cluster);
+    let (shards, databases): (Vec<_>, Vec<_>) =
+        checks.into_iter().partition(|check| matches!(check.subject.who, Who::Shard(_)));
     let mut kinds = BTreeMap::<Kind, u64>::new();
     for failure in databases.iter().filter_map(|check| check.result.as_ref().err()) {
         *kinds.entry(failure.kind).or_default() += 1;
@@ -176,7 +186,7 @@ fn summary(checks: &[Verdict], endpoint: &str, took: Duration) -> String {
     let millis = took.as_secs_f64() * 1000.0;
     let plural = if databases.len() == 1 { "database" } else { "databases" };
     let mut text = format!("{endpoint}: {} {plural} ", databases.len());
-    if !whole.is_empty() {
+    if databases.iter().any(|check| check.subject.who != Who::Endpoint) {
         let nodes = databases.chunk_by(|a, b| a.subject.who == b.subject.who).count();
         let _ = write!(text, "on {nodes} {} ", if nodes == 1 { "node" } else { "nodes" });
     }
@@ -184,6 +194,11 @@ fn summary(checks: &[Verdict], endpoint: &str, took: Duration) -> String {
     if failed > 0 {
         let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let _ = write!(text, ", {failed} not running ({})", kinds.join(", "));
+    }
+    if !shards.is_empty() {
+        let shards: Vec<_> = shards.chunk_by(|a, b| a.subject.who == b.subject.who).collect();
+        let taking = shards.iter().filter(|shard| shard.iter().all(|check| check.result.is_ok())).count();
+        let _ = write!(text, "; {taking} of {} shards take writes", shards.len());
     }
     if let Some(failure) = whole.iter().find_map(|checked| checked.result.as_ref().err()) {
         let _ = write!(text, "; the cluster is not running ({failure})");
@@ -212,12 +227,8 @@ mod tests {
         let refused = || Err(Failure::new(Kind::Refused, "Connection refused"));
         let results = [refused(), refused(), Ok(()), refused(), Err(Failure::new(Kind::Reset, "x"))];
         let checked = |who, db, result| {
-            verdict(Checked {
-                who,
-                place: 0,
-                writes: false,
-                outcome: Outcome { db, write: false, result, details: Details::default() },
-            })
+            let outcome = Outcome { db, write: false, result, details: Details::default() };
+            verdict(Checked { who, place: 0, outcome }, Databases::UpTo(4), false)
         };
         let mut checks: Vec<_> =
             results.into_iter().zip(0..).map(|(result, db)| checked(Who::Endpoint, db, result)).collect();

@@ -171,6 +171,12 @@ impl Failure {
         Failure { kind, detail: detail.into() }
     }
 
+    /// The same, and behind it in brackets what to do.
+    #[must_use]
+    pub fn with_advice(self, advice: &str) -> Self {
+        Failure { detail: format!("{} ({advice})", self.detail), ..self }
+    }
+
     /// Whether a server refused AUTH for what it presented, so that another password may fare better.
     pub fn is_wrong_password(&self) -> bool {
         self.kind == Kind::Auth

@@ -12,12 +12,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::canary::Canary;
 use crate::cluster::{self, Dialled, Node, Topology};
 use crate::connect::{Connection, Deadline, unexpected};
 use crate::failure::{Failure, Kind, Phase};
 use crate::record::{Contact, Details, Who};
 use crate::scan::{Outcome, Scanner};
+use crate::shards::{self, Directory, Division, Route, Shard};
 use crate::target::{Endpoint, Target};
 
 /// The most bytes that a reply about the topology may have: 500 nodes take some 150,000, and slots that lie scattered
@@ -28,8 +28,6 @@ const MAX_TOPOLOGY: usize = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Member {
     node: Node,
-    /// The hash tag of the keys that are written to it: primaries alone are written to, and only in their own slots.
-    tag: Option<String>,
     pub scanner: Arc<Scanner>,
 }
 
@@ -45,11 +43,6 @@ impl Member {
             !own_name && self.node.port == address.port() && self.node.host.parse() == Ok(address.ip())
         })
     }
-
-    /// A write is part of its checks.
-    pub fn writes(&self) -> bool {
-        self.scanner.canary.is_some()
-    }
 }
 
 /// The nodes that are known.
@@ -60,6 +53,8 @@ pub struct Fleet {
     /// The user named the name that certificates are for.
     keep_name: bool,
     members: Vec<Member>,
+    /// Those that are written to; none when nothing is.
+    shards: Vec<Shard>,
     /// The number of the look that the members are from.
     as_of: Option<u64>,
 }
@@ -69,8 +64,11 @@ pub struct Fleet {
 pub struct Movement {
     /// Nodes that were not known before.
     pub come: Vec<Member>,
-    /// Nodes that no longer belong to the cluster.
+    /// Nodes and shards that no longer belong to the cluster.
     pub gone: Vec<Who>,
+    pub new_shards: Vec<Shard>,
+    /// Shards that have another primary, and the names of the old one and the new.
+    pub moved: Vec<(Who, Arc<str>, Arc<str>)>,
     /// No node was known before at all.
     pub first: bool,
 }
@@ -79,7 +77,7 @@ impl Fleet {
     /// A fleet without nodes. `scanner` checks the endpoint; `keep_name` says that its certificate's name is every
     /// node's, whatever host name it announces.
     pub fn new(scanner: Arc<Scanner>, keep_name: bool) -> Self {
-        Fleet { scanner, keep_name, members: Vec::new(), as_of: None }
+        Fleet { scanner, keep_name, members: Vec::new(), shards: Vec::new(), as_of: None }
     }
 
     /// The nodes, by address.
@@ -87,8 +85,19 @@ impl Fleet {
         &self.members
     }
 
+    /// The shards that are written to, by their slots.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
     pub fn has(&self, who: &Who) -> bool {
-        self.members.iter().any(|member| member.who() == *who)
+        self.members.iter().any(|member| member.who() == *who) || self.shards.iter().any(|shard| shard.who() == *who)
+    }
+
+    /// The way to the endpoint alone, where no node is known.
+    pub fn endpoint(&self) -> Route {
+        let directory = Directory { endpoint: self.scanner.target.clone(), known: Vec::new() };
+        Route { scanner: self.scanner.clone(), others: Vec::new(), directory: Arc::new(directory) }
     }
 
     /// Where else than at the endpoint the topology can be had, the best place first.
@@ -112,6 +121,7 @@ impl Fleet {
         let whole = topology.is_whole();
         let before = std::mem::take(&mut self.members);
         let mut before: BTreeMap<_, _> = before.into_iter().map(|member| (member.node.name.clone(), member)).collect();
+        self.divide(&topology.nodes, whole, &mut movement);
         for node in topology.nodes {
             let known = before.remove(&node.name);
             let is_new = known.is_none();
@@ -120,26 +130,33 @@ impl Fleet {
             self.members.push(member);
         }
         match whole {
-            true => movement.gone = before.into_values().map(|member| member.who()).collect(),
+            true => movement.gone.extend(before.into_values().map(|member| member.who())),
             false => self.members.extend(before.into_values()),
         }
         movement
     }
 
+    fn divide(&mut self, nodes: &[Node], whole: bool, movement: &mut Movement) {
+        if self.scanner.canary.is_none() {
+            return;
+        }
+        let mut shards = std::mem::take(&mut self.shards);
+        let known = nodes.iter().map(|node| self.target(node)).collect();
+        let directory = Arc::new(Directory { endpoint: self.scanner.target.clone(), known });
+        let target = |node: &Node| self.target(node);
+        let Division { come, gone, moved } =
+            shards::divide(&mut shards, nodes, whole, &target, &directory, &self.scanner);
+        (self.shards, movement.new_shards, movement.moved) = (shards, come, moved);
+        movement.gone.extend(gone);
+    }
+
     fn member(&self, node: Node, known: Option<Member>) -> Member {
-        let is_own = |tag: &String| {
-            let slot = cluster::slot(tag.trim_matches(['{', '}']).as_bytes());
-            node.slots.iter().any(|range| range.contains(&slot))
-        };
-        let writes = self.scanner.canary.is_some() && node.primary;
-        let before = known.as_ref().and_then(|known| known.tag.clone()).filter(is_own);
-        let tag = if writes { before.or_else(|| cluster::tag(&node.slots)) } else { None };
         match known {
-            Some(known) if known.tag == tag && known.node.hostname == node.hostname => Member { node, ..known },
+            Some(known) if known.node.hostname == node.hostname => Member { node, ..known },
             _ => {
-                let canary = tag.as_deref().map(Canary::tagged);
-                let scanner = Arc::new(self.scanner.elsewhere(self.target(&node), canary));
-                Member { node, tag, scanner }
+                // Replicas take no writes, and which node is a primary changes: shards are written to.
+                let scanner = Arc::new(self.scanner.elsewhere(self.target(&node), None));
+                Member { node, scanner }
             }
         }
     }
@@ -201,7 +218,9 @@ impl Scout {
     }
 
     async fn ask(&self, target: &Target, start: Instant, limit: Duration) -> Sight {
-        let deadline = Deadline::after(limit);
+        // It names the user's limit, whatever share of that this is.
+        let deadline =
+            Deadline::at(start + self.scanner.timeout, self.scanner.timeout).no_later_than(Instant::now() + limit);
         let mut contact = Contact::default();
         let asked = async {
             let mut connection = Connection::open(target, &self.scanner.resolver, deadline, &mut contact).await?;
@@ -246,17 +265,17 @@ impl Scout {
         };
         let topology = match (&old, &shards) {
             (Some((slots, nodes)), _) => {
-                Topology::from_slots(slots, nodes, dialled).ok_or_else(|| unexpected("CLUSTER SLOTS", slots))
+                Topology::from_slots(slots, nodes, dialled).ok_or_else(|| refused("CLUSTER SLOTS", slots))
             }
             (None, Some(reply)) => {
-                Topology::from_shards(reply, dialled).ok_or_else(|| unexpected("CLUSTER SHARDS", reply))
+                Topology::from_shards(reply, dialled).ok_or_else(|| refused("CLUSTER SHARDS", reply))
             }
             (None, None) => Err(Failure::new(Kind::Protocol, "no reply about the topology")),
         }?;
         let verdict = match cluster::text(&info) {
             Some(info) => topology.verdict(info),
             // That slots are not served is worse than that the state cannot be known.
-            None => topology.verdict("").and_then(|()| Err(unexpected("CLUSTER INFO", &info))),
+            None => topology.verdict("").and_then(|()| Err(refused("CLUSTER INFO", &info))),
         };
         Ok((topology, verdict))
     }
@@ -288,6 +307,19 @@ async fn asked<const N: usize>(
     Ok(replies)
 }
 
+/// The failure that a reply is, and what to do about it.
+fn refused(command: &str, reply: &Value) -> Failure {
+    let failure = unexpected(command, reply);
+    let text = failure.detail.to_lowercase();
+    match failure.kind {
+        Kind::NoPerm => failure.with_advice("grant +cluster"),
+        Kind::Error if text.contains("cluster support disabled") || text.contains("unknown command") => {
+            failure.with_advice("not a cluster? leave out --cluster")
+        }
+        _ => failure,
+    }
+}
+
 /// Engines before 7.0 do not know the subcommand, and word that differently.
 fn lacks_shards(reply: &Value) -> bool {
     let failure = unexpected("CLUSTER SHARDS", reply);
@@ -298,44 +330,47 @@ fn lacks_shards(reply: &Value) -> bool {
 #[derive(Debug)]
 pub struct Checked {
     pub who: Who,
-    /// Where its line stands: nodes by address, the cluster last.
+    /// Where its line stands: nodes by address, then shards, the cluster last.
     pub place: usize,
-    /// A write was part of it.
-    pub writes: bool,
     pub outcome: Outcome,
 }
 
-/// Checks a cluster and its nodes once, within the time of one scan. Each outcome is emitted as soon as it is known.
+/// Checks a cluster, its nodes and its shards once, within the time of one scan; the endpoint alone where nobody tells of
+/// nodes. Each outcome is emitted as soon as it is known.
 pub async fn scan(scanner: Scanner, keep_name: bool, emit: &mut (dyn FnMut(Checked) + Send)) {
-    let start = Instant::now();
+    let end = Instant::now() + scanner.deadline;
     let scanner = Arc::new(scanner);
     // Dropped, it ends its tasks.
     let mut tasks = JoinSet::new();
-    // The endpoint is a node as well, mostly, and need not wait until it has told of the others. Only what to write there
-    // is not known before.
-    let mut early = scanner.canary.is_none().then(|| {
-        let (sender, outcomes) = unbounded_channel();
-        let scanner = scanner.clone();
-        tasks.spawn(async move { scanner.run(&mut |outcome| drop(sender.send(outcome))).await });
-        outcomes
-    });
+    // The endpoint is a node as well, mostly, and need not wait until it has told of the others.
+    let (sender, outcomes) = unbounded_channel();
+    let first = scanner.elsewhere(scanner.target.clone(), None);
+    tasks.spawn(async move { first.run_until(end, &mut |outcome| drop(sender.send(outcome))).await });
+    let mut early = Some(outcomes);
     let Sight { outcome, topology } = Scout::new(scanner.clone()).look(Vec::new()).await;
     let asked = outcome.details.connection.peer;
-    emit(Checked { who: Who::Cluster, place: usize::MAX, writes: false, outcome });
-    let Some(topology) = topology else { return };
-    let mut like = scanner.elsewhere(scanner.target.clone(), scanner.canary.is_some().then(Canary::new));
-    // To the millisecond, because a failure may name it.
-    let left = scanner.deadline.saturating_sub(start.elapsed()).as_millis();
-    like.deadline = Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX));
-    let mut fleet = Fleet::new(Arc::new(like), keep_name);
+    emit(Checked { who: Who::Cluster, place: usize::MAX, outcome });
+    let mut fleet = Fleet::new(scanner.clone(), keep_name);
+    let Some(topology) = topology.filter(|topology| !topology.nodes.is_empty()) else {
+        let mut emit = |outcome| emit(Checked { who: Who::Endpoint, place: 0, outcome });
+        match early.filter(|_| scanner.canary.is_none()) {
+            Some(mut early) => {
+                while let Some(outcome) = early.recv().await {
+                    emit(outcome);
+                }
+            }
+            None => fleet.endpoint().check_until(end, &mut emit).await,
+        }
+        return;
+    };
     fleet.take(1, topology);
     let (sender, mut checks) = unbounded_channel();
     for (place, member) in fleet.members().iter().cloned().enumerate() {
         let sender = sender.clone();
         let early = if member.is_at(asked) { early.take() } else { None };
         tasks.spawn(async move {
-            let (who, writes) = (member.who(), member.writes());
-            let mut tell = |outcome| drop(sender.send(Checked { who: who.clone(), place, writes, outcome }));
+            let who = member.who();
+            let mut tell = |outcome| drop(sender.send(Checked { who: who.clone(), place, outcome }));
             if let Some(mut early) = early
                 && let Some(first) = early.recv().await.filter(|outcome| outcome.details.connection.peer == asked)
             {
@@ -345,7 +380,15 @@ pub async fn scan(scanner: Scanner, keep_name: bool, emit: &mut (dyn FnMut(Check
                 }
                 return;
             }
-            member.scanner.run(&mut tell).await;
+            member.scanner.run_until(end, &mut tell).await;
+        });
+    }
+    for (place, shard) in (fleet.members().len()..).zip(fleet.shards().iter().cloned()) {
+        let sender = sender.clone();
+        tasks.spawn(async move {
+            let who = shard.who();
+            let mut tell = |outcome| drop(sender.send(Checked { who: who.clone(), place, outcome }));
+            shard.route.check_until(end, &mut tell).await;
         });
     }
     drop(sender);
@@ -359,6 +402,7 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     use super::*;
+    use crate::canary::Canary;
     use crate::resolve::Resolver;
     use crate::scan::{Databases, Identify};
 
@@ -389,6 +433,7 @@ mod tests {
             primary: slots.is_some(),
             failing: false,
             slots: slots.map(|(from, to)| from..=to).into_iter().collect(),
+            replicates: None,
         };
         Topology { nodes: nodes.iter().map(node).collect() }
     }
@@ -398,9 +443,15 @@ mod tests {
         (come, movement.gone.iter().map(Who::to_string).collect())
     }
 
-    fn writing(fleet: &Fleet) -> Vec<String> {
-        let written_to = fleet.members().iter().filter(|member| member.writes());
-        written_to.map(|member| format!("{}{}", member.node.host, member.tag.as_deref().unwrap_or("?"))).collect()
+    /// Who is written to: shard, primary and tag.
+    fn writing(fleet: &Fleet) -> Vec<(String, String, String)> {
+        let shown = |shard: &Shard| {
+            let Route { scanner, .. } = &shard.route;
+            let tag = scanner.canary.as_ref().unwrap().to_string();
+            let tag = tag.split_once('{').unwrap().1.trim_end_matches(['}', '*']).to_owned();
+            (shard.who().to_string(), scanner.target.endpoint.to_string(), tag)
+        };
+        fleet.shards().iter().map(shown).collect()
     }
 
     #[test]
@@ -422,19 +473,33 @@ mod tests {
     }
 
     #[test]
-    fn primaries_are_written_to_in_their_own_slots() {
+    fn a_shard_is_written_to_wherever_its_slots_are() {
         let mut fleet = fleet();
-        fleet.take(1, topology(&[("a", Some((0, 8191))), ("b", Some((8192, 16_383))), ("c", None)]));
+        let first = fleet.take(1, topology(&[("a", Some((0, 8191))), ("b", Some((8192, 16_383))), ("c", None)]));
+        assert!(fleet.members().iter().all(|member| member.scanner.canary.is_none()));
         let before = writing(&fleet);
-        assert_eq!(before.len(), 2, "{before:?}");
-        let scanner = fleet.members()[0].scanner.clone();
+        let who = |place: usize| (before[place].0.as_str(), before[place].1.as_str());
+        assert_eq!((who(0), who(1)), (("SHARD 0-8191", "a:1"), ("SHARD 8192-16383", "b:1")));
+        assert_eq!((first.new_shards.len(), first.moved.len()), (2, 0));
+        let scanner = fleet.shards()[0].route.scanner.clone();
         // Slots moved, and not the one that is written to.
-        let slot = cluster::slot(before[0].trim_matches(['a', '{', '}']).as_bytes());
+        let slot = cluster::slot(before[0].2.as_bytes());
         fleet.take(2, topology(&[("a", Some((slot, slot))), ("b", Some((8192, 16_383))), ("c", None)]));
         assert_eq!(writing(&fleet), before);
-        assert!(Arc::ptr_eq(&scanner, &fleet.members()[0].scanner));
-        // A promotion.
-        fleet.take(3, topology(&[("a", None), ("b", Some((8192, 16_383))), ("c", Some((0, 8191)))]));
-        assert_eq!(writing(&fleet), [before[1].clone(), before[0].replace('a', "c")]);
+        assert!(Arc::ptr_eq(&scanner, &fleet.shards()[0].route.scanner));
+        // A promotion: the shard stays, the node changes.
+        let third = fleet.take(3, topology(&[("a", None), ("b", Some((8192, 16_383))), ("c", Some((0, 8191)))]));
+        let at_c = (before[0].0.clone(), "c:1".to_owned(), before[0].2.clone());
+        assert_eq!(writing(&fleet), [at_c.clone(), before[1].clone()]);
+        assert_eq!(third.moved, [(Who::Shard("0-8191".into()), "a:1".into(), "c:1".into())]);
+        assert!(third.new_shards.is_empty() && third.gone.is_empty());
+        // A look that does not see all slots takes nobody away; one that does tells who has come and who has gone.
+        fleet.take(4, topology(&[("c", Some((0, 8191)))]));
+        assert_eq!(writing(&fleet), [at_c, before[1].clone()]);
+        let fifth =
+            fleet.take(5, topology(&[("a", Some((4000, 8191))), ("c", Some((0, 3999))), ("b", Some((8192, 16_383)))]));
+        assert_eq!(fifth.new_shards.iter().map(Shard::who).collect::<Vec<_>>(), [Who::Shard("4000-8191".into())]);
+        let sixth = fleet.take(6, topology(&[("a", Some((0, 8191))), ("b", Some((8192, 16_383)))]));
+        assert!(sixth.gone.contains(&Who::Shard("0-8191".into())), "{sixth:?}");
     }
 }

@@ -104,10 +104,7 @@ impl Ledger {
         } else {
             self.observe(&check.subject.writing(false), check, reads, &mut transitions);
         }
-        // A node that was demoted is no more written to, and with that its writes fail no more.
-        let was_written_to =
-            || matches!(check.subject.who, Who::Node(_)) && self.accounts.contains_key(&check.subject.writing(true));
-        if check.writes || check.subject.write || was_written_to() {
+        if check.writes || check.subject.write {
             self.observe(&check.subject.writing(true), check, check.result, &mut transitions);
         }
         transitions

@@ -8,7 +8,8 @@
 //! - [`target`] is what is checked; [`password`] fetches what it takes to get in, and [`login`] renews it. In builds with
 //!   the feature `iam`, the room of that name makes it from AWS credentials.
 //! - [`resolve`], [`connect`] and [`tls`] open a connection, phase by phase; [`scan`] asks all databases over it.
-//! - [`cluster`] reads what a cluster tells of its nodes, [`fleet`] checks them all; [`held`] keeps one connection.
+//! - [`cluster`] reads what a cluster tells of its nodes, [`fleet`] checks them all, [`shards`] are what is written to;
+//!   [`held`] keeps one connection.
 //! - [`failure`] is the closed set of reasons why a check fails.
 //! - [`identity`] is what a server tells of itself, and what changed.
 //! - [`schedule`] says when checks start, [`outage`] folds their outcomes into outages; both are pure.
@@ -50,6 +51,7 @@ pub mod resolve;
 pub mod scan;
 pub mod schedule;
 pub mod series;
+pub mod shards;
 pub mod signal;
 pub mod spans;
 pub mod status;

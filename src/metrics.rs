@@ -53,10 +53,8 @@ impl Metrics {
     pub fn observe(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<&Failure>, writes: bool) {
         let failure = failure.map(|failure| failure.kind);
         self.observe_one(&subject.writing(false), at, took, failure.filter(|_| !subject.write));
-        // A node that was demoted is no more written to, and with that its writes fail no more.
-        let writing = subject.writing(true);
-        if writes || (matches!(subject.who, Who::Node(_)) && self.series.contains_key(&writing)) {
-            self.observe_one(&writing, at, took, failure);
+        if writes {
+            self.observe_one(&subject.writing(true), at, took, failure);
         }
     }
 
@@ -117,6 +115,7 @@ impl Metrics {
             Who::Held => labels.push_str(",connection=\"held\""),
             Who::Cluster => labels.push_str(",node=\"cluster\""),
             Who::Node(node) => _ = write!(labels, ",node=\"{}\"", escaped(node)),
+            Who::Shard(slots) => _ = write!(labels, ",shard=\"{}\"", escaped(slots)),
         }
         if let Some(db) = subject.db {
             let _ = write!(labels, ",db=\"{db}\"");

@@ -166,7 +166,12 @@ impl Scanner {
     /// Checks every database once. Each outcome is emitted as soon as it is known, so that a caller who drops this
     /// future loses none.
     pub async fn run(&self, emit: Emit<'_>) {
-        let mut pass = self.pass(self.databases, emit);
+        self.run_until(Instant::now() + self.deadline, emit).await;
+    }
+
+    /// The same, as a part of something that has to be over at `end`. What runs out of time names the user's limits.
+    pub async fn run_until(&self, end: Instant, emit: Emit<'_>) {
+        let mut pass = Pass { end, ..self.pass(self.databases, emit) };
         while pass.next <= pass.last {
             if Instant::now() >= pass.end {
                 let limit = humantime::format_duration(self.deadline);

@@ -1,5 +1,8 @@
 //! `--cluster`: every node of a real cluster, and the cluster as a whole.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -98,12 +101,86 @@ fn slots_without_a_primary_fail_a_scan() {
 }
 
 #[test]
-fn what_is_no_cluster_fails_with_the_servers_text() {
+fn where_nobody_tells_of_nodes_the_endpoint_is_checked() {
     let (env, server) = (TestEnv::new(), Real::start(&[]));
-    let output = env.run(&["dbs", "-c", "-p", &server.port().to_string()]);
+    let port = server.port().to_string();
+    let output = env.run(&["dbs", "-c", "-p", &port, "--max-db", "1", "--canary"]);
     assert_eq!(output.code, Some(1));
-    let line = "CLUSTER: NOT RUNNING (error: ERR This instance has cluster support disabled)\n";
-    assert!(env.read("redis_db_health.log").contains(line), "{output:?}");
+    let failure = "error: ERR This instance has cluster support disabled (not a cluster? leave out --cluster)";
+    let lines = format!("DB 0: RUNNING\nDB 1: RUNNING\nCLUSTER: NOT RUNNING ({failure})\n");
+    assert!(env.read("redis_db_health.log").contains(&lines), "{output:?}");
+    let cycles = ["cycles", "--cycles", "1", "--run-duration", "0.3", "--check-interval", "100ms", "-c", "-t", "20"];
+    let output = env.run(&[&cycles[..], &["-p", &port, "--canary"]].concat());
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let successes = normalised(&env.read("redis_success.log"));
+    assert_eq!(successes.matches("<time> SUCCESS ").count(), 3, "{successes}");
+    let errors = normalised(&env.read("redis_error.log"));
+    assert_eq!(errors.matches(&format!("<time> CLUSTER FAILURE: {failure}\n")).count(), 4, "{errors}");
+
+    // A cluster whose topology may not be asked for.
+    let (env, cluster) = (TestEnv::new(), Cluster::start());
+    for node in &cluster.nodes {
+        node.command(&["ACL", "SETUSER", "default", "-cluster"]);
+    }
+    let output = env.run(&[&cycles[..], &["-p", &cluster.port(0), "--canary"]].concat());
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let errors = env.read("redis_error.log");
+    let refused = errors.lines().filter(|line| line.contains("CLUSTER FAILURE: noperm: NOPERM "));
+    assert_eq!(refused.filter(|line| line.ends_with(" (grant +cluster)")).count(), 3, "{errors}");
+    assert!(!errors.contains("MOVED"), "{errors}");
+    let successes = normalised(&env.read("redis_success.log"));
+    assert_eq!(successes.matches("<time> SUCCESS ").count(), 3, "{successes}");
+}
+
+#[test]
+fn without_the_flag_a_write_that_is_moved_says_what_to_do() {
+    let cluster = Cluster::start();
+    let (mut moved, mut passed) = (0, 0);
+    // The slot is another one for each run, and the same in all of it.
+    for _ in 0..20 {
+        let env = TestEnv::new();
+        let run = ["cycles", "--cycles", "1", "--run-duration", "0.25", "--check-interval", "50ms", "-t", "20"];
+        env.run(&[&run[..], &["-p", &cluster.port(0), "--canary"]].concat());
+        let errors = env.read("redis_error.log");
+        let failures: Vec<_> = errors.lines().filter(|line| line.contains(" WRITE FAILURE: ")).collect();
+        assert!(matches!(failures.len(), 0 | 5), "{errors}");
+        let said = |line: &&str| line.contains("error: MOVED ") && line.ends_with(" (a cluster: use --cluster)");
+        assert!(failures.iter().all(said), "{errors}");
+        *if failures.is_empty() { &mut passed } else { &mut moved } += 1;
+        if moved > 0 && passed > 0 {
+            return;
+        }
+    }
+    panic!("{moved} of 20 runs were moved");
+}
+
+#[test]
+fn a_look_that_runs_out_of_time_names_the_timeout() {
+    let (env, server) = (TestEnv::new(), Real::start(&[]));
+    server.freeze();
+    let port = server.port().to_string();
+    env.run(&["dbs", "-c", "-p", &port, "-t", "300ms"]);
+    let log = env.read("redis_db_health.log");
+    server.thaw();
+    assert!(log.contains("CLUSTER: NOT RUNNING (timeout: no reply to CLUSTER SHARDS within 300ms)\n"), "{log}");
+
+    // Nodes that hang, each of which gets a part of the time.
+    let (env, cluster) = (TestEnv::new(), Cluster::start());
+    let port = cluster.port(0);
+    let run =
+        env.spawn(&["cycles", "-c", "-p", &port, "--run-duration", "1h", "--check-interval", "100ms", "-t", "0.5"]);
+    env.wait_for("redis_success.log", |text| last_success(text, "CLUSTER") >= 2);
+    cluster.nodes.iter().for_each(Real::freeze);
+    let failed = " CLUSTER FAILURE: ";
+    env.wait_for("redis_error.log", |text| text.matches(failed).count() >= 5);
+    cluster.nodes.iter().for_each(Real::thaw);
+    run.signal(Signal::TERM);
+    run.wait();
+    let errors = env.read("redis_error.log");
+    let mut texts: Vec<_> = errors.lines().filter_map(|line| line.split_once(failed)).map(|(_, text)| text).collect();
+    texts.sort_unstable();
+    texts.dedup();
+    assert!(texts.iter().all(|text| text.ends_with(" within 500ms")) && texts.len() <= 2, "{texts:?}");
 }
 
 #[test]
@@ -117,6 +194,10 @@ fn each_shard_has_a_canary_in_its_own_slots() {
     let before: Vec<_> = (0..6).map(written).collect();
     let output = env.run(&["dbs", "-c", "--canary", "-p", &cluster.port(0)]);
     assert_eq!(output.code, Some(0), "{output:?}");
+    let shards: String = SLOTS.iter().map(|(from, to)| format!("SHARD {from}-{to}: RUNNING\n")).collect();
+    assert!(output.stdout.contains(&format!("DB 0: RUNNING\n{shards}CLUSTER: RUNNING\n")), "{output:?}");
+    assert!(output.stdout.contains("6 databases on 6 nodes checked in"), "{output:?}");
+    assert!(output.stdout.contains("; 3 of 3 shards take writes\n"), "{output:?}");
     // Replicas execute what is replicated to them, which has reached them a little later.
     let reached = || (0..6).all(|place| written(place) == before[place] + 1);
     assert!(eventually(LIMIT, reached), "{:?}", (0..6).map(written).collect::<Vec<_>>());
@@ -125,13 +206,16 @@ fn each_shard_has_a_canary_in_its_own_slots() {
         let errors = cluster.nodes[place].command(&["INFO", "errorstats"]);
         assert!(!errors.contains("MOVED"), "slots {from} to {to}: {errors}");
     }
-    // A primary that takes no writes fails its own write, and nothing else.
+    // A primary that takes no writes fails its shard, and nothing else.
     cluster.nodes[1].command(&["CONFIG", "SET", "min-replicas-to-write", "5"]);
-    let output = env.run(&["dbs", "-c", "--canary", "-p", &cluster.port(0)]);
+    let output = env.run(&["dbs", "-c", "--canary", "-p", &cluster.port(0), "--metrics-file", "metrics.prom"]);
     assert_eq!(output.code, Some(1), "{output:?}");
-    let failure = format!("<time> NODE {} DB 0 WRITE FAILURE: error: NOREPLICAS Not enough", cluster.name(1));
+    let (from, to) = SLOTS[1];
+    let failure = format!("<time> SHARD {from}-{to} FAILURE: error: NOREPLICAS Not enough");
     let errors = normalised(&env.read("redis_error.log"));
     assert!(errors.starts_with(&failure) && errors.lines().count() == 1, "{errors}");
+    let metrics = std::fs::read_to_string(env.path().join("metrics.prom")).unwrap();
+    assert!(metrics.contains(&format!("shard=\"{from}-{to}\"}} 0\n")) && !metrics.contains("probe"), "{metrics}");
 }
 
 /// When something was first seen from outside, and when it was last seen not to be yet.
@@ -313,28 +397,156 @@ fn nodes_that_appear_or_vanish_are_changes() {
     assert!(output.stdout.contains(&marked), "{output:?}");
 }
 
-#[test]
-fn a_demoted_primary_is_no_more_written_to() {
-    let (env, cluster) = (TestEnv::new(), Cluster::start());
+/// What a writer of our own met that follows redirections as any client does: when each write began and ended, and
+/// whether some node took it.
+type Written = Vec<(DateTime<Utc>, DateTime<Utc>, bool)>;
+
+/// Writes to the first shard from outside, again and again, until told to stop.
+fn write_on(ports: &[u16], stop: &AtomicBool) -> Written {
+    // Its slot is 5061 (redis.io, cluster specification: SET bar).
+    let key = "bar";
+    let mut written = Written::new();
+    let mut known = ports[0];
+    while !stop.load(Ordering::Relaxed) {
+        let began = Utc::now();
+        let mut taken = false;
+        // First who was known to take it, then whoever else may.
+        for first in [known].into_iter().chain(ports.iter().copied()) {
+            let mut port = first;
+            for _ in 0..2 {
+                let reply = try_set(port, key);
+                taken = reply.as_deref() == Some("+OK");
+                if taken {
+                    known = port;
+                    break;
+                }
+                let moved = reply.filter(|reply| reply.starts_with("-MOVED "));
+                match moved.and_then(|reply| reply.rsplit_once(':')?.1.parse().ok()) {
+                    Some(to) if to != port => port = to,
+                    _ => break,
+                }
+            }
+            if taken {
+                break;
+            }
+        }
+        written.push((began, Utc::now(), taken));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    written
+}
+
+/// The reply to one SET; none when there is none.
+fn try_set(port: u16, key: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(LIMIT)).ok()?;
+    stream.write_all(format!("SET {key} 1\r\n").as_bytes()).ok()?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).ok()?;
+    Some(line.trim_end().to_owned())
+}
+
+/// The rows and outages that a document tells of shards and nodes, without what only a live run can know.
+fn told(document: &str) -> Vec<Value> {
+    let mut document: Value = serde_json::from_str(document).unwrap();
+    let rows = document["databases"].as_array_mut().unwrap();
+    for row in rows.iter_mut() {
+        row.as_object_mut().unwrap().remove("latency_us");
+        for outage in row["outages"].as_array_mut().unwrap() {
+            // The logs do not tell when within a check its failure was met, and cut the time to milliseconds.
+            outage.as_object_mut().unwrap().retain(|name, _| !name.ends_with("_s"));
+        }
+    }
+    std::mem::take(rows)
+}
+
+/// Runs with a canary and a writer from outside while something happens to the first shard; gives what the writer met, the
+/// first shard's checks, and the document of the run, which is the same as that of its logs.
+fn written_while(happens: impl FnOnce(&mut Cluster, &TestEnv)) -> (Written, Value, String) {
+    let (env, mut cluster) = (TestEnv::new(), Cluster::start());
+    let ports: Vec<_> = cluster.nodes.iter().map(Real::port).collect();
     let port = cluster.port(1);
-    let run = env.spawn(&endless(&port, &["--canary", "--log-format", "json"]));
-    let (old, new) = (cluster.name(0), cluster.name(3));
-    run.wait_for_stdout(|text| text.contains("Cycle 1 started"));
-    env.wait_for("redis_success.log", |text| text.contains(&format!("\"node\":\"{old}\"")));
-    assert_eq!(cluster.nodes[3].command(&["CLUSTER", "FAILOVER"]), "+OK");
-    run.wait_for_stdout(|text| text.contains(&format!("=== NODE {new} changed from replica to primary at ")));
-    run.wait_for_stdout(|text| text.contains(&format!("=== NODE {old} changed from primary to replica at ")));
-    // The new primary is written to, the old one is not.
-    let writes = |name: &str| {
-        let is = |record: &Value| record["node"] == name && record["ok"] == true;
-        checks(&env, is).last().is_some_and(|(.., check)| check["write_us"].as_u64().unwrap_or(0) > 0)
-    };
-    assert!(eventually(LIMIT, || writes(&new) && !writes(&old)), "{}", env.read("redis_success.log"));
+    let run = env.spawn(&endless(&port, &["--canary", "--log-format", "json", "--json"]));
+    env.wait_for("redis_success.log", |text| text.matches("\"shard\":\"0-5460\"").count() >= 3);
+    let stop = AtomicBool::new(false);
+    let written = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write_on(&ports, &stop));
+        // It is to have written before and after.
+        std::thread::sleep(Duration::from_millis(300));
+        happens(&mut cluster, &env);
+        stop.store(true, Ordering::Relaxed);
+        writer.join().unwrap()
+    });
     run.signal(Signal::TERM);
     let output = run.wait();
-    // A write that met the old primary failed, and that is over.
-    let opened = output.stdout.matches(&format!("Outage of NODE {old} WRITE began")).count();
-    assert_eq!(output.stdout.matches(&format!("Outage of NODE {old} WRITE ended")).count(), opened, "{output:?}");
+    let report = env.run(&["report", "--json", "logs"]);
+    let (live, read) = (told(&output.stdout), told(&report.stdout));
+    assert_eq!(live, read);
+    assert!(live.iter().all(|row| row["write"] != true), "{live:?}");
+    assert_eq!(live.iter().filter(|row| row["shard"].is_string()).count(), 3, "{live:?}");
+    let document: Value = serde_json::from_str(&output.stdout).unwrap();
+    let is_first = |row: &&Value| row["shard"] == "0-5460";
+    let shard = document["databases"].as_array().unwrap().iter().find(is_first).unwrap().clone();
+    (written, shard, output.stdout + &env.read("redis_error.log"))
+}
+
+#[test]
+fn a_shards_outage_is_its_write_outage() {
+    let mut replica = String::new();
+    let (written, shard, told) = written_while(|cluster, env| {
+        replica = cluster.name(3);
+        let shard = "\"shard\":\"0-5460\"";
+        cluster.nodes[0].kill();
+        env.wait_for("redis_error.log", |text| text.contains("\"outage_ended\"") && text.contains(shard));
+        let at = env.read("redis_success.log").matches(shard).count();
+        env.wait_for("redis_success.log", |text| text.matches(shard).count() >= at + 5);
+    });
+    let outages = shard["outages"].as_array().unwrap();
+    assert_eq!(outages.len(), 1, "{shard}");
+    let outage = &outages[0];
+    // From outside: no longer than from the last write that was taken to the first one after, no shorter than from the
+    // first that was not to the last.
+    let first = written.iter().position(|(.., taken)| !taken).expect("an outage");
+    let last = written.iter().rposition(|(.., taken)| !taken).expect("an outage");
+    let seconds = |from: DateTime<Utc>, to: DateTime<Utc>| (to - from).num_microseconds().unwrap() as f64 / 1e6;
+    let longest = seconds(written[first - 1].0, written[last + 1].1);
+    let shortest = seconds(written[first].1, written[last].0);
+    let (at_least, at_most) = (outage["at_least_s"].as_f64().unwrap(), outage["at_most_s"].as_f64().unwrap());
+    eprintln!("the write outage: outside {shortest} to {longest} s, told {at_least} to {at_most} s");
+    assert!(at_least <= longest && at_most >= shortest, "{outage}");
+    let time = |name: &str| outage[name].as_str().unwrap().parse::<DateTime<Utc>>().unwrap();
+    assert!(time("last_success_before") <= written[first].1, "{outage}");
+    assert!(time("last_failure") <= written[last + 1].1, "{outage}");
+    assert!(told.contains("\"what\":\"address\""), "{told}");
+    assert!(told.contains(&replica), "{told}");
+}
+
+#[test]
+fn a_graceful_failover_fails_nothing_that_others_do_not_see() {
+    let (written, shard, told) = written_while(|cluster, env| {
+        assert_eq!(cluster.nodes[3].command(&["CLUSTER", "FAILOVER"]), "+OK");
+        env.wait_for("redis_success.log", |text| {
+            text.lines().any(|line| line.contains("\"what\":\"address\"") && line.contains("\"shard\":\"0-5460\""))
+        });
+        let at = last_number(&env.read("redis_success.log"));
+        env.wait_for("redis_success.log", |text| last_number(text) > at + 5);
+    });
+    let seen = written.iter().filter(|(.., taken)| !taken).count();
+    eprintln!(
+        "a graceful failover: {seen} of {} writes from outside failed, {} of the checks",
+        written.len(),
+        shard["failures"]
+    );
+    if seen == 0 {
+        assert_eq!(shard["failures"], 0, "{shard} {told}");
+        assert!(!told.contains("\"ok\":false"), "{told}");
+    }
+}
+
+/// The number of the last check in a log of JSON lines.
+fn last_number(text: &str) -> u64 {
+    let records = text.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    records.filter_map(|record| record["number"].as_u64()).max().unwrap_or(0)
 }
 
 #[test]
@@ -457,11 +669,12 @@ fn every_engine_tells_its_nodes_and_its_databases() {
     ] {
         let (env, server) = (TestEnv::new(), alone(&engine(name), &more));
         let port = server.port().to_string();
-        for canary in [&[][..], &["--canary"]] {
+        let shards: String = (0..databases).map(|db| format!("SHARD 0-16383 DB {db}: RUNNING\n")).collect();
+        for (canary, shards) in [(&[][..], String::new()), (&["--canary"], shards)] {
             let output = env.run(&[&["dbs", "-c", "-p", &port, "--max-db", "auto"], canary].concat());
             assert_eq!(output.code, Some(0), "{name}: {output:?}");
             let lines: String = (0..databases).map(|db| format!("NODE 127.0.0.1:{port} DB {db}: RUNNING\n")).collect();
-            assert!(output.stdout.contains(&format!("{lines}CLUSTER: RUNNING\n")), "{name}: {output:?}");
+            assert!(output.stdout.contains(&format!("{lines}{shards}CLUSTER: RUNNING\n")), "{name}: {output:?}");
         }
         assert_eq!(env.read("redis_error.log"), "");
     }

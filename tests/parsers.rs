@@ -26,6 +26,8 @@ fn subjects() -> impl Strategy<Value = Subject> {
         Just(Who::Held),
         Just(Who::Cluster),
         "[a-z0-9.:-]{1,20}:[0-9]{1,5}".prop_map(|node| Who::Node(node.into())),
+        "[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}-[0-9]{1,5}){0,3}(,[.]{3})?[+]?"
+            .prop_map(|slots| Who::Shard(slots.into())),
     ];
     (who, proptest::option::of(0..1_200_000_u32), any::<bool>()).prop_map(|(who, db, write)| Subject { who, db, write })
 }

@@ -42,7 +42,7 @@ struct Tick {
     at: Moment,
     /// How many gaps there were before.
     gaps: u64,
-    /// A write is part of it.
+    /// A write is part of it, and told apart.
     writes: bool,
 }
 
@@ -265,11 +265,12 @@ impl Run {
     }
 
     /// Starts a task that checks `who`. It goes on by itself and tells what comes of it.
-    fn launch<Work, Doing>(&mut self, who: Who, tick: Tick, work: Work)
+    fn launch<Work, Doing>(&mut self, who: Who, mut tick: Tick, work: Work)
     where
         Work: FnOnce(Tell) -> Doing,
         Doing: Future<Output = ()> + Send + 'static,
     {
+        tick.writes &= who.reads_and_writes();
         let lane = self.lane(&who);
         lane.begun = tick.number;
         lane.order.begin(tick.number);
@@ -348,8 +349,8 @@ impl Run {
 
     fn fold(&mut self, who: &Who, tick: Tick, outcome: &Outcome) {
         let (at, details) = (tick.at.stamp, &outcome.details);
-        // Any node may tell of the cluster: that it was another one is no change.
-        if *who != Who::Cluster {
+        // Any node may tell of the cluster, and any of a shard's be its primary: that it was another one is no change.
+        if !matches!(who, Who::Cluster | Who::Shard(_)) {
             for change in self.lane(who).observed.update(&details.connection) {
                 self.note_change(who.clone(), tick, change);
             }
@@ -388,7 +389,7 @@ impl Run {
             (Databases::One(_), _) | (_, Who::Held | Who::Cluster) => None,
             _ => Some(outcome.db),
         };
-        Subject { who: who.clone(), db, write: outcome.write }
+        Subject { who: who.clone(), db, write: outcome.write && who.reads_and_writes() }
     }
 
     fn say_missed(&mut self) {

@@ -33,8 +33,7 @@ impl Stream {
         if let Some(from) = self.gap.take().or(unpaced) {
             self.ledger.gap(Gap { from, to: at });
         }
-        // Of nodes only the primaries are written to, and lines do not tell which those were.
-        let writes = self.writes && matches!(subject.who, Who::Endpoint | Who::Held);
+        let writes = self.writes && subject.who.reads_and_writes();
         let gaps = self.ledger.gap_count;
         // When a check met its failure is not in the logs.
         let took = took.filter(|_| result.is_ok());

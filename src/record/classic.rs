@@ -70,6 +70,7 @@ impl Display for Who {
             Who::Held => f.write_str("HELD"),
             Who::Cluster => f.write_str("CLUSTER"),
             Who::Node(node) => write!(f, "NODE {node}"),
+            Who::Shard(slots) => write!(f, "SHARD {slots}"),
         }
     }
 }
@@ -187,6 +188,7 @@ fn read_subject(mut rest: &str) -> (Subject, &str) {
         };
         match (word, value.parse()) {
             ("NODE", _) => (subject.who, rest) = (Who::Node(value.into()), after_value),
+            ("SHARD", _) => (subject.who, rest) = (Who::Shard(value.into()), after_value),
             ("DB", Ok(db)) => (subject.db, rest) = (Some(db), after_value),
             ("HELD", _) => (subject.who, rest) = (Who::Held, after),
             ("CLUSTER", _) => (subject.who, rest) = (Who::Cluster, after),

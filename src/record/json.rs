@@ -30,6 +30,8 @@ struct Line<'a> {
     mode: Option<Text<'a>>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     node: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    shard: Option<Text<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     db: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,6 +113,8 @@ struct CheckLine<'a> {
     mode: Option<Text<'a>>,
     #[serde(borrow)]
     node: Option<Text<'a>>,
+    #[serde(borrow)]
+    shard: Option<Text<'a>>,
     db: Option<u32>,
     held: bool,
     cluster: bool,
@@ -183,11 +187,12 @@ fn subject_line(subject: &Subject) -> Line<'_> {
 }
 
 fn who_line(who: &Who) -> Line<'_> {
-    let node = match who {
-        Who::Node(node) => Some(Text(Cow::Borrowed(&**node))),
-        _ => None,
+    let (node, shard) = match who {
+        Who::Node(node) => (Some(Text(Cow::Borrowed(&**node))), None),
+        Who::Shard(slots) => (None, Some(Text(Cow::Borrowed(&**slots)))),
+        _ => (None, None),
     };
-    Line { node, held: yes(*who == Who::Held), cluster: yes(*who == Who::Cluster), ..Line::default() }
+    Line { node, shard, held: yes(*who == Who::Held), cluster: yes(*who == Who::Cluster), ..Line::default() }
 }
 
 fn check_line<'r>(subject: &'r Subject, result: &Result<(), Failure>, details: &'r Details) -> Line<'r> {
@@ -348,20 +353,26 @@ fn read_stamp(text: &Option<Text<'_>>, zone: &mut Zone) -> Option<Stamp> {
 }
 
 fn read_subject(line: &CheckLine<'_>) -> Subject {
-    subject(&line.node, line.held, line.cluster, line.db, line.write)
+    subject(&line.node, &line.shard, (line.held, line.cluster, line.write), line.db)
 }
 
 fn subject_of(line: &Line<'_>) -> Subject {
     let is = |flag: Option<bool>| flag == Some(true);
-    subject(&line.node, is(line.held), is(line.cluster), line.db, is(line.write))
+    subject(&line.node, &line.shard, (is(line.held), is(line.cluster), is(line.write)), line.db)
 }
 
-fn subject(node: &Option<Text<'_>>, held: bool, cluster: bool, db: Option<u32>, write: bool) -> Subject {
-    let who = match (node, held, cluster) {
-        (Some(node), _, _) => Who::Node((&*node.0).into()),
-        (None, true, _) => Who::Held,
-        (None, false, true) => Who::Cluster,
-        (None, false, false) => Who::Endpoint,
+fn subject(
+    node: &Option<Text<'_>>,
+    shard: &Option<Text<'_>>,
+    (held, cluster, write): (bool, bool, bool),
+    db: Option<u32>,
+) -> Subject {
+    let who = match (node, shard, held, cluster) {
+        (Some(node), ..) => Who::Node((&*node.0).into()),
+        (None, Some(slots), ..) => Who::Shard((&*slots.0).into()),
+        (None, None, true, _) => Who::Held,
+        (None, None, false, true) => Who::Cluster,
+        (None, None, false, false) => Who::Endpoint,
     };
     Subject { who, db, write }
 }

@@ -36,6 +36,16 @@ pub enum Who {
     Cluster,
     /// One node of a cluster, as `host:port`.
     Node(Arc<str>),
+    /// One shard of a cluster, by the slots that it had when it was first seen: `0-5460`. Its check is a write.
+    Shard(Arc<str>),
+}
+
+impl Who {
+    /// With `--canary` its checks read and then write, and which of the two failed is told apart. Nodes are only read, and
+    /// shards are there to be written to.
+    pub fn reads_and_writes(&self) -> bool {
+        matches!(self, Who::Endpoint | Who::Held)
+    }
 }
 
 /// What a check was of: the part of a line between the time and the verdict.

@@ -74,6 +74,8 @@ struct Database<'r> {
     folder: Option<&'r str>,
     db: Option<u32>,
     node: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<&'r str>,
     #[serde(skip_serializing_if = "is_false")]
     held: bool,
     #[serde(skip_serializing_if = "is_false")]
@@ -104,6 +106,7 @@ impl<'r> Database<'r> {
             folder: row.folder.as_deref(),
             db: *db,
             node: node(who),
+            shard: shard(who),
             held: *who == Who::Held,
             cluster: *who == Who::Cluster,
             write: *write,
@@ -121,6 +124,13 @@ impl<'r> Database<'r> {
 fn node(who: &Who) -> Option<&str> {
     match who {
         Who::Node(node) => Some(node),
+        _ => None,
+    }
+}
+
+fn shard(who: &Who) -> Option<&str> {
+    match who {
+        Who::Shard(slots) => Some(slots),
         _ => None,
     }
 }
@@ -165,6 +175,8 @@ struct Change<'r> {
     from: &'r str,
     to: &'r str,
     node: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<&'r str>,
     #[serde(skip_serializing_if = "is_false")]
     held: bool,
 }
@@ -178,6 +190,7 @@ impl<'r> From<&'r (Folder, Changed)> for Change<'r> {
             from: &changed.change.from,
             to: &changed.change.to,
             node: node(&changed.who),
+            shard: shard(&changed.who),
             held: changed.who == Who::Held,
         }
     }

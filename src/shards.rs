@@ -1,0 +1,284 @@
+//! The shards of a cluster, which are what is written to: a shard stays itself when another node becomes its primary.
+//!
+//! What is known of a cluster may be out of date at any moment. So a write does what a cluster's client would do before
+//! it says that a shard takes no writes: it follows a redirection, and where the primary does not answer it asks the
+//! nodes that may have taken its place.
+
+use std::cmp::Reverse;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::time::{Instant, sleep};
+use tracing::debug;
+
+use crate::canary::Canary;
+use crate::cluster::{self, Node};
+use crate::failure::{Failure, Kind, Phase};
+use crate::record::Who;
+use crate::scan::{Databases, Emit, Outcome, Scanner};
+use crate::target::{Endpoint, Target};
+
+/// How many ranges of slots a shard's name shows. No other shard has the first of them.
+const SHOWN: usize = 8;
+
+/// How the nodes of a cluster are dialled.
+#[derive(Debug)]
+pub struct Directory {
+    /// One that is not known is dialled as the endpoint is.
+    pub endpoint: Target,
+    pub known: Vec<Target>,
+}
+
+impl Directory {
+    fn target(&self, host: String, port: u16) -> Target {
+        let endpoint = Endpoint::Tcp { host, port };
+        let known = self.known.iter().find(|target| target.endpoint == endpoint);
+        known.cloned().unwrap_or_else(|| Target { endpoint, ..self.endpoint.clone() })
+    }
+}
+
+/// A way to whoever takes the writes now.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Checks the node that took them when that was last looked at.
+    pub scanner: Arc<Scanner>,
+    /// Those that may have taken its place.
+    pub others: Vec<Target>,
+    pub directory: Arc<Directory>,
+}
+
+impl Route {
+    /// Checks once, by whoever takes the writes now.
+    pub async fn check(&self, emit: Emit<'_>) {
+        self.check_until(Instant::now() + self.scanner.deadline, emit).await;
+    }
+
+    /// The same, as a part of something that has to be over at `end`.
+    pub async fn check_until(&self, end: Instant, emit: Emit<'_>) {
+        let start = Instant::now();
+        let end = match self.scanner.databases {
+            Databases::One(_) => end.min(start + self.scanner.timeout),
+            _ => end,
+        };
+        let settled = AtomicBool::new(false);
+        let first = async {
+            let mut failed = Vec::new();
+            let mut sort = |outcome: Outcome| {
+                settled.store(true, Ordering::Relaxed);
+                if is_stale(&outcome) { failed.push(outcome) } else { emit(outcome) }
+            };
+            self.scanner.run_until(end, &mut sort).await;
+            failed
+        };
+        // A primary that hangs is not waited for to the end, or no time would be left for the one in its place.
+        let instead = async {
+            sleep(self.scanner.timeout / 2).await;
+            if settled.load(Ordering::Relaxed) { None } else { self.by_another(start, end).await }
+        };
+        let failed = tokio::select! {
+            biased;
+            failed = first => failed,
+            Some(outcomes) = instead => return outcomes.into_iter().for_each(emit),
+        };
+        if failed.is_empty() {
+            return;
+        }
+        let moved = failed.iter().find_map(|outcome| self.redirection(outcome, &self.scanner.target));
+        let again = match &moved {
+            Some(target) => self.by(target.clone(), start, end).await,
+            None => self.by_another(start, end).await.unwrap_or_default(),
+        };
+        for outcome in failed {
+            match (again.iter().find(|again| again.db == outcome.db), &moved) {
+                (Some(again), _) => emit(again.clone()),
+                (None, Some(target)) if Instant::now() >= end => {
+                    let phase = Phase::Connect(target.endpoint.to_string());
+                    emit(Outcome { result: Err(Failure::timeout(&phase, self.scanner.timeout)), ..outcome });
+                }
+                (None, _) => emit(outcome),
+            }
+        }
+    }
+
+    /// What one of the others says that takes the writes, itself or by redirection; none when nobody does.
+    async fn by_another(&self, start: Instant, end: Instant) -> Option<Vec<Outcome>> {
+        for (place, other) in self.others.iter().enumerate() {
+            let now = Instant::now();
+            let left = end.saturating_duration_since(now);
+            let end = if place + 1 == self.others.len() { end } else { now + left / 2 };
+            let mut outcomes = self.by(other.clone(), start, end).await;
+            let moved = outcomes.first().and_then(|outcome| self.redirection(outcome, other));
+            if let Some(moved) = moved.filter(|moved| moved.endpoint != self.scanner.target.endpoint) {
+                outcomes = self.by(moved, start, end).await;
+            }
+            if outcomes.first().is_some_and(|outcome| outcome.result.is_ok()) {
+                return Some(outcomes);
+            }
+        }
+        None
+    }
+
+    /// The same check by another node. It began at `start`.
+    async fn by(&self, target: Target, start: Instant, end: Instant) -> Vec<Outcome> {
+        let before = start.elapsed();
+        let mut outcomes = Vec::new();
+        if Instant::now() < end {
+            debug!("{} is asked in the place of {}", target.endpoint, self.scanner.target.endpoint);
+            let scanner = self.scanner.elsewhere(target, self.scanner.canary.clone());
+            let mut keep = |mut outcome: Outcome| {
+                outcome.details.elapsed += before;
+                outcomes.push(outcome);
+            };
+            scanner.run_until(end, &mut keep).await;
+        }
+        outcomes
+    }
+
+    fn redirection(&self, outcome: &Outcome, asked: &Target) -> Option<Target> {
+        let wire = moved(outcome)?;
+        let Endpoint::Tcp { host, .. } = &asked.endpoint else { return None };
+        let (host, port) = cluster::redirection(wire, host)?;
+        Some(self.directory.target(host, port))
+    }
+}
+
+/// The text of a redirection.
+fn moved(outcome: &Outcome) -> Option<&str> {
+    let failure = outcome.result.as_ref().err().filter(|_| outcome.write)?;
+    failure.detail.starts_with("MOVED ").then_some(&*failure.detail)
+}
+
+/// Whether it may only tell that the wrong node was asked. One that refuses a write by its own rules is the right one.
+fn is_stale(outcome: &Outcome) -> bool {
+    let Err(failure) = &outcome.result else { return false };
+    let Failure { kind, .. } = failure;
+    let is_away = matches!(
+        kind,
+        Kind::Dns | Kind::Refused | Kind::Unreachable | Kind::Timeout | Kind::Reset | Kind::Closed | Kind::Tls
+    );
+    is_away
+        || matches!(kind, Kind::Loading | Kind::ReadOnly | Kind::MasterDown | Kind::ClusterDown)
+        || moved(outcome).is_some()
+}
+
+/// Slots that one primary owns and its replicas copy.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    name: Arc<str>,
+    /// The first slot that it had, for its place among the others.
+    first: u16,
+    slots: Vec<RangeInclusive<u16>>,
+    /// The hash tag of the keys that are written to it.
+    tag: String,
+    primary: Node,
+    pub route: Route,
+}
+
+impl Shard {
+    pub fn who(&self) -> Who {
+        Who::Shard(self.name.clone())
+    }
+}
+
+/// What became of the shards.
+#[derive(Debug, Default)]
+pub struct Division {
+    pub come: Vec<Shard>,
+    pub gone: Vec<Who>,
+    /// Who has another primary, and the names of the old one and the new.
+    pub moved: Vec<(Who, Arc<str>, Arc<str>)>,
+}
+
+/// Finds the shards among the nodes of a topology, and the known ones among those: a shard is the one that has most of
+/// the slots which it had before. `whole` says that every slot has an owner, so that one which is not found is gone.
+pub fn divide(
+    shards: &mut Vec<Shard>,
+    nodes: &[Node],
+    whole: bool,
+    target: &dyn Fn(&Node) -> Target,
+    directory: &Arc<Directory>,
+    like: &Scanner,
+) -> Division {
+    let mut division = Division::default();
+    let mut before: Vec<_> = std::mem::take(shards).into_iter().map(Some).collect();
+    let owners: Vec<_> = nodes.iter().filter(|node| !node.slots.is_empty()).collect();
+    let mut likeness = Vec::new();
+    for (place, shard) in before.iter().flatten().enumerate() {
+        for (owner, node) in owners.iter().enumerate() {
+            let shared = shared(&shard.slots, &node.slots);
+            if shared > 0 {
+                likeness.push((Reverse((shard.primary.name == node.name, shared)), place, owner));
+            }
+        }
+    }
+    likeness.sort_unstable();
+    let mut known: Vec<Option<Shard>> = owners.iter().map(|_| None).collect();
+    for (_, place, owner) in likeness {
+        if known[owner].is_none() {
+            known[owner] = before[place].take();
+        }
+    }
+    for shard in before.into_iter().flatten() {
+        match whole {
+            true => division.gone.push(shard.who()),
+            false => shards.push(shard),
+        }
+    }
+    for (owner, known) in owners.into_iter().zip(known) {
+        let is_new = known.is_none();
+        if let Some(known) = known.as_ref().filter(|known| known.primary.name != owner.name) {
+            division.moved.push((known.who(), known.primary.name.clone(), owner.name.clone()));
+        }
+        let kept = known.as_ref().map(|known| known.tag.clone()).filter(|tag| is_in(tag, &owner.slots));
+        // Every slot has a number that hashes to it.
+        let Some(tag) = kept.or_else(|| cluster::tag(&owner.slots)) else { continue };
+        let others = nodes.iter().filter(|node| node.replicates.as_ref() == Some(&owner.name)).map(target).collect();
+        let (name, first, scanner) = match known {
+            Some(known) => {
+                let is_same = known.primary.name == owner.name && known.primary.hostname == owner.hostname;
+                let scanner = Some(known.route.scanner).filter(|_| is_same && known.tag == tag);
+                (known.name, known.first, scanner)
+            }
+            None => {
+                (name(&owner.slots, shards), owner.slots.iter().map(|range| *range.start()).min().unwrap_or(0), None)
+            }
+        };
+        let scanner = scanner.unwrap_or_else(|| Arc::new(like.elsewhere(target(owner), Some(Canary::tagged(&tag)))));
+        let route = Route { scanner, others, directory: directory.clone() };
+        let shard = Shard { name, first, slots: owner.slots.clone(), tag, primary: owner.clone(), route };
+        division.come.extend(is_new.then(|| shard.clone()));
+        shards.push(shard);
+    }
+    shards.sort_by_key(|shard| shard.first);
+    division
+}
+
+/// `0-5460`, or `0-99,200,300-399`. Slots wander, so another shard may once have been seen with the same ones.
+fn name(slots: &[RangeInclusive<u16>], others: &[Shard]) -> Arc<str> {
+    let mut slots = slots.to_vec();
+    slots.sort_by_key(|range| *range.start());
+    let shown = slots.iter().take(SHOWN).map(|range| match range.start() == range.end() {
+        true => range.start().to_string(),
+        false => format!("{}-{}", range.start(), range.end()),
+    });
+    let mut name = shown.collect::<Vec<_>>().join(",");
+    if slots.len() > SHOWN {
+        name.push_str(",...");
+    }
+    while others.iter().any(|other| *other.name == *name) {
+        name.push('+');
+    }
+    name.into()
+}
+
+fn is_in(tag: &str, slots: &[RangeInclusive<u16>]) -> bool {
+    let slot = cluster::slot(tag.trim_matches(['{', '}']).as_bytes());
+    slots.iter().any(|range| range.contains(&slot))
+}
+
+/// How many slots two have in common.
+fn shared(these: &[RangeInclusive<u16>], those: &[RangeInclusive<u16>]) -> u32 {
+    let pairs = these.iter().flat_map(|a| those.iter().map(move |b| (a, b)));
+    pairs.map(|(a, b)| ((*a.start()).max(*b.start())..=(*a.end()).min(*b.end())).count() as u32).sum()
+}

@@ -12,6 +12,7 @@ use redis_health::iam::Signer;
 use redis_health::login::Login;
 use redis_health::output::Output;
 use redis_health::password::Source;
+use redis_health::record::Contact;
 use redis_health::resolve::Resolver;
 use redis_health::target::{Endpoint, Target};
 
@@ -91,7 +92,8 @@ fn a_login_in_a_process_of_its_own() {
                 let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: port.parse().unwrap() };
                 let target = Target { endpoint, tls: None, login };
                 let resolver = Resolver::new(Duration::from_secs(10));
-                let opened = Connection::open(&target, &resolver, Deadline::after(Duration::from_secs(10))).await;
+                let deadline = Deadline::after(Duration::from_secs(10));
+                let opened = Connection::open(&target, &resolver, deadline, &mut Contact::default()).await;
                 eprintln!("{target:?} {:?}", opened.map(|_| "logged in"));
             }
             Err(error) => eprintln!("refused: {error:#}"),

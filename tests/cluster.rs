@@ -402,7 +402,7 @@ fn nodes_that_appear_or_vanish_are_changes() {
 type Written = Vec<(DateTime<Utc>, DateTime<Utc>, bool)>;
 
 /// Writes to the first shard from outside, again and again, until told to stop.
-fn write_on(ports: &[u16], stop: &AtomicBool) -> Written {
+fn write_on(ports: &[u16], patience: Duration, stop: &AtomicBool) -> Written {
     // Its slot is 5061 (redis.io, cluster specification: SET bar).
     let key = "bar";
     let mut written = Written::new();
@@ -414,7 +414,7 @@ fn write_on(ports: &[u16], stop: &AtomicBool) -> Written {
         for first in [known].into_iter().chain(ports.iter().copied()) {
             let mut port = first;
             for _ in 0..2 {
-                let reply = try_set(port, key);
+                let reply = try_set(port, key, patience);
                 taken = reply.as_deref() == Some("+OK");
                 if taken {
                     known = port;
@@ -437,9 +437,9 @@ fn write_on(ports: &[u16], stop: &AtomicBool) -> Written {
 }
 
 /// The reply to one SET; none when there is none.
-fn try_set(port: u16, key: &str) -> Option<String> {
+fn try_set(port: u16, key: &str, patience: Duration) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(LIMIT)).ok()?;
+    stream.set_read_timeout(Some(patience)).ok()?;
     stream.write_all(format!("SET {key} 1\r\n").as_bytes()).ok()?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).ok()?;
@@ -462,7 +462,7 @@ fn told(document: &str) -> Vec<Value> {
 
 /// Runs with a canary and a writer from outside while something happens to the first shard; gives what the writer met, the
 /// first shard's checks, and the document of the run, which is the same as that of its logs.
-fn written_while(happens: impl FnOnce(&mut Cluster, &TestEnv)) -> (Written, Value, String) {
+fn written_while(patience: Duration, happens: impl FnOnce(&mut Cluster, &TestEnv)) -> (Written, Value, String) {
     let (env, mut cluster) = (TestEnv::new(), Cluster::start());
     let ports: Vec<_> = cluster.nodes.iter().map(Real::port).collect();
     let port = cluster.port(1);
@@ -470,7 +470,7 @@ fn written_while(happens: impl FnOnce(&mut Cluster, &TestEnv)) -> (Written, Valu
     env.wait_for("redis_success.log", |text| text.matches("\"shard\":\"0-5460\"").count() >= 3);
     let stop = AtomicBool::new(false);
     let written = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| write_on(&ports, &stop));
+        let writer = scope.spawn(|| write_on(&ports, patience, &stop));
         // It is to have written before and after.
         std::thread::sleep(Duration::from_millis(300));
         happens(&mut cluster, &env);
@@ -492,12 +492,23 @@ fn written_while(happens: impl FnOnce(&mut Cluster, &TestEnv)) -> (Written, Valu
 
 #[test]
 fn a_shards_outage_is_its_write_outage() {
+    outage_of_a_shard(LIMIT, |primary| primary.kill());
+}
+
+#[test]
+fn a_primary_that_hangs_hides_nobody_who_took_its_place() {
+    outage_of_a_shard(Duration::from_millis(100), |primary| primary.freeze());
+}
+
+fn outage_of_a_shard(patience: Duration, ends: impl FnOnce(&mut Real)) {
     let mut replica = String::new();
-    let (written, shard, told) = written_while(|cluster, env| {
+    let (written, shard, told) = written_while(patience, |cluster, env| {
         replica = cluster.name(3);
         let shard = "\"shard\":\"0-5460\"";
-        cluster.nodes[0].kill();
-        env.wait_for("redis_error.log", |text| text.contains("\"outage_ended\"") && text.contains(shard));
+        ends(&mut cluster.nodes[0]);
+        env.wait_for("redis_error.log", |text| {
+            text.lines().any(|line| line.contains("\"outage_ended\"") && line.contains(shard))
+        });
         let at = env.read("redis_success.log").matches(shard).count();
         env.wait_for("redis_success.log", |text| text.matches(shard).count() >= at + 5);
     });
@@ -523,7 +534,7 @@ fn a_shards_outage_is_its_write_outage() {
 
 #[test]
 fn a_graceful_failover_fails_nothing_that_others_do_not_see() {
-    let (written, shard, told) = written_while(|cluster, env| {
+    let (written, shard, told) = written_while(LIMIT, |cluster, env| {
         assert_eq!(cluster.nodes[3].command(&["CLUSTER", "FAILOVER"]), "+OK");
         env.wait_for("redis_success.log", |text| {
             text.lines().any(|line| line.contains("\"what\":\"address\"") && line.contains("\"shard\":\"0-5460\""))

@@ -139,7 +139,7 @@ fn another_role_than_the_expected_one_is_a_failure() {
     server.become_(|nature| nature.role = "master");
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint ended at "));
     run.signal(Signal::TERM);
-    assert!(run.wait().stdout.contains("Endpoint role: replica → primary"));
+    assert!(run.wait().stdout.contains("Endpoint changed from replica to primary"));
 }
 
 #[test]

@@ -403,8 +403,9 @@ mod tests {
 
     use super::*;
     use crate::canary::Canary;
+    use crate::questions::Identify;
     use crate::resolve::Resolver;
-    use crate::scan::{Databases, Identify};
+    use crate::scan::Databases;
 
     fn fleet() -> Fleet {
         let timeout = Duration::from_secs(1);

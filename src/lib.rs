@@ -4,18 +4,21 @@
 //! # The map of the code
 //! Data flows one way: flags → plan → checks → outcomes → (log, outages) → summary → exit code.
 //!
-//! - [`cli`] is what can be typed, [`plan`] turns it into what to do.
+//! - [`cli`] is what can be typed, [`plan`] turns it into what to do ([`uri`], [`units`], [`clock`]).
 //! - [`target`] is what is checked; [`password`] fetches what it takes to get in, and [`login`] renews it. In builds with
 //!   the feature `iam`, the room of that name makes it from AWS credentials.
-//! - [`resolve`], [`connect`] and [`tls`] open a connection, phase by phase; [`scan`] asks all databases over it.
+//! - [`resolve`], [`connect`] and [`tls`] open a connection, phase by phase; [`scan`] asks all databases over it, with
+//!   [`questions`] about the server itself and the writes of [`canary`].
 //! - [`cluster`] reads what a cluster tells of its nodes, [`fleet`] checks them all, [`shards`] are what is written to;
 //!   [`held`] keeps one connection.
 //! - [`failure`] is the closed set of reasons why a check fails.
 //! - [`identity`] is what a server tells of itself, and what changed.
-//! - [`schedule`] says when checks start, [`outage`] folds their outcomes into outages; both are pure.
+//! - [`schedule`] says when checks start, [`ordered`] puts their outcomes in order, [`outage`] folds those of one subject
+//!   and [`ledger`] all of them, with [`series`] and [`spans`] of bounded size; all are pure.
 //! - [`record`] is what goes into the logs, and the files; [`output`] is for whoever watches, with [`status`] on a terminal and
 //!   [`metrics`] for Prometheus.
-//! - [`dbs`] and [`cycles`] are the two modes: where the parts meet, and the only place.
+//! - [`dbs`] and [`cycles`] are the two modes that check: where the parts meet, and the only place. The third is
+//!   [`report`], which shows what a run came to, or what [`logs`] read back.
 //!
 //! A failed check is a value, never an `Err`: that means that the tool itself cannot go on.
 
@@ -45,6 +48,7 @@ pub mod outage;
 pub mod output;
 pub mod password;
 pub mod plan;
+pub mod questions;
 pub mod record;
 pub mod report;
 pub mod resolve;

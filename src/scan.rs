@@ -7,7 +7,7 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::Value;
@@ -17,7 +17,8 @@ use tracing::debug;
 use crate::canary::Canary;
 use crate::connect::{Connection, Deadline, unexpected};
 use crate::failure::{Failure, Kind, Phase};
-use crate::identity::{Identity, Role};
+use crate::identity::Role;
+use crate::questions::Identify;
 use crate::record::{Contact, Details};
 use crate::resolve::Resolver;
 use crate::target::Target;
@@ -106,29 +107,6 @@ pub struct Scanner {
     pub canary: Option<Canary>,
     /// How many indexes were settled over all scans, for whoever watches.
     pub settled: AtomicU64,
-}
-
-/// Whether to ask servers who they are: in the check's own round trip, and no more once a server forbade it, since each
-/// refusal enters its ACL LOG.
-#[derive(Debug, Default)]
-pub struct Identify {
-    wanted: bool,
-    info_forbidden: AtomicBool,
-    role_forbidden: AtomicBool,
-}
-
-impl Identify {
-    pub fn new(wanted: bool) -> Self {
-        Identify { wanted, ..Identify::default() }
-    }
-
-    fn info(&self) -> bool {
-        self.wanted && !self.info_forbidden.load(Ordering::Relaxed)
-    }
-
-    fn role(&self) -> bool {
-        self.wanted && !self.role_forbidden.load(Ordering::Relaxed)
-    }
 }
 
 /// Where the outcomes of a scan go, as soon as each is known.
@@ -296,9 +274,7 @@ impl Scanner {
             // Past the last database SELECT fails, and a write sent along would go to that last one.
             (true, Some(_)) => 1,
         };
-        let expected = self.expect_role.is_some();
-        let role_asked = self.identify.role() || expected;
-        let mut questions = Questions { info: self.identify.info(), role: role_asked, hello: expected };
+        let mut questions = self.identify.questions(self.expect_role);
         let mut role = Ok(());
         let mut answered = false;
         let mut commands = Vec::new();
@@ -334,7 +310,12 @@ impl Scanner {
                     return Turn::Finished;
                 }
                 if questions.any() {
-                    role = self.learn(std::mem::take(&mut questions), connection, deadline, pass).await;
+                    let asked = std::mem::take(&mut questions);
+                    let (identity, verdict) = self.identify.learn(asked, connection, deadline).await;
+                    role = verdict;
+                    if let Some(identity) = identity {
+                        Arc::make_mut(&mut pass.contact).identity = identity;
+                    }
                 }
                 // A PING after a failed SELECT is answered by the database before it, and proves nothing.
                 let read = select.and(ping).and_then(|()| role.clone());
@@ -364,77 +345,6 @@ impl Scanner {
             }
         }
         Turn::Finished
-    }
-
-    /// Reads what the server tells of itself, and says whether its role is the expected one.
-    ///
-    /// That it does not tell is no part of the verdict unless a role is expected; a connection that breaks here fails
-    /// the next index.
-    async fn learn(
-        &self,
-        asked: Questions,
-        connection: &mut Connection,
-        deadline: Deadline,
-        pass: &mut Pass<'_>,
-    ) -> Result<(), Failure> {
-        let mut identity = Identity::default();
-        let told = async {
-            let mut reply = async |command| deadline.bound(|| Phase::Reply(command), connection.reply()).await;
-            let info = if asked.info { Some(reply("INFO").await?) } else { None };
-            let role = if asked.role { Some(reply("ROLE").await?) } else { None };
-            let hello = if asked.hello { Some(reply("HELLO").await?) } else { None };
-            Ok((info, role, hello))
-        };
-        let (info, role, hello) = match told.await {
-            Ok(replies) => replies,
-            Err(failure) => return if asked.hello { Err(failure) } else { Ok(()) },
-        };
-        for (reply, forbidden) in [(&info, &self.identify.info_forbidden), (&role, &self.identify.role_forbidden)] {
-            if reply.as_ref().is_some_and(|reply| unexpected("", reply).kind == Kind::NoPerm) {
-                forbidden.store(true, Ordering::Relaxed);
-            }
-        }
-        if let Some(info) = &info {
-            identity.read_info(info);
-        }
-        identity.role = role.as_ref().and_then(Role::from_reply).or_else(|| hello.as_ref().and_then(Role::from_hello));
-        let found = identity.role;
-        Arc::make_mut(&mut pass.contact).identity = identity;
-        match (self.expect_role, found) {
-            (None, _) => Ok(()),
-            (Some(expected), Some(found)) if expected == found => Ok(()),
-            (Some(expected), Some(found)) => {
-                Err(Failure::new(Kind::Role, format!("the server is a {found}, not a {expected}")))
-            }
-            (Some(_), None) => Err(unexpected("ROLE", &role.unwrap_or(Value::Nil))),
-        }
-    }
-}
-
-/// What is asked of a server once on each connection, behind the first index's PING.
-#[derive(Clone, Copy, Default)]
-struct Questions {
-    info: bool,
-    role: bool,
-    /// Gives the role even to a user who may not ask ROLE.
-    hello: bool,
-}
-
-impl Questions {
-    fn any(self) -> bool {
-        self.info || self.role || self.hello
-    }
-
-    fn pack(self, commands: &mut Vec<u8>) {
-        if self.info {
-            redis::cmd("INFO").arg("server").write_packed_command(commands);
-        }
-        if self.role {
-            redis::cmd("ROLE").write_packed_command(commands);
-        }
-        if self.hello {
-            redis::cmd("HELLO").write_packed_command(commands);
-        }
     }
 }
 

@@ -24,12 +24,66 @@ pub fn bar(report: &Report, row: &Row, cells: usize) -> Vec<State> {
     let unobserved: Vec<_> = row.unobserved((first.since, last.since)).collect();
     let state = |cell: usize| {
         let (from, to) = (edge(cell), if cell + 1 == cells { last.since } else { edge(cell + 1) });
+        let holds = |at: Duration| from <= at && (at < to || cell + 1 == cells);
+        let is_end = row.span.is_some_and(|(first, last)| holds(first.since) || holds(last.since));
         // What was not observed is not known to have been down, even inside an outage.
-        if from < to && unobserved.iter().any(|(begin, end)| *begin <= from && *end >= to) {
+        if !is_end && from < to && unobserved.iter().any(|(begin, end)| *begin <= from && *end >= to) {
             return State::Unobserved;
         }
         let touches = |begin: Duration, end: Duration| begin <= to && end >= from && (begin < to || cell + 1 == cells);
         if down.iter().any(|(begin, end)| touches(*begin, *end)) { State::Down } else { State::Up }
     };
     (0..cells).map(state).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::clock::Stamp;
+    use crate::ledger::Gap;
+    use crate::outage::Moment;
+    use crate::record::Subject;
+
+    fn at(second: u64) -> Moment {
+        let at = DateTime::from_timestamp(i64::try_from(second).unwrap(), 0).unwrap().fixed_offset();
+        Moment { stamp: Stamp { at, millis: false }, since: Duration::from_secs(second) }
+    }
+
+    /// The bar of a row that was observed from one second to another, but for gaps, in ten cells of a second each.
+    fn drawn(span: (u64, u64), gaps: &[(u64, u64)]) -> String {
+        let row = Row {
+            subject: Subject::default(),
+            checks: 1,
+            failures: 0,
+            availability: 1.0,
+            latency: None,
+            outages: Vec::new(),
+            unlisted: 0,
+            unlisted_spans: crate::spans::Spans::default(),
+            gaps: gaps.iter().map(|(from, to)| Gap { from: at(*from), to: at(*to) }).collect(),
+            span: Some((at(span.0), at(span.1))),
+            folder: None,
+        };
+        let report = Report { span: Some((at(0), at(10))), ..Report::default() };
+        let states = bar(&report, &row, 10).into_iter();
+        states
+            .map(|state| match state {
+                State::Up => '=',
+                State::Down => 'X',
+                State::Unobserved => '.',
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_was_not_observed_is_neither_up_nor_down() {
+        assert_eq!(drawn((0, 10), &[]), "==========");
+        assert_eq!(drawn((0, 10), &[(3, 6)]), "===...====");
+        assert_eq!(drawn((4, 6), &[]), "....===...");
+        // A single check is seen, wherever it lies.
+        assert_eq!(drawn((0, 0), &[]), "=.........");
+        assert_eq!(drawn((10, 10), &[]), ".........=");
+    }
 }

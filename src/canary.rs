@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use redis::Value;
 
-use crate::connect::{Connection, Deadline, unexpected};
+use crate::connect::{Connection, unexpected};
+use crate::deadline::Deadline;
 use crate::failure::{Failure, Kind, Phase};
 
 /// How long a key may stay when its deletion fails.

@@ -3,7 +3,6 @@
 //! The redis crate supplies the codec; its own connection set-up is not used, because it hides which phase failed and
 //! what the server said.
 
-use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -19,6 +18,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::deadline::Deadline;
 use crate::failure::{Failure, Kind, Phase};
 use crate::login::Login;
 use crate::record::Contact;
@@ -32,59 +32,6 @@ const MAX_REPLY: usize = 64 << 10;
 
 /// How much is read at once: the codec alone would begin with 64 bytes.
 const READ_AHEAD: usize = 16 << 10;
-
-/// A deadline that is noticed later than this was missed by us, not by the server.
-const STALLED: Duration = Duration::from_millis(100);
-
-/// When a check must be over, and how long it had in all.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline {
-    at: Instant,
-    limit: Duration,
-}
-
-impl Deadline {
-    /// A deadline `limit` from now.
-    pub fn after(limit: Duration) -> Self {
-        Deadline { at: Instant::now() + limit, limit }
-    }
-
-    /// A deadline at the moment `at`, for what had `limit` in all.
-    pub fn at(at: Instant, limit: Duration) -> Self {
-        Deadline { at, limit }
-    }
-
-    /// This deadline, or the moment `at` if that comes first.
-    pub fn no_later_than(self, at: Instant) -> Self {
-        Deadline { at: self.at.min(at), ..self }
-    }
-
-    /// Waits for `work` until the deadline.
-    ///
-    /// Time in which this process did not run is not the server's: when the deadline is noticed late, as after a
-    /// suspension, the work gets that time once more, though no more than it had in all.
-    ///
-    /// # Errors
-    /// The work's own failure, or one of kind `timeout` that names `phase`.
-    pub async fn bound<T, E: Into<Failure>>(
-        self,
-        phase: impl FnOnce() -> Phase,
-        work: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, Failure> {
-        let mut work = std::pin::pin!(work);
-        let mut done = tokio::time::timeout_at(self.at, &mut work).await;
-        if done.is_err() {
-            let late = self.at.elapsed();
-            if late > STALLED {
-                done = tokio::time::timeout(late.min(self.limit), work).await;
-            }
-        }
-        match done {
-            Ok(done) => done.map_err(Into::into),
-            Err(_) => Err(Failure::timeout(&phase(), self.limit)),
-        }
-    }
-}
 
 /// How long each phase of opening a connection took. A phase that was not needed, or not reached, took no time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -153,7 +100,7 @@ impl Connection {
                     Some(tls) => {
                         let start = Instant::now();
                         let phase = || Phase::Tls(address.to_string());
-                        let patience = deadline.at.saturating_duration_since(start) / 2;
+                        let patience = deadline.left() / 2;
                         let handshake = async {
                             tokio::select! {
                                 done = tls.handshake(stream) => done,
@@ -353,7 +300,7 @@ async fn dial(
     let mut failure = None;
     for (tried, address) in addresses.iter().enumerate() {
         *dialled = Some(*address);
-        let left = deadline.at.saturating_duration_since(Instant::now());
+        let left = deadline.left();
         let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         let phase = || {
             let tried: Vec<_> = addresses[..=tried].iter().map(SocketAddr::to_string).collect();

@@ -15,7 +15,7 @@ use anyhow::Context as _;
 
 use crate::canary::Canary;
 use crate::exit::Exit;
-use crate::fleet::{Fleet, Scout};
+use crate::fleet::Fleet;
 use crate::held::Held;
 use crate::login::Login;
 use crate::metrics::Metrics;
@@ -26,6 +26,7 @@ use crate::record::{Destination, Log, seconds};
 use crate::resolve::Resolver;
 use crate::scan::{Databases, Scanner};
 use crate::schedule::Schedule;
+use crate::scout::Scout;
 use crate::signal::Signals;
 use crate::target::Target;
 use crate::tls::Tls;

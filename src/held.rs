@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::connect::{Connection, Deadline, Timings};
+use crate::connect::{Connection, Timings};
+use crate::deadline::Deadline;
 use crate::failure::Failure;
 use crate::record::{Contact, Details};
 use crate::scan::{Emit, Outcome, Scanner};

@@ -7,9 +7,9 @@
 //! - [`cli`] is what can be typed, [`plan`] turns it into what to do ([`uri`], [`units`], [`clock`]).
 //! - [`target`] is what is checked; [`password`] fetches what it takes to get in, and [`login`] renews it. In builds with
 //!   the feature `iam`, the room of that name makes it from AWS credentials.
-//! - [`resolve`], [`connect`] and [`tls`] open a connection, phase by phase; [`scan`] asks all databases over it, with
+//! - [`resolve`], [`connect`] and [`tls`] open a connection, phase by phase and before a [`deadline`]; [`scan`] asks all databases over it, with
 //!   [`questions`] about the server itself and the writes of [`canary`].
-//! - [`cluster`] reads what a cluster tells of its nodes, [`fleet`] checks them all, [`shards`] are what is written to;
+//! - [`cluster`] reads what a cluster tells of its nodes, [`scout`] asks for it, [`fleet`] checks them all, [`shards`] are what is written to;
 //!   [`held`] keeps one connection.
 //! - [`failure`] is the closed set of reasons why a check fails.
 //! - [`identity`] is what a server tells of itself, and what changed.
@@ -31,6 +31,7 @@ pub mod cluster;
 pub mod connect;
 pub mod cycles;
 pub mod dbs;
+pub mod deadline;
 pub mod exit;
 mod explain;
 pub mod failure;
@@ -54,6 +55,7 @@ pub mod report;
 pub mod resolve;
 pub mod scan;
 pub mod schedule;
+pub mod scout;
 pub mod series;
 pub mod shards;
 pub mod signal;

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis::Value;
 
-use crate::connect::{Connection, Deadline, unexpected};
+use crate::connect::{Connection, unexpected};
+use crate::deadline::Deadline;
 use crate::failure::{Failure, Kind, Phase};
 use crate::identity::{Identity, Role};
 

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::canary::Canary;
-use crate::connect::{Connection, Deadline, unexpected};
+use crate::connect::{Connection, unexpected};
+use crate::deadline::Deadline;
 use crate::failure::{Failure, Kind, Phase};
 use crate::identity::Role;
 use crate::questions::Identify;

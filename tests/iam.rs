@@ -7,7 +7,8 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
-use redis_health::connect::{Connection, Deadline};
+use redis_health::connect::Connection;
+use redis_health::deadline::Deadline;
 use redis_health::iam::Signer;
 use redis_health::login::Login;
 use redis_health::output::Output;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::clock::{Clock, Stamp, machine_suspended};
 use crate::cluster::Topology;
-use crate::fleet::{Fleet, Scout};
+use crate::fleet::Fleet;
 use crate::held::Held;
 use crate::identity::{Change, Observed};
 use crate::ledger::{Changed, Check, Gap, Ledger};
@@ -26,6 +26,7 @@ use crate::record::{Log, Mark, Mode, Record, Subject, Who};
 use crate::report::{self, Report, text::Look};
 use crate::scan::{Databases, Outcome, Scanner};
 use crate::schedule::{Event, Schedule};
+use crate::scout::Scout;
 use crate::signal::{Signal, Signals};
 use crate::status::Status;
 

@@ -4,10 +4,11 @@ use tokio::sync::oneshot;
 
 use super::{News, Run, Tick, What};
 use crate::cluster::Topology;
-use crate::fleet::{Movement, Sight};
+use crate::fleet::Movement;
 use crate::identity::{Aspect, Change};
 use crate::outage::Moment;
 use crate::record::Who;
+use crate::scout::Sight;
 use crate::shards::Route;
 
 impl Run {

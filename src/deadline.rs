@@ -1,0 +1,66 @@
+//! The hard end of a check: whatever waits, waits no longer.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::failure::{Failure, Phase};
+
+/// A deadline that is noticed later than this was missed by us, not by the server.
+const STALLED: Duration = Duration::from_millis(100);
+
+/// When a check must be over, and how long it had in all.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    /// A deadline `limit` from now.
+    pub fn after(limit: Duration) -> Self {
+        Deadline { at: Instant::now() + limit, limit }
+    }
+
+    /// A deadline at the moment `at`, for what had `limit` in all.
+    pub fn at(at: Instant, limit: Duration) -> Self {
+        Deadline { at, limit }
+    }
+
+    /// How much time is left.
+    pub fn left(self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
+    /// This deadline, or the moment `at` if that comes first.
+    pub fn no_later_than(self, at: Instant) -> Self {
+        Deadline { at: self.at.min(at), ..self }
+    }
+
+    /// Waits for `work` until the deadline.
+    ///
+    /// Time in which this process did not run is not the server's: when the deadline is noticed late, as after a
+    /// suspension, the work gets that time once more, though no more than it had in all.
+    ///
+    /// # Errors
+    /// The work's own failure, or one of kind `timeout` that names `phase`.
+    pub async fn bound<T, E: Into<Failure>>(
+        self,
+        phase: impl FnOnce() -> Phase,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure> {
+        let mut work = std::pin::pin!(work);
+        let mut done = tokio::time::timeout_at(self.at, &mut work).await;
+        if done.is_err() {
+            let late = self.at.elapsed();
+            if late > STALLED {
+                done = tokio::time::timeout(late.min(self.limit), work).await;
+            }
+        }
+        match done {
+            Ok(done) => done.map_err(Into::into),
+            Err(_) => Err(Failure::timeout(&phase(), self.limit)),
+        }
+    }
+}

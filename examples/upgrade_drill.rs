@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
-use redis_health::exit::Exit;
+use redis_health::Exit;
 use scripted::{Behaviour, Server};
 use upgrade::{NAME, Upgrade};
 

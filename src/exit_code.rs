@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::signal::Signal;
+use crate::model::signal::Signal;
+use crate::modes::cycles::Locked;
 
 /// The exit codes, documented in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,11 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// The exit of a run that ended before anything was checked.
+    pub fn of_error(error: &anyhow::Error) -> Self {
+        if error.is::<Locked>() { Exit::Locked } else { Exit::Usage }
+    }
+
     /// The exit of a run that checked. A signal wins over lost records, and these over failed checks.
     pub fn of_run(signal: Option<Signal>, lost: u64, failures: u64) -> Self {
         match (signal, lost, failures) {

@@ -24,47 +24,17 @@
 
 #![forbid(unsafe_code)]
 
-pub mod canary;
-pub mod cli;
-pub mod clock;
-pub mod cluster;
-pub mod connect;
-pub mod cycles;
-pub mod dbs;
-pub mod deadline;
-pub mod exit;
-mod explain;
-pub mod failure;
-pub mod fleet;
-pub mod held;
-#[cfg(feature = "iam")]
-pub mod iam;
-pub mod identity;
-pub mod ledger;
-pub mod login;
-pub mod logs;
-pub mod metrics;
-pub mod ordered;
-pub mod outage;
-pub mod output;
-pub mod password;
-pub mod plan;
-pub mod questions;
-pub mod record;
-pub mod report;
-pub mod resolve;
-pub mod scan;
-pub mod schedule;
-pub mod scout;
-pub mod series;
-pub mod shards;
-pub mod signal;
-pub mod spans;
-pub mod status;
-pub mod target;
-pub mod tls;
-pub mod units;
-pub mod uri;
+mod auth;
+mod cli;
+mod cluster;
+mod exit_code;
+mod history;
+mod log;
+mod model;
+mod modes;
+mod output;
+mod probe;
+mod report;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -74,9 +44,9 @@ use anyhow::Context as _;
 use clap::builder::Resettable;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use crate::cli::{Cli, Command};
-use crate::exit::Exit;
-use crate::plan::Sources;
+use crate::cli::args::{Cli, Command};
+use crate::cli::precedence::Sources;
+pub use crate::exit_code::Exit;
 
 /// Runs the tool with the arguments of a process, its own name first.
 ///
@@ -93,14 +63,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
     let (_, matches) = matches.subcommand().context("no command was given")?;
     match cli.command {
         Command::Dbs(args) => {
-            let plan = plan::dbs(args, &Sources(matches))?;
-            block_on(dbs::run(plan))
+            let plan = cli::plan::dbs(args, &Sources(matches))?;
+            block_on(modes::dbs::run(plan))
         }
         Command::Cycles(args) => {
-            let plan = plan::cycles(args, &Sources(matches))?;
-            block_on(cycles::run(plan))
+            let plan = cli::plan::cycles(args, &Sources(matches))?;
+            block_on(modes::cycles::run(plan))
         }
-        Command::Report(args) => report::run(&plan::report(args)?),
+        Command::Report(args) => modes::report::run(&cli::plan::report(args)?),
     }
 }
 
@@ -149,8 +119,8 @@ fn usage(error: &clap::Error) -> anyhow::Result<Exit> {
                 if ["--iam", "--iam-cache", "--iam-serverless", "--region"].contains(&value.as_str()) {
                     anyhow::bail!("{value}: this build has no IAM; install with cargo install --path . --features iam");
                 }
-                if target::might_be_secret(&value) {
-                    text = text.replace(&value, target::REDACTED);
+                if model::secret::might_be_secret(&value) {
+                    text = text.replace(&value, model::secret::REDACTED);
                     remedy = "give a URI with -u; see --help";
                 }
             }

@@ -3,14 +3,13 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use redis_health::cycles::Locked;
-use redis_health::exit::Exit;
+use redis_health::Exit;
 
 fn main() -> ExitCode {
     let exit = redis_health::run(std::env::args_os()).unwrap_or_else(|error| {
         // Not `eprintln!`, which panics when standard error is closed.
         let _ = writeln!(io::stderr(), "redis-health: {error:#}");
-        if error.is::<Locked>() { Exit::Locked } else { Exit::Usage }
+        Exit::of_error(&error)
     });
     exit.into()
 }

@@ -3,14 +3,12 @@
 use std::fs;
 use std::time::Duration;
 
-use proptest::prelude::*;
-use redis_health::connect::Connection;
-use redis_health::failure::MAX_TEXT;
-use tokio::io::AsyncWriteExt as _;
-
 use crate::support::attacks::attacks;
 use crate::support::env::TestEnv;
 use crate::support::scripted::{LIMIT, Server};
+
+/// How many bytes of a failure's text reach a line.
+const MAX_TEXT: usize = 300;
 
 #[test]
 fn no_reply_hurts() {
@@ -46,65 +44,4 @@ fn peak_memory(pid: u32) -> u64 {
         std::thread::sleep(Duration::from_millis(1));
     }
     peak
-}
-
-/// What real servers sent, to be broken in every way.
-fn corpus() -> Vec<Vec<u8>> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/replies");
-    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files.into_iter().map(|path| fs::read(path).unwrap()).collect()
-}
-
-/// Bytes at random, or a capture with some bytes changed, cut or repeated.
-fn broken_replies() -> impl Strategy<Value = Vec<u8>> {
-    let corpus = corpus();
-    let mutated = (0..corpus.len(), proptest::collection::vec((any::<u16>(), any::<u8>(), 0..4u8), 0..8)).prop_map(
-        move |(file, changes)| {
-            let mut bytes = corpus[file].clone();
-            for (at, byte, how) in changes {
-                let at = usize::from(at) % bytes.len().max(1);
-                match how {
-                    0 if !bytes.is_empty() => bytes[at] = byte,
-                    1 => bytes.truncate(at),
-                    2 => bytes.insert(at.min(bytes.len()), byte),
-                    _ => bytes.extend_from_within(at.min(bytes.len())..),
-                }
-            }
-            bytes
-        },
-    );
-    let shaped = proptest::collection::vec(
-        (prop::sample::select(&b"+-:$*%~|>_#,(=!"[..]), "[-0-9a-z ]{0,6}", any::<bool>()),
-        0..12,
-    )
-    .prop_map(|parts| {
-        let part = |(mark, text, end): &(u8, String, bool)| {
-            [[*mark].as_slice(), text.as_bytes(), if *end { b"\r\n".as_slice() } else { b"" }].concat()
-        };
-        parts.iter().flat_map(part).collect()
-    });
-    prop_oneof![proptest::collection::vec(any::<u8>(), 0..200), mutated, shaped]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Whatever comes, it ends as replies and at last one failure, whose text is one printable line.
-    #[test]
-    fn the_reply_path_takes_anything(bytes in broken_replies()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let failure = runtime.block_on(async {
-            let (ours, mut theirs) = tokio::io::duplex(1 << 20);
-            theirs.write_all(&bytes).await.unwrap();
-            drop(theirs);
-            let mut connection = Connection::over(ours);
-            loop {
-                if let Err(failure) = connection.reply().await {
-                    return failure.to_string();
-                }
-            }
-        });
-        prop_assert!(failure.len() <= MAX_TEXT && !failure.contains(char::is_control), "{failure:?}");
-    }
 }

@@ -4,15 +4,6 @@ use std::io::Write as _;
 use std::os::fd::AsFd as _;
 
 use crate::support::env::{Output, Running, TestEnv, engine};
-use clap::{CommandFactory as _, FromArgMatches as _};
-use redis_health::cli::{Cli, Command};
-use redis_health::login::Login;
-use redis_health::output::Output as Watcher;
-use redis_health::plan::{self, Sources};
-use redis_health::questions::Identify;
-use redis_health::resolve::Resolver;
-use redis_health::scan::Scanner;
-use redis_health::target::Target;
 use rustix::process::Signal;
 use rustix::termios::LocalModes;
 
@@ -366,58 +357,6 @@ fn a_user_without_a_password_is_no_password() {
 }
 
 /// A panic's message can show a value in no other way than this.
-#[test]
-fn nothing_that_knows_the_password_prints_it() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for login in [
-        vec!["-a", SECRET],
-        vec!["-u", "redis://ops:hunter2-s3cret@h/3"],
-        vec!["-u", "rediss://hunter2-s3cret@h"],
-        vec!["--password-command", "echo hunter2-s3cret"],
-    ] {
-        for mode in ["dbs", "cycles"] {
-            let matches = Cli::command().get_matches_from([&["redis-health", mode], &login[..]].concat());
-            let cli = Cli::from_arg_matches(&matches).unwrap();
-            let sources = Sources(matches.subcommand().unwrap().1);
-            let (shown, plan) = match cli.command {
-                Command::Dbs(args) => {
-                    let plan = plan::dbs(args, &sources).unwrap();
-                    (format!("{plan:?}{plan:#?}"), plan.plan)
-                }
-                Command::Cycles(args) => {
-                    let plan = plan::cycles(args, &sources).unwrap();
-                    (format!("{plan:?}{plan:#?}"), plan.plan)
-                }
-                Command::Report(_) => unreachable!(),
-            };
-            let (_, source) = plan.login.clone().unwrap();
-            let login = runtime.block_on(Login::fetch(plan.login.clone(), Watcher::thread())).unwrap();
-            assert_eq!(login.as_ref().unwrap().credentials().password.reveal(), SECRET);
-            let scanner = Scanner {
-                target: Target { endpoint: plan.endpoint.clone(), tls: None, login: login.clone() },
-                resolver: Resolver::new(plan.timeout),
-                databases: plan.databases,
-                timeout: plan.timeout,
-                deadline: plan.deadline,
-                identify: Identify::new(true),
-                expect_role: None,
-                canary: None,
-                settled: 0.into(),
-            };
-            for text in [
-                shown,
-                format!("{plan:?}"),
-                format!("{source:?}{source}"),
-                format!("{login:?}{:?}", login.as_ref().unwrap().credentials()),
-                format!("{:?}", scanner.target),
-                format!("{scanner:#?}"),
-            ] {
-                assert!(!text.contains("hunter2"), "{text}");
-            }
-        }
-    }
-}
-
 #[test]
 fn a_first_command_that_is_given_up_ends_with_its_children() {
     let env = TestEnv::new();

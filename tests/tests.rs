@@ -9,11 +9,8 @@ mod engines;
 mod faults;
 mod held;
 mod hostile;
-#[cfg(feature = "iam")]
-mod iam;
 mod login;
 mod page;
-mod parsers;
 mod probes;
 mod records;
 mod report;

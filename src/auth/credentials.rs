@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use crate::output::Output;
-use crate::password::{Fetched, Source};
-use crate::target::Credentials;
+use crate::auth::password::{Fetched, Source};
+use crate::model::secret::Credentials;
+use crate::output::console::Console;
 
 /// The least time from the beginning of one fetch to the beginning of the next. A server that refuses every check must
 /// not make a checker call on a secret store as often as it checks.
@@ -18,14 +18,14 @@ const INTERVAL: Duration = Duration::from_secs(60);
 
 /// The credentials that hold now, and the way to newer ones. Clones share both.
 #[derive(Clone)]
-pub struct Login(Arc<Shared>);
+pub struct CredentialsProvider(Arc<Shared>);
 
 struct Shared {
     source: Source,
     /// [`INTERVAL`]; tests have less time.
     interval: Duration,
     state: Mutex<State>,
-    output: Output,
+    output: Console,
 }
 
 struct State {
@@ -33,12 +33,12 @@ struct State {
     pace: Pace,
 }
 
-impl Login {
+impl CredentialsProvider {
     /// Fetches the password for the first time, if there is to be a login. `output` is told of later fetches that fail.
     ///
     /// # Errors
     /// The password cannot be had; see [`Source::fetch`].
-    pub async fn fetch(login: Option<(Option<String>, Source)>, output: Output) -> anyhow::Result<Option<Self>> {
+    pub async fn fetch(login: Option<(Option<String>, Source)>, output: Console) -> anyhow::Result<Option<Self>> {
         let Some((user, source)) = login else { return Ok(None) };
         Self::fetch_every(INTERVAL, user, source, output).await.map(Some)
     }
@@ -47,7 +47,7 @@ impl Login {
         interval: Duration,
         user: Option<String>,
         source: Source,
-        output: Output,
+        output: Console,
     ) -> anyhow::Result<Self> {
         let pace = Pace { began: Instant::now(), under_way: false };
         let fetched = source.fetch().await?;
@@ -61,10 +61,10 @@ impl Login {
         interval: Duration,
         user: Option<String>,
         source: Source,
-        output: Output,
+        output: Console,
     ) -> Self {
         let state = State { credentials: Arc::new(Credentials { user, password }), pace };
-        let login = Login(Arc::new(Shared { source, interval, state: Mutex::new(state), output }));
+        let login = CredentialsProvider(Arc::new(Shared { source, interval, state: Mutex::new(state), output }));
         if let Some(good_for) = good_for {
             tokio::spawn(login.clone().keep_fresh(good_for));
         }
@@ -128,9 +128,9 @@ impl Login {
     }
 }
 
-impl fmt::Debug for Login {
+impl fmt::Debug for CredentialsProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").field("credentials", &self.credentials()).finish_non_exhaustive()
+        f.debug_struct("CredentialsProvider").field("credentials", &self.credentials()).finish_non_exhaustive()
     }
 }
 
@@ -185,10 +185,11 @@ mod tests {
         format!("echo run >>{folder}/runs; sleep 0.1; cat {folder}/password")
     }
 
-    fn login_from(folder: &Path, interval: Duration) -> impl Future<Output = Login> {
+    fn login_from(folder: &Path, interval: Duration) -> impl Future<Output = CredentialsProvider> {
         let command = command_in(folder);
         let fetched = async move {
-            Login::fetch_every(interval, Some("ops".into()), Source::Command(command), Output::direct()).await
+            CredentialsProvider::fetch_every(interval, Some("ops".into()), Source::Command(command), Console::direct())
+                .await
         };
         async { fetched.await.unwrap() }
     }
@@ -254,11 +255,20 @@ mod tests {
     fn what_expires_is_renewed_without_a_refusal() {
         in_a_folder(|folder| async move {
             std::fs::write(folder.join("password"), "second\n").unwrap();
-            let fetched =
-                Fetched { password: crate::target::Secret::new("first"), good_for: Some(Duration::from_millis(30)) };
+            let fetched = Fetched {
+                password: crate::model::secret::Secret::new("first"),
+                good_for: Some(Duration::from_millis(30)),
+            };
             let pace = Pace { began: Instant::now(), under_way: false };
             let source = Source::Command(command_in(&folder));
-            let login = Login::begin_with(fetched, pace, Duration::from_millis(20), None, source, Output::direct());
+            let login = CredentialsProvider::begin_with(
+                fetched,
+                pace,
+                Duration::from_millis(20),
+                None,
+                source,
+                Console::direct(),
+            );
             assert_eq!(login.credentials().password.reveal(), "first");
             until(|| login.credentials().password.reveal() == "second").await;
             until(|| runs(&folder) >= 2).await;
@@ -268,8 +278,9 @@ mod tests {
     #[test]
     fn what_cannot_change_is_not_fetched_anew() {
         in_a_folder(|_| async {
-            let source = Source::Given(crate::target::Secret::new("hunter2"));
-            let login = Login::fetch_every(Duration::ZERO, None, source, Output::direct()).await.unwrap();
+            let source = Source::Given(crate::model::secret::Secret::new("hunter2"));
+            let login =
+                CredentialsProvider::fetch_every(Duration::ZERO, None, source, Console::direct()).await.unwrap();
             login.refused(&login.credentials());
             assert!(!login.state().pace.under_way);
             assert!(!format!("{login:?}").contains("hunter2"));

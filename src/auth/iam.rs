@@ -17,8 +17,8 @@ use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::password::Fetched;
-use crate::target::Secret;
+use crate::auth::password::Fetched;
+use crate::model::secret::Secret;
 
 /// How long a server takes a token for. More than this is not allowed.
 const LIFETIME: Duration = Duration::from_secs(900);

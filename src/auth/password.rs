@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, getpgid, kill_process_group};
 use tokio::process::{Child, Command};
 
-use crate::target::Secret;
+use crate::model::secret::Secret;
 
 /// How long `--password-command` may take. A checker in cron must end by itself.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
@@ -28,7 +28,7 @@ pub enum Source {
     Prompt,
     /// A token made from AWS credentials.
     #[cfg(feature = "iam")]
-    Iam(crate::iam::Signer),
+    Iam(crate::auth::iam::Signer),
 }
 
 /// A password, and for how long it may be used before it has to be fetched anew; none for as long as the server takes

@@ -6,10 +6,11 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::identity::Role;
-use crate::record::{Format, Rotation};
-use crate::scan::MAX_INDEX;
-use crate::units;
+use crate::cli::units;
+use crate::log::record::Format;
+use crate::log::write::rotate::Rotation;
+use crate::model::databases::MAX_INDEX;
+use crate::model::server::Role;
 
 /// Says which logical databases of a Redis or Valkey endpoint answer, and during an upgrade, when they stopped
 /// answering, why, and when they came back.

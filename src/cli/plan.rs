@@ -4,21 +4,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use clap::ArgMatches;
-use clap::parser::ValueSource;
 
-use crate::cli;
-use crate::clock::Clock;
-use crate::identity::Role;
-use crate::logs::Range;
-use crate::password::Source;
-use crate::record::{LogFiles, Rotate};
-use crate::scan::Databases;
-use crate::schedule::Schedule;
-use crate::target::{Endpoint, REDACTED, Secret, might_be_secret};
-use crate::tls;
-use crate::units;
-use crate::uri::{self, Uri};
+use crate::auth::password::Source;
+use crate::cli::args;
+use crate::cli::precedence::{Sources, flag_name, variable_name};
+use crate::cli::units;
+use crate::cli::uri::{self, Uri};
+use crate::log::read::Range;
+use crate::log::write::LogFiles;
+use crate::log::write::rotate::Rotate;
+use crate::model::clock::Clock;
+use crate::model::databases::Databases;
+use crate::model::endpoint::Endpoint;
+use crate::model::schedule::Schedule;
+use crate::model::secret::{REDACTED, Secret, might_be_secret};
+use crate::model::server::Role;
+use crate::probe::tls;
 
 /// The longest run, far beyond any upgrade and well within what a calendar holds.
 const LONGEST_RUN: Duration = Duration::from_secs(10 * 366 * 86_400);
@@ -73,62 +74,11 @@ pub struct CyclesPlan {
     pub json: bool,
 }
 
-/// Where values came from: what was typed beats the environment, and only what is on the same footing can contradict.
-pub struct Sources<'a>(pub &'a ArgMatches);
-
-impl Sources<'_> {
-    fn typed(&self, flag: &str) -> bool {
-        self.0.value_source(flag) == Some(ValueSource::CommandLine)
-    }
-
-    fn inherited(&self, flag: &str) -> bool {
-        // A switch may be in the environment as 0.
-        let off = matches!(self.0.try_get_one::<bool>(flag), Ok(Some(false)));
-        self.0.value_source(flag) == Some(ValueSource::EnvVariable) && !off
-    }
-
-    /// Of flags that exclude each other, the one that holds; none when none was given.
-    ///
-    /// # Errors
-    /// Two were typed, or none was typed and two are in the environment.
-    fn choose<'f>(&self, flags: &[&'f str]) -> anyhow::Result<Option<&'f str>> {
-        let typed: Vec<_> = flags.iter().filter(|flag| self.typed(flag)).collect();
-        let environment: Vec<_> = flags.iter().filter(|flag| self.inherited(flag)).collect();
-        match (typed.as_slice(), environment.as_slice()) {
-            ([], []) => Ok(None),
-            ([one], _) | ([], [one]) => Ok(Some(one)),
-            ([one, two, ..], _) => {
-                bail!("{} and {} contradict each other; leave one of them out", flag_name(one), flag_name(two))
-            }
-            ([], [one, two, ..]) => bail!(
-                "{} and {} in the environment contradict each other; unset one of them",
-                variable_name(one),
-                variable_name(two)
-            ),
-        }
-    }
-}
-
-fn flag_name(flag: &str) -> String {
-    match flag {
-        "password" => "-a".to_owned(),
-        "db" => "-n".to_owned(),
-        flag => format!("--{}", flag.replace('_', "-")),
-    }
-}
-
-fn variable_name(flag: &str) -> String {
-    match flag {
-        "password" => "REDISCLI_AUTH".to_owned(),
-        flag => format!("REDIS_HEALTH_{}", flag.to_uppercase()),
-    }
-}
-
 /// The plan of `dbs`.
 ///
 /// # Errors
 /// Contradictory flags, or a URI that cannot be read; the text names them and the remedy.
-pub fn dbs(args: cli::Dbs, sources: &Sources<'_>) -> anyhow::Result<DbsPlan> {
+pub fn dbs(args: args::Dbs, sources: &Sources<'_>) -> anyhow::Result<DbsPlan> {
     let millis = args.common.millis;
     let json = args.common.json;
     let plan = plan(args.connection, args.common, args.max_db, Databases::UpTo(15), millis, sources)?;
@@ -140,7 +90,7 @@ pub fn dbs(args: cli::Dbs, sources: &Sources<'_>) -> anyhow::Result<DbsPlan> {
 ///
 /// # Errors
 /// As [`dbs`], or a schedule that is too long.
-pub fn cycles(args: cli::Cycles, sources: &Sources<'_>) -> anyhow::Result<CyclesPlan> {
+pub fn cycles(args: args::Cycles, sources: &Sources<'_>) -> anyhow::Result<CyclesPlan> {
     let schedule = Schedule {
         cycles: args.cycles,
         run: args.run_duration,
@@ -189,7 +139,7 @@ pub struct ReportPlan {
 ///
 /// # Errors
 /// A time that cannot be read, or an end that lies before the beginning.
-pub fn report(args: cli::Report) -> anyhow::Result<ReportPlan> {
+pub fn report(args: args::Report) -> anyhow::Result<ReportPlan> {
     let now = Clock { utc: args.utc, millis: false }.now().at;
     let time = |flag: &str, text: Option<&String>| match text {
         Some(text) => units::time(text, now, args.utc).map(Some).with_context(|| {
@@ -213,9 +163,9 @@ pub fn report(args: cli::Report) -> anyhow::Result<ReportPlan> {
 }
 
 fn plan(
-    mut connection: cli::Connection,
-    common: cli::Common,
-    max_db: Option<cli::MaxDb>,
+    mut connection: args::Connection,
+    common: args::Common,
+    max_db: Option<args::MaxDb>,
     default: Databases,
     millis: bool,
     sources: &Sources<'_>,
@@ -335,8 +285,8 @@ fn tls(
 }
 
 fn databases(
-    connection: &cli::Connection,
-    max_db: Option<cli::MaxDb>,
+    connection: &args::Connection,
+    max_db: Option<args::MaxDb>,
     uri: Option<&Uri>,
     default: Databases,
     sources: &Sources<'_>,
@@ -354,14 +304,14 @@ fn databases(
     }
     Ok(match (chosen, connection.db, max_db) {
         (Some("db"), Some(db), _) => Databases::One(db),
-        (Some("max_db"), _, Some(cli::MaxDb::Index(last))) => Databases::UpTo(last),
-        (Some("max_db"), _, Some(cli::MaxDb::Auto)) => Databases::Auto,
+        (Some("max_db"), _, Some(args::MaxDb::Index(last))) => Databases::UpTo(last),
+        (Some("max_db"), _, Some(args::MaxDb::Auto)) => Databases::Auto,
         _ => default,
     })
 }
 
 fn login(
-    connection: &cli::Connection,
+    connection: &args::Connection,
     uri: Option<&Uri>,
     sources: &Sources<'_>,
     warnings: &mut Vec<String>,
@@ -432,7 +382,7 @@ fn login(
 
 /// What `--iam` and the flags beside it ask for.
 #[cfg(feature = "iam")]
-fn iam(connection: &cli::Connection, user: Option<&str>) -> anyhow::Result<crate::iam::Signer> {
+fn iam(connection: &args::Connection, user: Option<&str>) -> anyhow::Result<crate::auth::iam::Signer> {
     let user = user.context("--iam needs --user; give the id of the ElastiCache user")?;
     let cache = connection
         .iam
@@ -443,7 +393,7 @@ fn iam(connection: &cli::Connection, user: Option<&str>) -> anyhow::Result<crate
         !cache.is_empty() && cache.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
         "--iam-cache: {cache} is not the id of a cache; give the replication group's, not the endpoint's name"
     );
-    Ok(crate::iam::Signer {
+    Ok(crate::auth::iam::Signer {
         user: user.to_owned(),
         cache: cache.to_ascii_lowercase(),
         serverless: connection.iam.iam_serverless,
@@ -452,7 +402,7 @@ fn iam(connection: &cli::Connection, user: Option<&str>) -> anyhow::Result<crate
 }
 
 /// The URI, where one was given and nothing that was typed stands against it.
-fn uri(connection: &cli::Connection, sources: &Sources<'_>) -> anyhow::Result<Option<Uri>> {
+fn uri(connection: &args::Connection, sources: &Sources<'_>) -> anyhow::Result<Option<Uri>> {
     let Some(text) = &connection.uri else { return Ok(None) };
     for flag in ["host", "socket"] {
         if sources.choose(&["uri", flag])? == Some(flag) {

@@ -4,8 +4,9 @@ use anyhow::{Context as _, bail, ensure};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use crate::scan::MAX_INDEX;
-use crate::target::{Endpoint, Secret};
+use crate::model::databases::MAX_INDEX;
+use crate::model::endpoint::Endpoint;
+use crate::model::secret::Secret;
 
 /// What a URI says.
 #[derive(Debug, PartialEq, Eq)]

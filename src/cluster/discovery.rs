@@ -8,13 +8,14 @@ use redis::Value;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::cluster::{self, Dialled, Topology};
-use crate::connect::{Connection, unexpected};
-use crate::deadline::Deadline;
-use crate::failure::{Failure, Kind, Phase};
-use crate::record::{Contact, Details};
-use crate::scan::{Outcome, Scanner};
-use crate::target::Target;
+use crate::cluster::topology::{self, Dialled, Topology};
+use crate::model::failure::{Failure, Kind, Phase};
+use crate::model::outcome::Outcome;
+use crate::model::outcome::{ConnectionInfo, Details};
+use crate::probe::checker::Checker;
+use crate::probe::connection::ConnectOptions;
+use crate::probe::connection::{Connection, unexpected};
+use crate::probe::deadline::Deadline;
 
 /// The most bytes that a reply about the topology may have: 500 nodes take some 150,000, and slots that lie scattered
 /// as many again.
@@ -22,31 +23,31 @@ const MAX_TOPOLOGY: usize = 4 << 20;
 
 /// Asks a cluster for its topology.
 #[derive(Debug)]
-pub struct Scout {
-    scanner: Arc<Scanner>,
+pub struct Discovery {
+    scanner: Arc<Checker>,
     /// A node did not know CLUSTER SHARDS: an engine before 7.0.
     asks_slots: AtomicBool,
 }
 
 /// What a look came to.
 #[derive(Debug)]
-pub struct Sight {
+pub struct Discovered {
     /// Whether the cluster as a whole is served.
     pub outcome: Outcome,
     pub topology: Option<Topology>,
 }
 
-impl Scout {
+impl Discovery {
     /// A scout that asks the endpoint of `scanner` first.
-    pub fn new(scanner: Arc<Scanner>) -> Self {
-        Scout { scanner, asks_slots: AtomicBool::new(false) }
+    pub fn new(scanner: Arc<Checker>) -> Self {
+        Discovery { scanner, asks_slots: AtomicBool::new(false) }
     }
 
     /// Asks the endpoint, and when it cannot be asked one of the nodes that are known already. Each may take half of the
     /// time that is left, so that one which hangs does not hide the next.
     ///
     /// Where slots have no primary at all, another node is asked too: one that was started anew knows of none.
-    pub async fn look(&self, known: Vec<Target>) -> Sight {
+    pub async fn look(&self, known: Vec<ConnectOptions>) -> Discovered {
         let start = Instant::now();
         let left = || self.scanner.timeout.saturating_sub(start.elapsed());
         let share = |is_last| if is_last { left() } else { left() / 2 };
@@ -65,11 +66,11 @@ impl Scout {
         best
     }
 
-    async fn ask(&self, target: &Target, start: Instant, limit: Duration) -> Sight {
+    async fn ask(&self, target: &ConnectOptions, start: Instant, limit: Duration) -> Discovered {
         // It names the user's limit, whatever share of that this is.
         let deadline =
             Deadline::at(start + self.scanner.timeout, self.scanner.timeout).no_later_than(Instant::now() + limit);
-        let mut contact = Contact::default();
+        let mut contact = ConnectionInfo::default();
         let asked = async {
             let mut connection = Connection::open(target, &self.scanner.resolver, deadline, &mut contact).await?;
             connection.allow(MAX_TOPOLOGY);
@@ -84,7 +85,7 @@ impl Scout {
             }
         };
         let details = Details { elapsed: start.elapsed(), connection: Arc::new(contact), ..Details::default() };
-        Sight { outcome: Outcome { db: 0, write: false, result, details }, topology }
+        Discovered { outcome: Outcome { db: 0, write: false, result, details }, topology }
     }
 
     /// Asks over an open connection: the nodes and the state, in one round trip, or in two where the engine turns out to be
@@ -120,7 +121,7 @@ impl Scout {
             }
             (None, None) => Err(Failure::new(Kind::Protocol, "no reply about the topology")),
         }?;
-        let verdict = match cluster::text(&info) {
+        let verdict = match topology::text(&info) {
             Some(info) => topology.verdict(info),
             // That slots are not served is worse than that the state cannot be known.
             None => topology.verdict("").and_then(|()| Err(refused("CLUSTER INFO", &info))),

@@ -8,23 +8,25 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::cluster::{Node, Topology};
-use crate::record::Who;
-use crate::scan::{Outcome, Scanner};
-use crate::scout::{Scout, Sight};
-use crate::shards::{self, Directory, Division, Route, Shard};
-use crate::target::{Endpoint, Target};
+use crate::cluster::discovery::{Discovered, Discovery};
+use crate::cluster::shards::{self, KnownNodes, Route, Shard, ShardChange};
+use crate::cluster::topology::{Node, Topology};
+use crate::model::endpoint::Endpoint;
+use crate::model::outcome::Outcome;
+use crate::model::subject::Target;
+use crate::probe::checker::Checker;
+use crate::probe::connection::ConnectOptions;
 
 /// One node that is checked.
 #[derive(Clone, Debug)]
 pub struct Member {
     node: Node,
-    pub scanner: Arc<Scanner>,
+    pub scanner: Arc<Checker>,
 }
 
 impl Member {
-    pub fn who(&self) -> Who {
-        Who::Node(self.node.name.clone())
+    pub fn who(&self) -> Target {
+        Target::Node(self.node.name.clone())
     }
 
     /// It was this address that was asked, as its own checks ask it: a host name of its own asks for another certificate.
@@ -38,9 +40,9 @@ impl Member {
 
 /// The nodes that are known.
 #[derive(Debug)]
-pub struct Fleet {
+pub struct Nodes {
     /// Checks the endpoint; the checks of the nodes are like its own.
-    scanner: Arc<Scanner>,
+    scanner: Arc<Checker>,
     /// The user named the name that certificates are for.
     keep_name: bool,
     members: Vec<Member>,
@@ -52,23 +54,23 @@ pub struct Fleet {
 
 /// What a look at the topology changed.
 #[derive(Debug, Default)]
-pub struct Movement {
+pub struct TopologyChange {
     /// Nodes that were not known before.
     pub come: Vec<Member>,
     /// Nodes and shards that no longer belong to the cluster.
-    pub gone: Vec<Who>,
+    pub gone: Vec<Target>,
     pub new_shards: Vec<Shard>,
     /// Shards that have another primary, and the names of the old one and the new.
-    pub moved: Vec<(Who, Arc<str>, Arc<str>)>,
+    pub moved: Vec<(Target, Arc<str>, Arc<str>)>,
     /// No node was known before at all.
     pub first: bool,
 }
 
-impl Fleet {
+impl Nodes {
     /// A fleet without nodes. `scanner` checks the endpoint; `keep_name` says that its certificate's name is every
     /// node's, whatever host name it announces.
-    pub fn new(scanner: Arc<Scanner>, keep_name: bool) -> Self {
-        Fleet { scanner, keep_name, members: Vec::new(), shards: Vec::new(), as_of: None }
+    pub fn new(scanner: Arc<Checker>, keep_name: bool) -> Self {
+        Nodes { scanner, keep_name, members: Vec::new(), shards: Vec::new(), as_of: None }
     }
 
     /// The nodes, by address.
@@ -81,18 +83,18 @@ impl Fleet {
         &self.shards
     }
 
-    pub fn has(&self, who: &Who) -> bool {
+    pub fn has(&self, who: &Target) -> bool {
         self.members.iter().any(|member| member.who() == *who) || self.shards.iter().any(|shard| shard.who() == *who)
     }
 
     /// The way to the endpoint alone, where no node is known.
     pub fn endpoint(&self) -> Route {
-        let directory = Directory { endpoint: self.scanner.target.clone(), known: Vec::new() };
+        let directory = KnownNodes { endpoint: self.scanner.target.clone(), known: Vec::new() };
         Route { scanner: self.scanner.clone(), others: Vec::new(), directory: Arc::new(directory) }
     }
 
     /// Where else than at the endpoint the topology can be had, the best place first.
-    pub fn sources(&self) -> Vec<Target> {
+    pub fn sources(&self) -> Vec<ConnectOptions> {
         let mut members: Vec<_> = self.members.iter().collect();
         members.sort_by_key(|member| (member.node.failing, !member.node.primary));
         let targets = members.into_iter().map(|member| member.scanner.target.clone());
@@ -104,11 +106,11 @@ impl Fleet {
     ///
     /// Nodes are taken to be gone only when every slot has a primary: one that was started anew knows none of the
     /// others. A node that merely fails stays in the topology.
-    pub fn take(&mut self, number: u64, topology: Topology) -> Movement {
+    pub fn take(&mut self, number: u64, topology: Topology) -> TopologyChange {
         if self.as_of.is_some_and(|as_of| number <= as_of) {
-            return Movement::default();
+            return TopologyChange::default();
         }
-        let mut movement = Movement { first: self.as_of.replace(number).is_none(), ..Movement::default() };
+        let mut movement = TopologyChange { first: self.as_of.replace(number).is_none(), ..TopologyChange::default() };
         let whole = topology.is_whole();
         let before = std::mem::take(&mut self.members);
         let mut before: BTreeMap<_, _> = before.into_iter().map(|member| (member.node.name.clone(), member)).collect();
@@ -127,15 +129,15 @@ impl Fleet {
         movement
     }
 
-    fn divide(&mut self, nodes: &[Node], whole: bool, movement: &mut Movement) {
+    fn divide(&mut self, nodes: &[Node], whole: bool, movement: &mut TopologyChange) {
         if self.scanner.canary.is_none() {
             return;
         }
         let mut shards = std::mem::take(&mut self.shards);
         let known = nodes.iter().map(|node| self.target(node)).collect();
-        let directory = Arc::new(Directory { endpoint: self.scanner.target.clone(), known });
+        let directory = Arc::new(KnownNodes { endpoint: self.scanner.target.clone(), known });
         let target = |node: &Node| self.target(node);
-        let Division { come, gone, moved } =
+        let ShardChange { come, gone, moved } =
             shards::divide(&mut shards, nodes, whole, &target, &directory, &self.scanner);
         (self.shards, movement.new_shards, movement.moved) = (shards, come, moved);
         movement.gone.extend(gone);
@@ -152,21 +154,21 @@ impl Fleet {
         }
     }
 
-    fn target(&self, node: &Node) -> Target {
-        let Target { tls, login, .. } = &self.scanner.target;
+    fn target(&self, node: &Node) -> ConnectOptions {
+        let ConnectOptions { tls, login, .. } = &self.scanner.target;
         let tls = tls.clone().map(|tls| match &node.hostname {
             Some(name) if !self.keep_name => tls.named(name),
             _ => tls,
         });
         let endpoint = Endpoint::Tcp { host: node.host.clone(), port: node.port };
-        Target { endpoint, tls, login: login.clone() }
+        ConnectOptions { endpoint, tls, login: login.clone() }
     }
 }
 
 /// One check of a scan of a cluster.
 #[derive(Debug)]
 pub struct Checked {
-    pub who: Who,
+    pub who: Target,
     /// Where its line stands: nodes by address, then shards, the cluster last.
     pub place: usize,
     pub outcome: Outcome,
@@ -174,7 +176,7 @@ pub struct Checked {
 
 /// Checks a cluster, its nodes and its shards once, within the time of one scan; the endpoint alone where nobody tells of
 /// nodes. Each outcome is emitted as soon as it is known.
-pub async fn scan(scanner: Scanner, keep_name: bool, emit: &mut (dyn FnMut(Checked) + Send)) {
+pub async fn scan(scanner: Checker, keep_name: bool, emit: &mut (dyn FnMut(Checked) + Send)) {
     let end = Instant::now() + scanner.deadline;
     let scanner = Arc::new(scanner);
     // Dropped, it ends its tasks.
@@ -184,12 +186,12 @@ pub async fn scan(scanner: Scanner, keep_name: bool, emit: &mut (dyn FnMut(Check
     let first = scanner.elsewhere(scanner.target.clone(), None);
     tasks.spawn(async move { first.run_until(end, &mut |outcome| drop(sender.send(outcome))).await });
     let mut early = Some(outcomes);
-    let Sight { outcome, topology } = Scout::new(scanner.clone()).look(Vec::new()).await;
+    let Discovered { outcome, topology } = Discovery::new(scanner.clone()).look(Vec::new()).await;
     let asked = outcome.details.connection.peer;
-    emit(Checked { who: Who::Cluster, place: usize::MAX, outcome });
-    let mut fleet = Fleet::new(scanner.clone(), keep_name);
+    emit(Checked { who: Target::Cluster, place: usize::MAX, outcome });
+    let mut fleet = Nodes::new(scanner.clone(), keep_name);
     let Some(topology) = topology.filter(|topology| !topology.nodes.is_empty()) else {
-        let mut emit = |outcome| emit(Checked { who: Who::Endpoint, place: 0, outcome });
+        let mut emit = |outcome| emit(Checked { who: Target::Endpoint, place: 0, outcome });
         match early.filter(|_| scanner.canary.is_none()) {
             Some(mut early) => {
                 while let Some(outcome) = early.recv().await {
@@ -240,27 +242,27 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::canary::Canary;
-    use crate::cluster;
-    use crate::questions::Identify;
-    use crate::resolve::Resolver;
-    use crate::scan::Databases;
+    use crate::cluster::topology;
+    use crate::model::databases::Databases;
+    use crate::probe::canary::Canary;
+    use crate::probe::resolve::Resolver;
+    use crate::probe::server_info::ServerInfo;
 
-    fn fleet() -> Fleet {
+    fn fleet() -> Nodes {
         let timeout = Duration::from_secs(1);
         let endpoint = Endpoint::Tcp { host: "cluster.example".into(), port: 6379 };
-        let scanner = Scanner {
-            target: Target { endpoint, tls: None, login: None },
+        let scanner = Checker {
+            target: ConnectOptions { endpoint, tls: None, login: None },
             resolver: Resolver::new(timeout),
             databases: Databases::One(0),
             timeout,
             deadline: timeout,
-            identify: Identify::new(true),
+            identify: ServerInfo::new(true),
             expect_role: None,
             canary: Some(Canary::new()),
             settled: AtomicU64::new(0),
         };
-        Fleet::new(Arc::new(scanner), false)
+        Nodes::new(Arc::new(scanner), false)
     }
 
     /// Primaries with their slots, and replicas with none.
@@ -278,13 +280,13 @@ mod tests {
         Topology { nodes: nodes.iter().map(node).collect() }
     }
 
-    fn names(movement: &Movement) -> (Vec<String>, Vec<String>) {
+    fn names(movement: &TopologyChange) -> (Vec<String>, Vec<String>) {
         let come = movement.come.iter().map(|member| member.who().to_string()).collect();
-        (come, movement.gone.iter().map(Who::to_string).collect())
+        (come, movement.gone.iter().map(Target::to_string).collect())
     }
 
     /// Who is written to: shard, primary and tag.
-    fn writing(fleet: &Fleet) -> Vec<(String, String, String)> {
+    fn writing(fleet: &Nodes) -> Vec<(String, String, String)> {
         let shown = |shard: &Shard| {
             let Route { scanner, .. } = &shard.route;
             let tag = scanner.canary.as_ref().unwrap().to_string();
@@ -309,7 +311,7 @@ mod tests {
         let alone = fleet.take(4, topology(&[("a", None)]));
         assert_eq!(names(&alone), (vec![], vec![]));
         assert_eq!(fleet.members().len(), 2);
-        assert!(fleet.has(&Who::Node("c:1".into())) && !fleet.has(&Who::Node("b:1".into())));
+        assert!(fleet.has(&Target::Node("c:1".into())) && !fleet.has(&Target::Node("b:1".into())));
     }
 
     #[test]
@@ -323,7 +325,7 @@ mod tests {
         assert_eq!((first.new_shards.len(), first.moved.len()), (2, 0));
         let scanner = fleet.shards()[0].route.scanner.clone();
         // Slots moved, and not the one that is written to.
-        let slot = cluster::slot(before[0].2.as_bytes());
+        let slot = topology::slot(before[0].2.as_bytes());
         fleet.take(2, topology(&[("a", Some((slot, slot))), ("b", Some((8192, 16_383))), ("c", None)]));
         assert_eq!(writing(&fleet), before);
         assert!(Arc::ptr_eq(&scanner, &fleet.shards()[0].route.scanner));
@@ -331,15 +333,15 @@ mod tests {
         let third = fleet.take(3, topology(&[("a", None), ("b", Some((8192, 16_383))), ("c", Some((0, 8191)))]));
         let at_c = (before[0].0.clone(), "c:1".to_owned(), before[0].2.clone());
         assert_eq!(writing(&fleet), [at_c.clone(), before[1].clone()]);
-        assert_eq!(third.moved, [(Who::Shard("0-8191".into()), "a:1".into(), "c:1".into())]);
+        assert_eq!(third.moved, [(Target::Shard("0-8191".into()), "a:1".into(), "c:1".into())]);
         assert!(third.new_shards.is_empty() && third.gone.is_empty());
         // A look that does not see all slots takes nobody away; one that does tells who has come and who has gone.
         fleet.take(4, topology(&[("c", Some((0, 8191)))]));
         assert_eq!(writing(&fleet), [at_c, before[1].clone()]);
         let fifth =
             fleet.take(5, topology(&[("a", Some((4000, 8191))), ("c", Some((0, 3999))), ("b", Some((8192, 16_383)))]));
-        assert_eq!(fifth.new_shards.iter().map(Shard::who).collect::<Vec<_>>(), [Who::Shard("4000-8191".into())]);
+        assert_eq!(fifth.new_shards.iter().map(Shard::who).collect::<Vec<_>>(), [Target::Shard("4000-8191".into())]);
         let sixth = fleet.take(6, topology(&[("a", Some((0, 8191))), ("b", Some((8192, 16_383)))]));
-        assert!(sixth.gone.contains(&Who::Shard("0-8191".into())), "{sixth:?}");
+        assert!(sixth.gone.contains(&Target::Shard("0-8191".into())), "{sixth:?}");
     }
 }

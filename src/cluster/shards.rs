@@ -12,29 +12,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use crate::canary::Canary;
-use crate::cluster::{self, Node};
-use crate::failure::{Failure, Kind, Phase};
-use crate::record::Who;
-use crate::scan::{Databases, Emit, Outcome, Scanner};
-use crate::target::{Endpoint, Target};
+use crate::cluster::topology::{self, Node};
+use crate::model::databases::Databases;
+use crate::model::endpoint::Endpoint;
+use crate::model::failure::{Failure, Kind, Phase};
+use crate::model::outcome::Outcome;
+use crate::model::subject::Target;
+use crate::probe::canary::Canary;
+use crate::probe::checker::{Checker, Emit};
+use crate::probe::connection::ConnectOptions;
 
 /// How many ranges of slots a shard's name shows. No other shard has the first of them.
 const SHOWN: usize = 8;
 
 /// How the nodes of a cluster are dialled.
 #[derive(Debug)]
-pub struct Directory {
+pub struct KnownNodes {
     /// One that is not known is dialled as the endpoint is.
-    pub endpoint: Target,
-    pub known: Vec<Target>,
+    pub endpoint: ConnectOptions,
+    pub known: Vec<ConnectOptions>,
 }
 
-impl Directory {
-    fn target(&self, host: String, port: u16) -> Target {
+impl KnownNodes {
+    fn target(&self, host: String, port: u16) -> ConnectOptions {
         let endpoint = Endpoint::Tcp { host, port };
         let known = self.known.iter().find(|target| target.endpoint == endpoint);
-        known.cloned().unwrap_or_else(|| Target { endpoint, ..self.endpoint.clone() })
+        known.cloned().unwrap_or_else(|| ConnectOptions { endpoint, ..self.endpoint.clone() })
     }
 }
 
@@ -42,10 +45,10 @@ impl Directory {
 #[derive(Clone, Debug)]
 pub struct Route {
     /// Checks the node that took them when that was last looked at.
-    pub scanner: Arc<Scanner>,
+    pub scanner: Arc<Checker>,
     /// Those that may have taken its place.
-    pub others: Vec<Target>,
-    pub directory: Arc<Directory>,
+    pub others: Vec<ConnectOptions>,
+    pub directory: Arc<KnownNodes>,
 }
 
 impl Route {
@@ -120,7 +123,7 @@ impl Route {
     }
 
     /// The same check by another node. It began at `start`.
-    async fn by(&self, target: Target, start: Instant, end: Instant) -> Vec<Outcome> {
+    async fn by(&self, target: ConnectOptions, start: Instant, end: Instant) -> Vec<Outcome> {
         let before = start.elapsed();
         let mut outcomes = Vec::new();
         if Instant::now() < end {
@@ -135,10 +138,10 @@ impl Route {
         outcomes
     }
 
-    fn redirection(&self, outcome: &Outcome, asked: &Target) -> Option<Target> {
+    fn redirection(&self, outcome: &Outcome, asked: &ConnectOptions) -> Option<ConnectOptions> {
         let wire = moved(outcome)?;
         let Endpoint::Tcp { host, .. } = &asked.endpoint else { return None };
-        let (host, port) = cluster::redirection(wire, host)?;
+        let (host, port) = topology::redirection(wire, host)?;
         Some(self.directory.target(host, port))
     }
 }
@@ -176,18 +179,18 @@ pub struct Shard {
 }
 
 impl Shard {
-    pub fn who(&self) -> Who {
-        Who::Shard(self.name.clone())
+    pub fn who(&self) -> Target {
+        Target::Shard(self.name.clone())
     }
 }
 
 /// What became of the shards.
 #[derive(Debug, Default)]
-pub struct Division {
+pub struct ShardChange {
     pub come: Vec<Shard>,
-    pub gone: Vec<Who>,
+    pub gone: Vec<Target>,
     /// Who has another primary, and the names of the old one and the new.
-    pub moved: Vec<(Who, Arc<str>, Arc<str>)>,
+    pub moved: Vec<(Target, Arc<str>, Arc<str>)>,
 }
 
 /// Finds the shards among the nodes of a topology, and the known ones among those: a shard is the one that has most of
@@ -196,11 +199,11 @@ pub fn divide(
     shards: &mut Vec<Shard>,
     nodes: &[Node],
     whole: bool,
-    target: &dyn Fn(&Node) -> Target,
-    directory: &Arc<Directory>,
-    like: &Scanner,
-) -> Division {
-    let mut division = Division::default();
+    target: &dyn Fn(&Node) -> ConnectOptions,
+    directory: &Arc<KnownNodes>,
+    like: &Checker,
+) -> ShardChange {
+    let mut division = ShardChange::default();
     let mut before: Vec<_> = std::mem::take(shards).into_iter().map(Some).collect();
     let owners: Vec<_> = nodes.iter().filter(|node| !node.slots.is_empty()).collect();
     let mut likeness = Vec::new();
@@ -232,7 +235,7 @@ pub fn divide(
         }
         let kept = known.as_ref().map(|known| known.tag.clone()).filter(|tag| is_in(tag, &owner.slots));
         // Every slot has a number that hashes to it.
-        let Some(tag) = kept.or_else(|| cluster::tag(&owner.slots)) else { continue };
+        let Some(tag) = kept.or_else(|| topology::tag(&owner.slots)) else { continue };
         let others = nodes.iter().filter(|node| node.replicates.as_ref() == Some(&owner.name)).map(target).collect();
         let (name, first, scanner) = match known {
             Some(known) => {
@@ -273,7 +276,7 @@ fn name(slots: &[RangeInclusive<u16>], others: &[Shard]) -> Arc<str> {
 }
 
 fn is_in(tag: &str, slots: &[RangeInclusive<u16>]) -> bool {
-    let slot = cluster::slot(tag.trim_matches(['{', '}']).as_bytes());
+    let slot = topology::slot(tag.trim_matches(['{', '}']).as_bytes());
     slots.iter().any(|range| range.contains(&slot))
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use redis::Value;
 
-use crate::failure::{Failure, Kind};
+use crate::model::failure::{Failure, Kind};
 
 /// How many slots a cluster has (redis.io, cluster specification).
 pub const SLOTS: u16 = 16_384;

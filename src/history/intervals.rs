@@ -7,13 +7,13 @@ const LIMIT: usize = 1024;
 
 /// Stretches of time, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Spans {
+pub struct Intervals {
     spans: Vec<(Duration, Duration)>,
     /// Neighbours that are no further apart than this are one.
     resolution: Duration,
 }
 
-impl Spans {
+impl Intervals {
     /// Adds a stretch that begins no earlier than those before.
     pub fn add(&mut self, from: Duration, to: Duration) {
         match self.spans.last_mut() {
@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn neighbours_become_one_when_there_are_too_many() {
         let seconds = Duration::from_secs;
-        let mut spans = Spans::default();
+        let mut spans = Intervals::default();
         spans.add(seconds(1), seconds(2));
         spans.add(seconds(2), seconds(3));
         spans.add(seconds(10), seconds(11));

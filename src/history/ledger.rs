@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::clock::Stamp;
-use crate::failure::Failure;
-use crate::identity::Change;
-use crate::outage::{History, Moment, Observation, Transition};
-use crate::record::{Subject, Who};
-use crate::series::Series;
+use crate::history::outage::{Observation, OutageHistory, Transition};
+use crate::history::time_series::TimeSeries;
+use crate::model::change::Changed;
+use crate::model::clock::Moment;
+use crate::model::failure::Failure;
+use crate::model::subject::Subject;
 
 /// Beyond so many subjects the latency of each is not kept: 10,000 databases would need a histogram each.
 const HISTOGRAMS: usize = 1024;
@@ -41,18 +41,10 @@ pub struct Gap {
     pub to: Moment,
 }
 
-/// Something about who was checked was not as before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changed {
-    pub who: Who,
-    pub at: Stamp,
-    pub change: Change,
-}
-
 /// What is known of one subject.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
-    pub history: History,
+    pub history: OutageHistory,
     /// How long its checks took that succeeded, in microseconds.
     pub latency: Option<Box<Histogram<u32>>>,
     /// How many gaps there had been at its last check.
@@ -74,13 +66,13 @@ pub struct Ledger {
     pub failures: u64,
     pub latency: Option<Box<Histogram<u32>>>,
     /// The latency over time.
-    pub series: Series,
+    pub series: TimeSeries,
     /// How many gaps there were.
     pub gap_count: u64,
     /// Checks that were due and not made, as far as marks tell.
     pub missed: u64,
     /// What is known from before the time that is of interest.
-    remembered: BTreeMap<Subject, History>,
+    remembered: BTreeMap<Subject, OutageHistory>,
 }
 
 impl Ledger {
@@ -178,7 +170,7 @@ impl Ledger {
     }
 
     /// The outages that go on.
-    pub fn ongoing(&self) -> impl Iterator<Item = (&Subject, &crate::outage::Outage)> {
+    pub fn ongoing(&self) -> impl Iterator<Item = (&Subject, &crate::history::outage::Outage)> {
         self.accounts.iter().filter_map(|(subject, account)| Some((subject, account.history.ongoing()?)))
     }
 }

@@ -8,26 +8,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::clock::Stamp;
-use crate::failure::{Failure, Kind};
-use crate::spans::Spans;
-
-/// When a check began: as the logs say it, and on a scale whose differences are true durations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    pub stamp: Stamp,
-    /// Time since an arbitrary origin, the same for all moments of one fold; from the monotonic clock where that is
-    /// known.
-    pub since: Duration,
-}
-
-impl Moment {
-    /// The moment `by` before this one.
-    #[must_use]
-    pub fn earlier(self, by: Duration) -> Self {
-        Moment { stamp: self.stamp.earlier(by), since: self.since.saturating_sub(by) }
-    }
-}
+use crate::history::intervals::Intervals;
+use crate::model::clock::Moment;
+use crate::model::failure::{Failure, Kind};
 
 /// One check, as the fold sees it. Checks of one subject are observed in the order in which they began.
 #[derive(Clone, Debug)]
@@ -119,19 +102,19 @@ const KEPT: usize = 1000;
 
 /// The checks of one subject, folded.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub struct OutageHistory {
     pub checks: u64,
     pub failures: u64,
     /// Outages that are counted and not kept, since there were too many, and when they were.
     pub unlisted: u64,
-    pub unlisted_spans: Spans,
+    pub unlisted_spans: Intervals,
     last_success: Option<Moment>,
     gap_since_success: bool,
     ended: Vec<Outage>,
     ongoing: Option<Outage>,
 }
 
-impl History {
+impl OutageHistory {
     /// Takes the next check, and says whether it began or ended an outage.
     pub fn observe(&mut self, check: &Observation<'_>) -> Option<Transition> {
         self.checks += 1;
@@ -232,13 +215,15 @@ impl History {
 mod tests {
     use chrono::{DateTime, TimeDelta};
 
+    use crate::model::clock::Stamp;
+
     use super::*;
 
     /// Feeds checks a second apart, written as a word: `.` succeeds, `x` fails, a space is a second without a check.
-    fn fold(checks: &str) -> (History, Vec<Outage>) {
+    fn fold(checks: &str) -> (OutageHistory, Vec<Outage>) {
         let start = DateTime::parse_from_rfc3339("2025-08-27T07:35:01Z").unwrap();
         let refused = Failure::new(Kind::Refused, "Connection refused");
-        let (mut history, mut ended, mut after_gap) = (History::default(), Vec::new(), false);
+        let (mut history, mut ended, mut after_gap) = (OutageHistory::default(), Vec::new(), false);
         for (second, check) in checks.chars().enumerate() {
             if check == ' ' {
                 after_gap = true;
@@ -293,6 +278,6 @@ mod tests {
         assert_eq!(ended.len(), 2);
         assert!(history.ongoing().is_some());
         assert_eq!(history.availability(), Some(0.5));
-        assert_eq!(History::default().availability(), None);
+        assert_eq!(OutageHistory::default().availability(), None);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// Holds back what later checks brought until the earlier ones are over.
 #[derive(Debug)]
-pub struct Ordered<T> {
+pub struct Reorder<T> {
     begun: BTreeMap<u64, Slot<T>>,
 }
 
@@ -14,13 +14,13 @@ struct Slot<T> {
     over: bool,
 }
 
-impl<T> Default for Ordered<T> {
+impl<T> Default for Reorder<T> {
     fn default() -> Self {
-        Ordered { begun: BTreeMap::new() }
+        Reorder { begun: BTreeMap::new() }
     }
 }
 
-impl<T> Ordered<T> {
+impl<T> Reorder<T> {
     /// A check begins; its number is higher than all before.
     pub fn begin(&mut self, number: u64) {
         self.begun.insert(number, Slot { held_back: Vec::new(), over: false });
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn later_checks_wait_for_earlier_ones() {
-        let mut ordered = Ordered::default();
+        let mut ordered = Reorder::default();
         (1..=3).for_each(|number| ordered.begin(number));
         assert_eq!(ordered.bring(2, "2a"), None);
         assert_eq!(ordered.bring(1, "1a"), Some("1a"));

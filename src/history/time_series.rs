@@ -26,7 +26,7 @@ impl Span {
 
 /// Values over time.
 #[derive(Clone, Debug, Default)]
-pub struct Series {
+pub struct TimeSeries {
     /// When the first span begins.
     start: Duration,
     /// How long each span is.
@@ -34,7 +34,7 @@ pub struct Series {
     spans: Vec<Span>,
 }
 
-impl Series {
+impl TimeSeries {
     /// Adds a value at a time since the fold's origin. One that lies before the first counts with that.
     pub fn add(&mut self, at: Duration, value: Duration) {
         if self.spans.is_empty() {
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_series_keeps_its_sum_and_its_size() {
-        let mut series = Series::default();
+        let mut series = TimeSeries::default();
         for second in 0..100_000 {
             series.add(Duration::from_secs(1_000 + second), Duration::from_millis(second % 10));
         }

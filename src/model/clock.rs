@@ -41,19 +41,21 @@ impl Stamp {
     }
 }
 
-/// For how long the machine has been suspended since it was started; zero where the system does not tell.
-///
-/// The monotonic clock stands still meanwhile, so nothing else in a run notices (Linux, clock_gettime(2)).
-pub fn machine_suspended() -> Duration {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::time::{ClockId, clock_gettime};
-        let read = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
-        let monotonic = read(ClockId::Monotonic);
-        read(ClockId::Boottime).saturating_sub(monotonic)
+/// When a check began: as the logs say it, and on a scale whose differences are true durations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    pub stamp: Stamp,
+    /// Time since an arbitrary origin, the same for all moments of one fold; from the monotonic clock where that is
+    /// known.
+    pub since: Duration,
+}
+
+impl Moment {
+    /// The moment `by` before this one.
+    #[must_use]
+    pub fn earlier(self, by: Duration) -> Self {
+        Moment { stamp: self.stamp.earlier(by), since: self.since.saturating_sub(by) }
     }
-    #[cfg(not(target_os = "linux"))]
-    Duration::ZERO
 }
 
 /// Gives stamps in one style for a whole run.

@@ -2,15 +2,12 @@
 //!
 //! A failed check is a value. It is logged as `kind: detail`: the kind is for programs, the detail for people.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::tls;
-
-/// How many bytes of a failure's text reach a log line.
-pub const MAX_TEXT: usize = 300;
+use crate::model::text::{MAX_TEXT, escape_into};
 
 /// Why a check failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -279,9 +276,6 @@ const AUTH_REFUSED: [&str; 3] = ["invalid password", "Client sent AUTH", "AUTH <
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind as Io;
-        if let Some(failure) = tls::failure(&error) {
-            return failure;
-        }
         let kind = match error.kind() {
             // A Unix socket whose file is missing is a server that does not listen.
             Io::ConnectionRefused | Io::NotFound => Kind::Refused,
@@ -320,35 +314,6 @@ fn os_text(error: &io::Error) -> String {
         Some(end) => text[..end].to_owned(),
         None => text,
     }
-}
-
-/// Appends `text` to `line`, printable and on one line, for as long as `line` stays within `limit` bytes.
-///
-/// A text that does not fit ends in `…`, so that a cut is never taken for the end.
-pub fn escape_into(line: &mut String, text: &str, limit: usize) {
-    const CUT: &str = "…";
-    let mut fits = line.len();
-    for c in text.chars() {
-        if is_printable(c) {
-            line.push(c);
-        } else {
-            let _ = write!(line, "{}", c.escape_default());
-        }
-        if line.len() > limit {
-            line.truncate(fits);
-            line.push_str(CUT);
-            return;
-        }
-        if line.len() + CUT.len() <= limit {
-            fits = line.len();
-        }
-    }
-}
-
-/// Control characters break a line or drive a terminal; separators and bidirectional marks reorder what is read.
-fn is_printable(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

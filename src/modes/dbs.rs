@@ -10,50 +10,55 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use tokio::time::Instant;
 
-use crate::canary::Canary;
-use crate::exit::Exit;
-use crate::failure::Kind;
-use crate::fleet::{self, Checked};
-use crate::login::Login;
-use crate::metrics::Metrics;
-use crate::output::{Output, scan_bar};
-use crate::plan::DbsPlan;
-use crate::questions::Identify;
-use crate::record::{Destination, Format, Log, Mode, Record, Subject, Verdict, Who};
-use crate::resolve::Resolver;
-use crate::scan::{Databases, Outcome, Scanner};
-use crate::signal::Signals;
-use crate::target::Target;
-use crate::tls::Tls;
+use crate::auth::credentials::CredentialsProvider;
+use crate::cli::plan::DbsPlan;
+use crate::cluster::nodes::{self, Checked};
+use crate::exit_code::Exit;
+use crate::log::record::{Destination, Format, Mode, Record};
+use crate::log::write::Log;
+use crate::model::databases::Databases;
+use crate::model::failure::Kind;
+use crate::model::outcome::CheckResult;
+use crate::model::outcome::Outcome;
+use crate::model::subject::{Subject, Target};
+use crate::modes::signals::Signals;
+use crate::output::console::{Console, scan_bar};
+use crate::output::metrics::Metrics;
+use crate::probe::canary::Canary;
+use crate::probe::checker::Checker;
+use crate::probe::connection::ConnectOptions;
+use crate::probe::resolve::Resolver;
+use crate::probe::server_info::ServerInfo;
+use crate::probe::tls::Tls;
 
 /// Scans once and logs what it saw.
 ///
 /// # Errors
 /// Nothing was checked: a certificate, the password or the log folder cannot be had.
 pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit> {
-    let output = Output::direct();
+    let output = Console::direct();
     if plan.verbose {
-        crate::explain::start(&output);
+        crate::output::trace::start(&output);
     }
     for warning in &plan.warnings {
         output.notice(warning);
     }
     let keep_name = plan.tls.as_ref().is_some_and(|tls| tls.name.is_some());
     let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
-    let login = Login::fetch(plan.login, output.clone()).await?;
+    let login = CredentialsProvider::fetch(plan.login, output.clone()).await?;
     let notify = output.clone();
     let log =
         Log::open(&plan.log, &[Destination::Health, Destination::Error], Arc::new(move |text| notify.notice(text)))?;
     let mut signals = Signals::listen()?;
 
-    let scanner = Scanner {
-        target: Target { endpoint: plan.endpoint, tls, login },
+    let scanner = Checker {
+        target: ConnectOptions { endpoint: plan.endpoint, tls, login },
         resolver: Resolver::new(plan.timeout),
         databases: plan.databases,
         timeout: plan.timeout,
         deadline: plan.deadline,
         // The classic block has no room for what a server tells of itself.
-        identify: Identify::new(json || plan.log.format == Format::Json),
+        identify: ServerInfo::new(json || plan.log.format == Format::Json),
         expect_role: plan.expect_role,
         canary: plan.canary.then(|| Canary::new().of_cluster(plan.cluster)),
         settled: AtomicU64::new(0),
@@ -67,7 +72,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         let mut emit = |check| checked.push(check);
         let signal = tokio::select! {
             biased;
-            () = fleet::scan(scanner, keep_name, &mut emit) => None,
+            () = nodes::scan(scanner, keep_name, &mut emit) => None,
             signal = signals.first() => Some(signal),
         };
         // Nodes answer in any order, and each one's databases in their own.
@@ -75,7 +80,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         checks.extend(checked.into_iter().map(|checked| verdict(checked, plan.databases, plan.canary)));
         signal
     } else {
-        let who = Who::Endpoint;
+        let who = Target::Endpoint;
         let mut emit = |outcome| {
             let checked = Checked { who: who.clone(), place: 0, outcome };
             checks.push(verdict(checked, plan.databases, plan.canary));
@@ -92,7 +97,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
 
     if let Some(path) = plan.metrics {
         let mut metrics = Metrics::new(path, endpoint.clone());
-        for Verdict { subject, result, details, writes } in &checks {
+        for CheckResult { subject, result, details, writes } in &checks {
             metrics.observe(subject, at, details.elapsed, result.as_ref().err(), *writes);
         }
         if let Err(error) = metrics.write(plan.clock.now()) {
@@ -103,7 +108,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     let failed: Vec<_> = checks
         .iter()
         .filter(|check| check.result.is_err())
-        .map(|Verdict { subject, result, details, .. }| Record::Check {
+        .map(|CheckResult { subject, result, details, .. }| Record::Check {
             at,
             mode: Mode::Dbs,
             subject: subject.clone(),
@@ -141,20 +146,20 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     Ok(Exit::of_run(signal, log.lost(), failures))
 }
 
-fn verdict(Checked { who, outcome, .. }: Checked, databases: Databases, canary: bool) -> Verdict {
+fn verdict(Checked { who, outcome, .. }: Checked, databases: Databases, canary: bool) -> CheckResult {
     let Outcome { db, write, result, details } = outcome;
     let has_db = match who {
-        Who::Cluster => false,
-        Who::Shard(_) => !matches!(databases, Databases::One(_)),
+        Target::Cluster => false,
+        Target::Shard(_) => !matches!(databases, Databases::One(_)),
         _ => true,
     };
     let apart = who.reads_and_writes();
     let subject = Subject { who, db: has_db.then_some(db), write: write && apart };
-    Verdict { subject, result, details, writes: canary && apart }
+    CheckResult { subject, result, details, writes: canary && apart }
 }
 
 /// Draws a bar while a scan takes longer than a second; never ends.
-async fn show_progress(scanner: &Scanner) {
+async fn show_progress(scanner: &Checker) {
     let shown = std::io::stderr().is_terminal().then(|| scanner.databases.count()).flatten();
     let Some(total) = shown else { return std::future::pending().await };
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -175,10 +180,10 @@ impl Drop for ClearedBar {
 }
 
 /// `cache.example:6379: 16 databases checked in 1.3 ms, 14 running, 2 not running (timeout 1, reset 1)`.
-fn summary(checks: &[Verdict], endpoint: &str, took: Duration) -> String {
-    let (whole, checks): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.subject.who == Who::Cluster);
+fn summary(checks: &[CheckResult], endpoint: &str, took: Duration) -> String {
+    let (whole, checks): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.subject.who == Target::Cluster);
     let (shards, databases): (Vec<_>, Vec<_>) =
-        checks.into_iter().partition(|check| matches!(check.subject.who, Who::Shard(_)));
+        checks.into_iter().partition(|check| matches!(check.subject.who, Target::Shard(_)));
     let mut kinds = BTreeMap::<Kind, u64>::new();
     for failure in databases.iter().filter_map(|check| check.result.as_ref().err()) {
         *kinds.entry(failure.kind).or_default() += 1;
@@ -187,7 +192,7 @@ fn summary(checks: &[Verdict], endpoint: &str, took: Duration) -> String {
     let millis = took.as_secs_f64() * 1000.0;
     let plural = if databases.len() == 1 { "database" } else { "databases" };
     let mut text = format!("{endpoint}: {} {plural} ", databases.len());
-    if databases.iter().any(|check| check.subject.who != Who::Endpoint) {
+    if databases.iter().any(|check| check.subject.who != Target::Endpoint) {
         let nodes = databases.chunk_by(|a, b| a.subject.who == b.subject.who).count();
         let _ = write!(text, "on {nodes} {} ", if nodes == 1 { "node" } else { "nodes" });
     }
@@ -208,9 +213,9 @@ fn summary(checks: &[Verdict], endpoint: &str, took: Duration) -> String {
 }
 
 /// Neighbours that failed alike share a line: `DB 0-15: NOT RUNNING (refused: Connection refused)`.
-fn folded_failures(checks: &[Verdict]) -> Vec<String> {
-    let alike = |a: &Verdict, b: &Verdict| a.result == b.result && a.subject.is_before(&b.subject);
-    let line = |run: &[Verdict]| {
+fn folded_failures(checks: &[CheckResult]) -> Vec<String> {
+    let alike = |a: &CheckResult, b: &CheckResult| a.result == b.result && a.subject.is_before(&b.subject);
+    let line = |run: &[CheckResult]| {
         let failure = run.first()?.result.as_ref().err()?;
         Some(format!("{}: NOT RUNNING ({failure})", Subject::range(run.iter().map(|check| &check.subject))))
     };
@@ -220,8 +225,8 @@ fn folded_failures(checks: &[Verdict]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Failure;
-    use crate::record::Details;
+    use crate::model::failure::Failure;
+    use crate::model::outcome::Details;
 
     #[test]
     fn neighbours_that_failed_alike_share_a_line() {
@@ -232,7 +237,7 @@ mod tests {
             verdict(Checked { who, place: 0, outcome }, Databases::UpTo(4), false)
         };
         let mut checks: Vec<_> =
-            results.into_iter().zip(0..).map(|(result, db)| checked(Who::Endpoint, db, result)).collect();
+            results.into_iter().zip(0..).map(|(result, db)| checked(Target::Endpoint, db, result)).collect();
         assert_eq!(
             folded_failures(&checks),
             [
@@ -247,9 +252,9 @@ mod tests {
         );
         let slots = || Err(Failure::new(Kind::ClusterDown, "1 slot without a primary"));
         checks = vec![
-            checked(Who::Node("a:1".into()), 0, refused()),
-            checked(Who::Node("b:1".into()), 1, refused()),
-            checked(Who::Cluster, 0, slots()),
+            checked(Target::Node("a:1".into()), 0, refused()),
+            checked(Target::Node("b:1".into()), 1, refused()),
+            checked(Target::Cluster, 0, slots()),
         ];
         assert_eq!(
             folded_failures(&checks),

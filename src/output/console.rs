@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(30);
 
 /// The two standard streams, by whole lines.
 #[derive(Clone)]
-pub struct Output {
+pub struct Console {
     way: Arc<Way>,
     /// Lines that were dropped because the stream did not take those before them.
     dropped: Arc<AtomicU64>,
@@ -50,16 +50,16 @@ pub enum Patience {
     Long,
 }
 
-impl Output {
+impl Console {
     pub fn direct() -> Self {
-        Output { way: Arc::new(Way::Direct), dropped: Arc::default() }
+        Console { way: Arc::new(Way::Direct), dropped: Arc::default() }
     }
 
     pub fn thread() -> Self {
         let (sender, receiver) = mpsc::sync_channel(BACKLOG);
         // Not joined: a thread that is stuck in a write may never end.
         std::thread::spawn(move || serve(&receiver));
-        Output { way: Arc::new(Way::Thread(sender)), dropped: Arc::default() }
+        Console { way: Arc::new(Way::Thread(sender)), dropped: Arc::default() }
     }
 
     /// Writes a line, or several, to standard output.

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::clock::Stamp;
-use crate::failure::{Failure, Kind};
-use crate::record::{Subject, Who};
+use crate::model::clock::Stamp;
+use crate::model::failure::{Failure, Kind};
+use crate::model::subject::{Subject, Target};
 
 /// No scrape is as frequent as checks can be, so the file is written no more often than this.
 const SPACING: Duration = Duration::from_millis(250);
@@ -25,7 +25,7 @@ const DOWN_SINCE: &str = "redis_health_down_since_timestamp_seconds";
 pub struct Metrics {
     path: PathBuf,
     endpoint: String,
-    series: BTreeMap<Subject, Series>,
+    series: BTreeMap<Subject, SubjectMetrics>,
     /// What the runs before this one left: its series by name and labels.
     before: BTreeMap<String, f64>,
     written: Option<Instant>,
@@ -33,7 +33,7 @@ pub struct Metrics {
 
 /// The figures of one subject. Times are seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Series {
+struct SubjectMetrics {
     up: bool,
     checks: u64,
     failures: BTreeMap<Kind, u64>,
@@ -59,7 +59,7 @@ impl Metrics {
     }
 
     /// Forgets who is checked no more.
-    pub fn forget(&mut self, who: &Who) {
+    pub fn forget(&mut self, who: &Target) {
         self.series.retain(|subject, _| subject.who != *who);
     }
 
@@ -111,11 +111,11 @@ impl Metrics {
     fn labels(&self, subject: &Subject) -> String {
         let mut labels = format!("endpoint=\"{}\"", escaped(&self.endpoint));
         match &subject.who {
-            Who::Endpoint => {}
-            Who::Held => labels.push_str(",connection=\"held\""),
-            Who::Cluster => labels.push_str(",node=\"cluster\""),
-            Who::Node(node) => _ = write!(labels, ",node=\"{}\"", escaped(node)),
-            Who::Shard(slots) => _ = write!(labels, ",shard=\"{}\"", escaped(slots)),
+            Target::Endpoint => {}
+            Target::Held => labels.push_str(",connection=\"held\""),
+            Target::Cluster => labels.push_str(",node=\"cluster\""),
+            Target::Node(node) => _ = write!(labels, ",node=\"{}\"", escaped(node)),
+            Target::Shard(slots) => _ = write!(labels, ",shard=\"{}\"", escaped(slots)),
         }
         if let Some(db) = subject.db {
             let _ = write!(labels, ",db=\"{db}\"");
@@ -136,7 +136,7 @@ impl Metrics {
     fn render(&self, now: Stamp) -> String {
         let now = now.at.timestamp_micros() as f64 / 1e6;
         let mut text = String::new();
-        let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Series) -> Option<f64>| {
+        let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(&SubjectMetrics) -> Option<f64>| {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
             for (subject, series) in &self.series {
                 if let Some(value) = value(series) {

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::clock::Stamp;
-use crate::failure::Kind;
+use crate::model::clock::Stamp;
+use crate::model::failure::Kind;
 
 /// What the status line tells.
 #[derive(Clone, Debug, Default, PartialEq)]

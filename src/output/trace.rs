@@ -10,10 +10,10 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
-use crate::output::Output;
+use crate::output::console::Console;
 
 /// Shows this crate's debug events on standard error for the rest of the process.
-pub fn start(output: &Output) {
+pub fn start(output: &Console) {
     let output = output.clone();
     let layer = tracing_subscriber::fmt::layer()
         .log_internal_errors(false)
@@ -28,7 +28,7 @@ pub fn start(output: &Output) {
 }
 
 /// Each event is written at once, as one line, and goes the way of all notices: a reader that pauses delays no check.
-struct Lines(Output);
+struct Lines(Console);
 
 impl io::Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {

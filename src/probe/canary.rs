@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use redis::Value;
 
-use crate::connect::{Connection, unexpected};
-use crate::deadline::Deadline;
-use crate::failure::{Failure, Kind, Phase};
+use crate::model::failure::{Failure, Kind, Phase};
+use crate::probe::connection::{Connection, unexpected};
+use crate::probe::deadline::Deadline;
 
 /// How long a key may stay when its deletion fails.
 const EXPIRY: Duration = Duration::from_secs(10);

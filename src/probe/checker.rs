@@ -5,7 +5,6 @@
 //! first index it left unanswered, and the rest go on over a new one; a connection that answered nothing at all settles
 //! all remaining indexes. So a hung endpoint costs one timeout for any number of databases, a mid-scan stall two.
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,18 +13,16 @@ use redis::Value;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::canary::Canary;
-use crate::connect::{Connection, unexpected};
-use crate::deadline::Deadline;
-use crate::failure::{Failure, Kind, Phase};
-use crate::identity::Role;
-use crate::questions::Identify;
-use crate::record::{Contact, Details};
-use crate::resolve::Resolver;
-use crate::target::Target;
-
-/// The highest index that can be asked for: engines before 6.0 allowed 1.2 million databases on ElastiCache.
-pub const MAX_INDEX: u32 = 1_199_999;
+use crate::model::databases::Databases;
+use crate::model::failure::{Failure, Kind, Phase};
+use crate::model::outcome::{ConnectionInfo, Details, Outcome};
+use crate::model::server::Role;
+use crate::probe::canary::Canary;
+use crate::probe::connection::ConnectOptions;
+use crate::probe::connection::{Connection, unexpected};
+use crate::probe::deadline::Deadline;
+use crate::probe::resolve::Resolver;
+use crate::probe::server_info::ServerInfo;
 
 /// How many SELECT and PING pairs are sent ahead of their replies: few enough for any socket buffer, enough that a
 /// round trip is shared by many.
@@ -34,74 +31,17 @@ const CHUNK: u32 = 1024;
 /// How many indexes are first asked for when their number is unknown; it doubles from there.
 const FIRST_CHUNK: u32 = 32;
 
-/// Which logical databases to check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Databases {
-    /// This index alone.
-    One(u32),
-    /// 0 up to and including this index.
-    UpTo(u32),
-    /// 0 up to the last index that the server has. SELECT is how to find it: CONFIG is forbidden on ElastiCache.
-    Auto,
-}
-
-impl Databases {
-    /// How many there are, where that is known.
-    pub fn count(self) -> Option<u64> {
-        let range = self.range();
-        (self != Databases::Auto).then(|| u64::from(range.end() - range.start()) + 1)
-    }
-
-    /// The first index to check.
-    pub fn first(self) -> u32 {
-        *self.range().start()
-    }
-
-    fn range(self) -> RangeInclusive<u32> {
-        match self {
-            Databases::One(db) => db..=db,
-            Databases::UpTo(last) => 0..=last,
-            Databases::Auto => 0..=MAX_INDEX,
-        }
-    }
-}
-
-/// What came of the check of one database.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    pub db: u32,
-    /// The canary write failed, after SELECT and PING had passed.
-    pub write: bool,
-    pub result: Result<(), Failure>,
-    pub details: Details,
-}
-
-impl Outcome {
-    /// How long the check took; of one that failed, how long it was under way before it met the failure, as far as that is
-    /// known. The wait for a reply that is an error belongs to the failure: whoever waits is not served.
-    pub fn took(&self) -> Duration {
-        let Details { elapsed, select, ping, write, .. } = self.details;
-        match &self.result {
-            Ok(()) => elapsed,
-            Err(_) if self.write => elapsed.saturating_sub(write),
-            // Which phase it was that ran out, and when that began, is in the text alone.
-            Err(failure) if failure.kind == Kind::Timeout => Duration::ZERO,
-            Err(_) => elapsed.saturating_sub(select + ping + write),
-        }
-    }
-}
-
 /// How to scan.
 #[derive(Debug)]
-pub struct Scanner {
-    pub target: Target,
+pub struct Checker {
+    pub target: ConnectOptions,
     pub resolver: Resolver,
     pub databases: Databases,
     /// The time that one check may take, from name look-up to the last reply.
     pub timeout: Duration,
     /// The time that the whole scan may take.
     pub deadline: Duration,
-    pub identify: Identify,
+    pub identify: ServerInfo,
     /// The role that the server must have for a check to pass.
     pub expect_role: Option<Role>,
     /// The write that is part of each check.
@@ -124,7 +64,7 @@ struct Pass<'a> {
     /// Whether an index was settled already.
     settled: bool,
     /// The present connection.
-    contact: Arc<Contact>,
+    contact: Arc<ConnectionInfo>,
     /// When the last index was settled, or the connection opened.
     since: Instant,
     /// Why no more writes are tried: one of them ran out of time, and the next would too.
@@ -141,7 +81,7 @@ enum Turn {
     Broke { failure: Failure, answered: bool },
 }
 
-impl Scanner {
+impl Checker {
     /// Checks every database once. Each outcome is emitted as soon as it is known, so that a caller who drops this
     /// future loses none.
     pub async fn run(&self, emit: Emit<'_>) {
@@ -158,7 +98,7 @@ impl Scanner {
                 return self.settle_rest(&mut pass, &Failure::new(Kind::Timeout, text));
             }
             let deadline = self.deadline_of(&pass);
-            let mut contact = Contact::default();
+            let mut contact = ConnectionInfo::default();
             let opened = Connection::open(&self.target, &self.resolver, deadline, &mut contact).await;
             pass.contact = Arc::new(contact);
             let turn = match opened {
@@ -184,14 +124,14 @@ impl Scanner {
     }
 
     /// The same checks for another server, with the writes that fit there.
-    pub fn elsewhere(&self, target: Target, canary: Option<Canary>) -> Self {
-        Scanner {
+    pub fn elsewhere(&self, target: ConnectOptions, canary: Option<Canary>) -> Self {
+        Checker {
             target,
             resolver: Resolver::new(self.timeout),
             databases: self.databases,
             timeout: self.timeout,
             deadline: self.deadline,
-            identify: Identify::new(self.identify.wanted),
+            identify: ServerInfo::new(self.identify.wanted),
             expect_role: self.expect_role,
             canary,
             settled: AtomicU64::new(0),
@@ -203,7 +143,7 @@ impl Scanner {
     pub async fn ask_one(
         &self,
         connection: &mut Connection,
-        contact: Arc<Contact>,
+        contact: Arc<ConnectionInfo>,
         db: u32,
         deadline: Deadline,
         emit: Emit<'_>,
@@ -426,30 +366,4 @@ fn pack_check(commands: &mut Vec<u8>, db: u32) {
 /// Whether the next index may fare better. A server that refuses everything would otherwise be asked for a million.
 fn speaks_of_one_index(failure: &Failure) -> bool {
     matches!(failure.kind, Kind::NoPerm) && failure.detail.contains("database")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_wait_for_an_error_belongs_to_the_failure() {
-        let millis = Duration::from_millis;
-        let details = Details {
-            elapsed: millis(100),
-            select: millis(10),
-            ping: millis(5),
-            write: millis(60),
-            ..Details::default()
-        };
-        let took = |write, kind: Option<Kind>| {
-            let result = kind.map_or(Ok(()), |kind| Err(Failure::new(kind, "")));
-            Outcome { db: 0, write, result, details: details.clone() }.took()
-        };
-        assert_eq!(took(false, None), millis(100));
-        assert_eq!(took(false, Some(Kind::Loading)), millis(25));
-        assert_eq!(took(true, Some(Kind::ReadOnly)), millis(40));
-        assert_eq!(took(true, Some(Kind::Timeout)), millis(40));
-        assert_eq!(took(false, Some(Kind::Timeout)), Duration::ZERO);
-    }
 }

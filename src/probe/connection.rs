@@ -8,7 +8,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use combine::parser::combinator::AnySendSyncPartialState;
 use combine::stream::{Decoder, PointerOffset};
@@ -18,13 +17,14 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::deadline::Deadline;
-use crate::failure::{Failure, Kind, Phase};
-use crate::login::Login;
-use crate::record::Contact;
-use crate::resolve::Resolver;
-use crate::target::{Credentials, Endpoint, Target};
-use crate::tls;
+use crate::auth::credentials::CredentialsProvider;
+use crate::model::endpoint::Endpoint;
+use crate::model::failure::{Failure, Kind, Phase};
+use crate::model::outcome::ConnectionInfo;
+use crate::model::secret::Credentials;
+use crate::probe::deadline::Deadline;
+use crate::probe::resolve::Resolver;
+use crate::probe::tls::{self, Tls};
 
 /// The most bytes that one reply may have, unless more are [allowed](Connection::allow). The longest that a check asks
 /// for, `INFO server`, has some two thousand. Checks overlap, so this bounds what a hostile server can make them hold.
@@ -33,13 +33,12 @@ const MAX_REPLY: usize = 64 << 10;
 /// How much is read at once: the codec alone would begin with 64 bytes.
 const READ_AHEAD: usize = 16 << 10;
 
-/// How long each phase of opening a connection took. A phase that was not needed, or not reached, took no time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Timings {
-    pub resolve: Duration,
-    pub connect: Duration,
-    pub tls: Duration,
-    pub auth: Duration,
+/// The endpoint with all that is needed to open a connection to it.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    pub endpoint: Endpoint,
+    pub tls: Option<Tls>,
+    pub login: Option<CredentialsProvider>,
 }
 
 /// A byte stream to a server, whatever carries it.
@@ -63,12 +62,12 @@ impl Connection {
     /// # Errors
     /// The failure of the first phase that failed.
     pub async fn open(
-        target: &Target,
+        target: &ConnectOptions,
         resolver: &Resolver,
         deadline: Deadline,
-        contact: &mut Contact,
+        contact: &mut ConnectionInfo,
     ) -> Result<Self, Failure> {
-        let Contact { timings, peer, addresses: known, .. } = contact;
+        let ConnectionInfo { timings, peer, addresses: known, .. } = contact;
         let stream: Box<dyn Stream> = match &target.endpoint {
             Endpoint::Unix(path) => {
                 let start = Instant::now();
@@ -135,7 +134,7 @@ impl Connection {
     }
 
     /// Presents what holds now.
-    async fn log_in(&mut self, login: &Login, deadline: Deadline) -> Result<(), Failure> {
+    async fn log_in(&mut self, login: &CredentialsProvider, deadline: Deadline) -> Result<(), Failure> {
         let credentials = login.credentials();
         self.presented = Some(credentials.clone());
         let authenticated = self.authenticate(&credentials, deadline).await;
@@ -150,7 +149,7 @@ impl Connection {
     ///
     /// # Errors
     /// The server refused, or the connection broke.
-    pub async fn log_in_again(&mut self, login: &Login, deadline: Deadline) -> Result<(), Failure> {
+    pub async fn log_in_again(&mut self, login: &CredentialsProvider, deadline: Deadline) -> Result<(), Failure> {
         if self.presented.as_ref().is_some_and(|presented| Arc::ptr_eq(presented, &login.credentials())) {
             return Ok(());
         }
@@ -326,7 +325,7 @@ pub fn unexpected(command: &str, reply: &Value) -> Failure {
         Value::Okay => Failure::new(Kind::Protocol, format!("+OK in reply to {command}")),
         Value::SimpleString(text) => Failure::new(Kind::Protocol, format!("+{text} in reply to {command}")),
         Value::BulkString(bytes) if matches!(command, "SELECT" | "PING" | "AUTH") => {
-            let text = String::from_utf8_lossy(&bytes[..bytes.len().min(crate::failure::MAX_TEXT)]).into_owned();
+            let text = String::from_utf8_lossy(&bytes[..bytes.len().min(crate::model::text::MAX_TEXT)]).into_owned();
             Failure::new(Kind::Protocol, format!("\"{text}\" in reply to {command}"))
         }
         other => Failure::new(Kind::Protocol, format!("{} in reply to {command}", type_name(other))),
@@ -358,7 +357,7 @@ pub fn wire_text(error: &redis::ServerError) -> String {
 /// What came instead of a reply: its first line tells most, an HTTP server's status for one.
 fn not_a_reply(bytes: &[u8]) -> Failure {
     let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
-    let shown = &line[..line.len().min(crate::failure::MAX_TEXT)];
+    let shown = &line[..line.len().min(crate::model::text::MAX_TEXT)];
     Failure::new(Kind::Protocol, format!("not a Redis reply: {}", String::from_utf8_lossy(shown)))
 }
 
@@ -385,7 +384,7 @@ impl Metered {
     /// Takes down that the stream broke, and gives the reason that counts: the first, unless the server itself says why
     /// in a TLS alert, which arrives after its reset has failed a write.
     fn breaks(&mut self, error: io::Error) -> Failure {
-        let failure = Failure::from(error);
+        let failure = tls::failure_of(error);
         if failure.kind == Kind::Tls {
             self.broken = Some(failure.clone());
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::failure::{Failure, Phase};
+use crate::model::failure::{Failure, Phase};
 
 /// A deadline that is noticed later than this was missed by us, not by the server.
 const STALLED: Duration = Duration::from_millis(100);

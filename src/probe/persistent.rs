@@ -6,27 +6,29 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::connect::{Connection, Timings};
-use crate::deadline::Deadline;
-use crate::failure::Failure;
-use crate::record::{Contact, Details};
-use crate::scan::{Emit, Outcome, Scanner};
+use crate::model::failure::Failure;
+use crate::model::outcome::Outcome;
+use crate::model::outcome::Timings;
+use crate::model::outcome::{ConnectionInfo, Details};
+use crate::probe::checker::{Checker, Emit};
+use crate::probe::connection::Connection;
+use crate::probe::deadline::Deadline;
 
 /// The kept connection.
-pub struct Held {
-    scanner: Arc<Scanner>,
+pub struct PersistentConnection {
+    scanner: Arc<Checker>,
     /// None before the first check, and after it broke.
     kept: Mutex<Option<Kept>>,
 }
 
 struct Kept {
     connection: Connection,
-    contact: Arc<Contact>,
+    contact: Arc<ConnectionInfo>,
 }
 
-impl Held {
-    pub fn new(scanner: Arc<Scanner>) -> Self {
-        Held { scanner, kept: Mutex::new(None) }
+impl PersistentConnection {
+    pub fn new(scanner: Arc<Checker>) -> Self {
+        PersistentConnection { scanner, kept: Mutex::new(None) }
     }
 
     /// Asks over the kept connection, or over a new one that is kept from then on when the last one broke.
@@ -55,13 +57,13 @@ impl Held {
         };
         if self.scanner.ask_one(&mut connection, contact.clone(), db, deadline, &mut emit).await {
             // Opening it was part of this check alone.
-            let contact = Arc::new(Contact { timings: Timings::default(), ..Contact::clone(&contact) });
+            let contact = Arc::new(ConnectionInfo { timings: Timings::default(), ..ConnectionInfo::clone(&contact) });
             *kept = Some(Kept { connection, contact });
         }
     }
 
     /// Presents credentials that are newer than the connection, as a pool does that keeps its connections.
-    async fn log_in_again(&self, mut kept: Kept, deadline: Deadline) -> Result<Kept, (Failure, Arc<Contact>)> {
+    async fn log_in_again(&self, mut kept: Kept, deadline: Deadline) -> Result<Kept, (Failure, Arc<ConnectionInfo>)> {
         let Some(login) = &self.scanner.target.login else { return Ok(kept) };
         match kept.connection.log_in_again(login, deadline).await {
             Ok(()) => Ok(kept),
@@ -69,8 +71,8 @@ impl Held {
         }
     }
 
-    async fn open(&self, deadline: Deadline) -> Result<Kept, (Failure, Arc<Contact>)> {
-        let mut contact = Contact::default();
+    async fn open(&self, deadline: Deadline) -> Result<Kept, (Failure, Arc<ConnectionInfo>)> {
+        let mut contact = ConnectionInfo::default();
         match Connection::open(&self.scanner.target, &self.scanner.resolver, deadline, &mut contact).await {
             Ok(connection) => Ok(Kept { connection, contact: Arc::new(contact) }),
             Err(failure) => Err((failure, Arc::new(contact))),

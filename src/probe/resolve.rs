@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::failure::Failure;
+use crate::model::failure::Failure;
 
 type Answer = Result<Vec<SocketAddr>, Failure>;
 
@@ -47,7 +47,7 @@ impl Resolver {
         match answer.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(answer)) => answer.clone(),
             // The task that looks up never ends without an answer but when the runtime is going down.
-            _ => Err(Failure::new(crate::failure::Kind::Dns, format!("{host}: the look-up was given up"))),
+            _ => Err(Failure::new(crate::model::failure::Kind::Dns, format!("{host}: the look-up was given up"))),
         }
     }
 

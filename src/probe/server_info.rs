@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis::Value;
 
-use crate::connect::{Connection, unexpected};
-use crate::deadline::Deadline;
-use crate::failure::{Failure, Kind, Phase};
-use crate::identity::{Identity, Role};
+use crate::model::failure::{Failure, Kind, Phase};
+use crate::model::server::{Identity, Role};
+use crate::probe::connection::{Connection, unexpected};
+use crate::probe::deadline::Deadline;
 
 /// Whether to ask servers who they are. What a server forbade is asked no more, since each refusal enters its ACL LOG.
 #[derive(Debug, Default)]
-pub struct Identify {
+pub struct ServerInfo {
     pub wanted: bool,
     info_forbidden: AtomicBool,
     role_forbidden: AtomicBool,
@@ -20,14 +20,14 @@ pub struct Identify {
 
 /// What one connection is asked.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Questions {
+pub struct InfoQueries {
     info: bool,
     role: bool,
     /// The role that decides the verdict. HELLO gives it even to a user who may not ask ROLE.
     expected: Option<Role>,
 }
 
-impl Questions {
+impl InfoQueries {
     pub fn any(self) -> bool {
         self.info || self.role
     }
@@ -46,16 +46,16 @@ impl Questions {
     }
 }
 
-impl Identify {
+impl ServerInfo {
     pub fn new(wanted: bool) -> Self {
-        Identify { wanted, ..Identify::default() }
+        ServerInfo { wanted, ..ServerInfo::default() }
     }
 
     /// What is to be asked now; `expected` is the role that a check needs to pass.
-    pub fn questions(&self, expected: Option<Role>) -> Questions {
+    pub fn questions(&self, expected: Option<Role>) -> InfoQueries {
         let may = |forbidden: &AtomicBool| self.wanted && !forbidden.load(Ordering::Relaxed);
         let role = may(&self.role_forbidden) || expected.is_some();
-        Questions { info: may(&self.info_forbidden), role, expected }
+        InfoQueries { info: may(&self.info_forbidden), role, expected }
     }
 
     /// Reads what the server tells of itself, and says whether its role is the expected one.
@@ -64,7 +64,7 @@ impl Identify {
     /// the next index.
     pub async fn learn(
         &self,
-        asked: Questions,
+        asked: InfoQueries,
         connection: &mut Connection,
         deadline: Deadline,
     ) -> (Option<Identity>, Result<(), Failure>) {
@@ -86,9 +86,9 @@ impl Identify {
         }
         let mut identity = Identity::default();
         if let Some(info) = &info {
-            identity.read_info(info);
+            read_info(&mut identity, info);
         }
-        identity.role = role.as_ref().and_then(Role::from_reply).or_else(|| hello.as_ref().and_then(Role::from_hello));
+        identity.role = role.as_ref().and_then(role_of_reply).or_else(|| hello.as_ref().and_then(role_of_hello));
         let verdict = match (asked.expected, identity.role) {
             (None, _) => Ok(()),
             (Some(expected), Some(found)) if expected == found => Ok(()),
@@ -98,5 +98,79 @@ impl Identify {
             (Some(_), None) => Err(unexpected("ROLE", &role.unwrap_or(Value::Nil))),
         };
         (Some(identity), verdict)
+    }
+}
+
+/// Reads the reply to ROLE, an array that begins with `master` or `slave` (redis.io, command ROLE).
+fn role_of_reply(reply: &Value) -> Option<Role> {
+    let Value::Array(items) = reply else { return None };
+    match items.first()? {
+        Value::BulkString(word) if word == b"master" => Some(Role::Primary),
+        Value::BulkString(word) if word == b"slave" => Some(Role::Replica),
+        _ => None,
+    }
+}
+
+/// Reads the reply to HELLO, a flat array of names and values in protocol 2 (redis.io, command HELLO).
+fn role_of_hello(reply: &Value) -> Option<Role> {
+    let Value::Array(items) = reply else { return None };
+    let is = |value: &Value, word: &str| matches!(value, Value::BulkString(bytes) if bytes == word.as_bytes());
+    let role = items.chunks_exact(2).find(|pair| is(&pair[0], "role")).map(|pair| &pair[1])?;
+    [("master", Role::Primary), ("replica", Role::Replica), ("slave", Role::Replica)]
+        .into_iter()
+        .find_map(|(word, known)| is(role, word).then_some(known))
+}
+
+/// Takes what the reply to `INFO server` holds.
+///
+/// Valkey says `redis_version:7.2.4` whatever its version, for the sake of old clients; `server_name` and
+/// `valkey_version` tell the truth (valkey's `server.c`, `genValkeyInfoString`).
+fn read_info(identity: &mut Identity, reply: &Value) {
+    let text = match reply {
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::VerbatimString { text, .. } => text.clone(),
+        _ => return,
+    };
+    let field = |name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(|value| value.trim().to_owned())
+    };
+    let engine = field("server_name").unwrap_or_else(|| "redis".to_owned());
+    identity.version = field(&format!("{engine}_version")).or_else(|| field("redis_version"));
+    identity.engine = identity.version.is_some().then_some(engine);
+    identity.run_id = field("run_id");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(text: &str) -> Identity {
+        let mut identity = Identity::default();
+        read_info(&mut identity, &Value::BulkString(text.as_bytes().to_vec()));
+        identity
+    }
+
+    #[test]
+    fn engines_tell_their_true_version() {
+        let redis = info("# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:abc\r\n");
+        assert_eq!(redis.engine_and_version().as_deref(), Some("redis 7.0.15"));
+        assert_eq!(redis.run_id.as_deref(), Some("abc"));
+        let valkey = info("# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.0\r\n");
+        assert_eq!(valkey.engine_and_version().as_deref(), Some("valkey 8.1.0"));
+        assert_eq!(info("not an INFO reply"), Identity::default());
+    }
+
+    #[test]
+    fn roles_are_read_from_role() {
+        let role = |word: &str| role_of_reply(&Value::Array(vec![Value::BulkString(word.into()), Value::Int(1)]));
+        assert_eq!(role("master"), Some(Role::Primary));
+        assert_eq!(role("slave"), Some(Role::Replica));
+        assert_eq!(role("sentinel"), None);
+        assert_eq!(role_of_reply(&Value::Nil), None);
+        let hello = |role: &str| {
+            let text = |word: &str| Value::BulkString(word.into());
+            role_of_hello(&Value::Array(vec![text("proto"), Value::Int(2), text("role"), text(role)]))
+        };
+        assert_eq!((hello("master"), hello("replica"), hello("")), (Some(Role::Primary), Some(Role::Replica), None));
     }
 }

@@ -29,8 +29,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
-use crate::failure::{Failure, Kind};
-use crate::target::Endpoint;
+use crate::model::endpoint::Endpoint;
+use crate::model::failure::{Failure, Kind};
 
 /// How many of a certificate's names a failure lists; a shared one may have a hundred.
 const NAMES_SHOWN: usize = 4;
@@ -105,7 +105,7 @@ impl Tls {
         let connector = TlsConnector::from(self.config.clone());
         connector.connect(self.name.clone(), stream).await.map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => Failure::new(Kind::Closed, "Connection closed within the TLS handshake"),
-            _ => error.into(),
+            _ => failure_of(error),
         })
     }
 }
@@ -349,10 +349,12 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// What an I/O error says about TLS; none when the connection itself is what failed.
-pub fn failure(error: &io::Error) -> Option<Failure> {
-    let error = error.get_ref()?.downcast_ref::<Error>()?;
-    Some(Failure::new(Kind::Tls, explanation(error)))
+/// The failure that an error of a stream is: one of TLS, or of the connection itself.
+pub fn failure_of(error: io::Error) -> Failure {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(error) => Failure::new(Kind::Tls, explanation(error)),
+        None => error.into(),
+    }
 }
 
 fn explanation(error: &Error) -> String {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Folder, Latency, Report, Row};
-use crate::ledger::{Gap, Ledger};
-use crate::logs::Logs;
+use super::{Latency, Report, Row};
+use crate::history::ledger::{Gap, Ledger};
+use crate::log::read::Folder;
+use crate::log::read::Logs;
 
 impl From<Ledger> for Report {
     fn from(ledger: Ledger) -> Self {

@@ -5,10 +5,12 @@ use std::time::Duration;
 use askama::Template;
 
 use super::text::{availability, length};
-use super::{Folder, Incident, Report, Row, change_in_words, name_of_rows, stamp};
-use crate::ledger::Changed;
-use crate::outage::{Moment, Outage};
-use crate::record::seconds;
+use super::{Incident, Report, Row, change_in_words, name_of_rows, stamp};
+use crate::history::outage::Outage;
+use crate::log::read::Folder;
+use crate::model::change::Changed;
+use crate::model::clock::Moment;
+use crate::model::duration::seconds;
 
 /// How many units wide the drawings are; the page scales them.
 const WIDTH: f64 = 1000.0;

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Folder, Latency, Report, Row};
-use crate::ledger::Changed;
-use crate::outage::{Moment, Outage};
-use crate::record::{Subject, Who};
+use super::{Latency, Report, Row};
+use crate::history::outage::Outage;
+use crate::log::read::Folder;
+use crate::model::change::Changed;
+use crate::model::clock::Moment;
+use crate::model::subject::{Subject, Target};
 
 /// The document as text, on one line.
 pub fn render(report: &Report) -> String {
@@ -107,8 +109,8 @@ impl<'r> Database<'r> {
             db: *db,
             node: node(who),
             shard: shard(who),
-            held: *who == Who::Held,
-            cluster: *who == Who::Cluster,
+            held: *who == Target::Held,
+            cluster: *who == Target::Cluster,
             write: *write,
             checks: row.checks,
             failures: row.failures,
@@ -121,16 +123,16 @@ impl<'r> Database<'r> {
     }
 }
 
-fn node(who: &Who) -> Option<&str> {
+fn node(who: &Target) -> Option<&str> {
     match who {
-        Who::Node(node) => Some(node),
+        Target::Node(node) => Some(node),
         _ => None,
     }
 }
 
-fn shard(who: &Who) -> Option<&str> {
+fn shard(who: &Target) -> Option<&str> {
     match who {
-        Who::Shard(slots) => Some(slots),
+        Target::Shard(slots) => Some(slots),
         _ => None,
     }
 }
@@ -191,7 +193,7 @@ impl<'r> From<&'r (Folder, Changed)> for Change<'r> {
             to: &changed.change.to,
             node: node(&changed.who),
             shard: shard(&changed.who),
-            held: changed.who == Who::Held,
+            held: changed.who == Target::Held,
         }
     }
 }

@@ -1,30 +1,27 @@
 //! What a run or a log comes to: one value, shown as text, as JSON and as a page.
 
-mod gather;
+pub mod build;
 pub mod html;
 pub mod json;
 pub mod text;
 mod timeline;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
 use hdrhistogram::Histogram;
 
-use crate::clock::Stamp;
-use crate::exit::Exit;
-use crate::identity::{Aspect, Change};
-use crate::ledger::{Changed, Gap};
-use crate::logs;
-use crate::outage::{Moment, Outage};
-use crate::output::Output;
-use crate::plan::ReportPlan;
-use crate::record::Subject;
-use crate::series::Span;
-use crate::spans::Spans;
+use crate::history::intervals::Intervals;
+use crate::history::ledger::Gap;
+use crate::history::outage::Outage;
+use crate::history::time_series::Span;
+use crate::log::read::Folder;
+use crate::model::change::Changed;
+use crate::model::change::{Aspect, Change};
+use crate::model::clock::Moment;
+use crate::model::clock::Stamp;
+use crate::model::subject::Subject;
 
 /// How long checks took that succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +61,7 @@ pub struct Row {
     /// When it was not observed.
     pub gaps: Arc<[Gap]>,
     /// When outages lay that are not kept.
-    pub unlisted_spans: Spans,
+    pub unlisted_spans: Intervals,
     /// When it was first and last observed, and all that was like it.
     pub span: Option<(Moment, Moment)>,
     /// Whose logs these are, where there are those of several folders.
@@ -85,9 +82,6 @@ impl Row {
         self.gaps.iter().map(|gap| (gap.from.since, gap.to.since)).chain(outside)
     }
 }
-
-/// The folder of a log, as it was named.
-pub type Folder = Option<Arc<str>>;
 
 /// All of it.
 #[derive(Clone, Debug, Default)]
@@ -206,41 +200,6 @@ fn change_in_words((folder, changed): &(Folder, Changed)) -> String {
         Aspect::RunId => format!("{who} was restarted, run id {} became {}", short(from), short(to)),
         Aspect::Member => format!("{who} was {from} and is {to}"),
     }
-}
-
-/// Reads logs and shows what they come to.
-///
-/// # Errors
-/// There is nothing to read, or the page cannot be written.
-pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
-    let output = Output::direct();
-    let mut unreadable = |line: &str| {
-        if plan.verbose {
-            output.notice(line);
-        }
-    };
-    let read = logs::read(&plan.paths, plan.range, plan.utc, &mut unreadable)?;
-    let names: Vec<_> = plan.paths.iter().map(|path| path.display().to_string()).collect();
-    let report = Report { source: Some(names.join(", ")), ..gather::of_logs(read) };
-    ensure!(
-        report.checks > 0,
-        "no check was found in {}{}; name other logs, or another --since and --until",
-        names.join(", "),
-        if report.skipped_lines > 0 {
-            format!(", {} lines cannot be read", report.skipped_lines)
-        } else {
-            String::new()
-        }
-    );
-    if let Some(path) = &plan.html {
-        fs::write(path, html::render(&report)?)
-            .with_context(|| format!("--html: cannot write {}; name a file that can be written", path.display()))?;
-    }
-    match plan.json {
-        true => output.line(json::render(&report)),
-        false => output.line(text::render(&report, &text::Look::of_standard_output())),
-    }
-    Ok(if report.outages() > 0 { Exit::Failed } else { Exit::Healthy })
 }
 
 /// A moment as the report prints it: with milliseconds where they are known.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::timeline::{State, bar};
 use super::{Latency, Report, change_in_words, name_of_rows, stamp};
-use crate::record::seconds;
+use crate::model::duration::seconds;
 
 /// How the reader sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -41,10 +41,10 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::clock::Stamp;
-    use crate::ledger::Gap;
-    use crate::outage::Moment;
-    use crate::record::Subject;
+    use crate::history::ledger::Gap;
+    use crate::model::clock::Moment;
+    use crate::model::clock::Stamp;
+    use crate::model::subject::Subject;
 
     fn at(second: u64) -> Moment {
         let at = DateTime::from_timestamp(i64::try_from(second).unwrap(), 0).unwrap().fixed_offset();
@@ -61,7 +61,7 @@ mod tests {
             latency: None,
             outages: Vec::new(),
             unlisted: 0,
-            unlisted_spans: crate::spans::Spans::default(),
+            unlisted_spans: crate::history::intervals::Intervals::default(),
             gaps: gaps.iter().map(|(from, to)| Gap { from: at(*from), to: at(*to) }).collect(),
             span: Some((at(span.0), at(span.1))),
             folder: None,

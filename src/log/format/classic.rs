@@ -4,11 +4,17 @@
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
-use super::{Entry, Mark, Record, Subject, Unreadable, Verdict, Who, Zone, legacy};
-use crate::clock::Stamp;
-use crate::failure::Failure;
-use crate::identity::{Aspect, Change, Role};
-use crate::signal::Signal;
+use super::legacy;
+use super::timestamp::Zone;
+use crate::log::record::{Entry, Mark, Record, Unreadable};
+use crate::model::change::{Aspect, Change};
+use crate::model::clock::Stamp;
+use crate::model::duration::seconds;
+use crate::model::failure::Failure;
+use crate::model::outcome::CheckResult;
+use crate::model::server::Role;
+use crate::model::signal::Signal;
+use crate::model::subject::{Subject, Target};
 
 const BLOCK: &str = "===== Redis DB Health Check at ";
 const CANARY: &str = "Each check writes a canary key";
@@ -21,7 +27,7 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
             if *canary {
                 writeln!(f, "=== {CANARY} ===")?;
             }
-            for Verdict { subject, result, .. } in checks {
+            for CheckResult { subject, result, .. } in checks {
                 match result {
                     Ok(()) => writeln!(f, "{subject}: RUNNING")?,
                     Err(failure) => writeln!(f, "{subject}: NOT RUNNING ({failure})")?,
@@ -35,8 +41,8 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
         Record::Check { at, subject, count, result, .. } => {
             write!(f, "{at} ")?;
             match subject {
-                Subject { who: Who::Endpoint, db: None, write: false } => {}
-                Subject { who: Who::Endpoint, db: None, write: true } => f.write_str("WRITE ")?,
+                Subject { who: Target::Endpoint, db: None, write: false } => {}
+                Subject { who: Target::Endpoint, db: None, write: true } => f.write_str("WRITE ")?,
                 subject => write!(f, "{subject} ")?,
             }
             match result {
@@ -45,33 +51,6 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
             }
         }
         Record::Mark(mark) => write!(f, "=== {mark} ==="),
-    }
-}
-
-impl Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.who, self.db) {
-            (Who::Endpoint, Some(_)) => {}
-            (Who::Endpoint, None) => f.write_str("endpoint")?,
-            (who, _) => write!(f, "{who}")?,
-        }
-        if let Some(db) = self.db {
-            let space = if self.who == Who::Endpoint { "" } else { " " };
-            write!(f, "{space}DB {db}")?;
-        }
-        f.write_str(if self.write { " WRITE" } else { "" })
-    }
-}
-
-impl Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Who::Endpoint => f.write_str("Endpoint"),
-            Who::Held => f.write_str("HELD"),
-            Who::Cluster => f.write_str("CLUSTER"),
-            Who::Node(node) => write!(f, "NODE {node}"),
-            Who::Shard(slots) => write!(f, "SHARD {slots}"),
-        }
     }
 }
 
@@ -106,16 +85,6 @@ impl Display for Mark {
                 }
             }
         }
-    }
-}
-
-/// Seconds to the millisecond, as a shell script would write them: `300`, `0.5`.
-pub fn seconds(duration: Duration) -> impl Display {
-    let millis = (duration.as_nanos() + 500_000) / 1_000_000;
-    let fraction = format!("{:03}", millis % 1000);
-    match fraction.trim_end_matches('0') {
-        "" => format!("{}", millis / 1000),
-        fraction => format!("{}.{fraction}", millis / 1000),
     }
 }
 
@@ -164,7 +133,7 @@ fn read_verdict(line: &str) -> Option<Entry> {
             Err(legacy::ours_or_theirs(text.strip_suffix(')').unwrap_or(text)))
         }
     };
-    (subject != Subject::default()).then_some(Entry::Verdict { subject, result, elapsed: None, contact: None })
+    (subject != Subject::default()).then_some(Entry::CheckResult { subject, result, elapsed: None, contact: None })
 }
 
 /// Reads who was checked at the beginning of a text, as far as that is told, and gives what follows.
@@ -187,11 +156,11 @@ fn read_subject(mut rest: &str) -> (Subject, &str) {
             },
         };
         match (word, value.parse()) {
-            ("NODE", _) => (subject.who, rest) = (Who::Node(value.into()), after_value),
-            ("SHARD", _) => (subject.who, rest) = (Who::Shard(value.into()), after_value),
+            ("NODE", _) => (subject.who, rest) = (Target::Node(value.into()), after_value),
+            ("SHARD", _) => (subject.who, rest) = (Target::Shard(value.into()), after_value),
             ("DB", Ok(db)) => (subject.db, rest) = (Some(db), after_value),
-            ("HELD", _) => (subject.who, rest) = (Who::Held, after),
-            ("CLUSTER", _) => (subject.who, rest) = (Who::Cluster, after),
+            ("HELD", _) => (subject.who, rest) = (Target::Held, after),
+            ("CLUSTER", _) => (subject.who, rest) = (Target::Cluster, after),
             ("Endpoint" | "endpoint", _) => rest = after,
             ("WRITE", _) => (subject.write, rest) = (true, after),
             _ => return (subject, rest),
@@ -289,8 +258,9 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::failure::Kind;
-    use crate::record::{Details, Mode};
+    use crate::log::record::Mode;
+    use crate::model::failure::Kind;
+    use crate::model::outcome::Details;
 
     fn at(text: &str) -> Stamp {
         Stamp { at: DateTime::parse_from_rfc3339(text).unwrap(), millis: false }
@@ -337,7 +307,7 @@ mod tests {
         let block = Record::Scan {
             at: at("2025-08-26T11:00:00Z"),
             checks: [(0, Ok(())), (2, Err(reset()))]
-                .map(|(db, result)| Verdict {
+                .map(|(db, result)| CheckResult {
                     subject: Subject::db(db),
                     result,
                     details: Details::default(),
@@ -355,12 +325,5 @@ mod tests {
              DB 0: RUNNING\n\
              DB 2: NOT RUNNING (reset: Connection reset by peer)\n"
         );
-    }
-
-    #[test]
-    fn seconds_as_scripts_write_them() {
-        for (millis, text) in [(300_000, "300"), (500, "0.5"), (1_250, "1.25"), (0, "0"), (1, "0.001")] {
-            assert_eq!(seconds(Duration::from_millis(millis)).to_string(), text);
-        }
     }
 }

@@ -8,11 +8,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Contact, Details, Entry, Mark, Mode, Record, Subject, Unreadable, Who, Zone, legacy};
-use crate::clock::Stamp;
-use crate::failure::Failure;
-use crate::identity::{Aspect, Change, Identity, Role};
-use crate::signal::Signal;
+use super::legacy;
+use super::timestamp::Zone;
+use crate::log::record::{Entry, Mark, Mode, Record, Unreadable};
+use crate::model::change::{Aspect, Change};
+use crate::model::clock::Stamp;
+use crate::model::failure::Failure;
+use crate::model::outcome::{ConnectionInfo, Details};
+use crate::model::server::{Identity, Role};
+use crate::model::signal::Signal;
+use crate::model::subject::{Subject, Target};
 
 /// Text that is borrowed from the line where it holds no escape.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -186,18 +191,18 @@ fn subject_line(subject: &Subject) -> Line<'_> {
     Line { db: subject.db, write: yes(subject.write), ..who_line(&subject.who) }
 }
 
-fn who_line(who: &Who) -> Line<'_> {
+fn who_line(who: &Target) -> Line<'_> {
     let (node, shard) = match who {
-        Who::Node(node) => (Some(Text(Cow::Borrowed(&**node))), None),
-        Who::Shard(slots) => (None, Some(Text(Cow::Borrowed(&**slots)))),
+        Target::Node(node) => (Some(Text(Cow::Borrowed(&**node))), None),
+        Target::Shard(slots) => (None, Some(Text(Cow::Borrowed(&**slots)))),
         _ => (None, None),
     };
-    Line { node, shard, held: yes(*who == Who::Held), cluster: yes(*who == Who::Cluster), ..Line::default() }
+    Line { node, shard, held: yes(*who == Target::Held), cluster: yes(*who == Target::Cluster), ..Line::default() }
 }
 
 fn check_line<'r>(subject: &'r Subject, result: &Result<(), Failure>, details: &'r Details) -> Line<'r> {
     let Details { elapsed, select, ping, write, connection } = details;
-    let Contact { timings, peer, identity, .. } = &**connection;
+    let ConnectionInfo { timings, peer, identity, .. } = &**connection;
     let phase = |took: Duration| Some(micros(took)).filter(|took| *took > 0);
     let told = |text: &'r Option<String>| text.as_deref().map(|text| Text(Cow::Borrowed(text)));
     Line {
@@ -294,7 +299,7 @@ fn read_scan(line: &ScanLine<'_>, zone: &mut Zone, emit: &mut dyn FnMut(Entry)) 
     }
     for (database, result) in line.databases.iter().zip(results) {
         let elapsed = database.elapsed_us.map(Duration::from_micros);
-        emit(Entry::Verdict { subject: subject_of(database), result, elapsed, contact: read_contact(database) });
+        emit(Entry::CheckResult { subject: subject_of(database), result, elapsed, contact: read_contact(database) });
     }
     emit(Entry::BlockEnded);
     Some(())
@@ -368,17 +373,17 @@ fn subject(
     db: Option<u32>,
 ) -> Subject {
     let who = match (node, shard, held, cluster) {
-        (Some(node), ..) => Who::Node((&*node.0).into()),
-        (None, Some(slots), ..) => Who::Shard((&*slots.0).into()),
-        (None, None, true, _) => Who::Held,
-        (None, None, false, true) => Who::Cluster,
-        (None, None, false, false) => Who::Endpoint,
+        (Some(node), ..) => Target::Node((&*node.0).into()),
+        (None, Some(slots), ..) => Target::Shard((&*slots.0).into()),
+        (None, None, true, _) => Target::Held,
+        (None, None, false, true) => Target::Cluster,
+        (None, None, false, false) => Target::Endpoint,
     };
     Subject { who, db, write }
 }
 
 /// Whom a database of a scan was asked of, as far as that is told.
-fn read_contact(line: &Line<'_>) -> Option<Box<Contact>> {
+fn read_contact(line: &Line<'_>) -> Option<Box<ConnectionInfo>> {
     let text = |text: &Option<Text<'_>>| text.as_ref().map(|text| text.0.to_string());
     let role = text(&line.role);
     let identity = Identity {
@@ -390,7 +395,7 @@ fn read_contact(line: &Line<'_>) -> Option<Box<Contact>> {
     let peer: Option<SocketAddr> = line.peer.as_ref().and_then(|peer| peer.0.parse().ok());
     let known = peer.is_some() || identity != Identity::default();
     let addresses = peer.iter().map(SocketAddr::ip).collect();
-    known.then(|| Box::new(Contact { peer, addresses, identity, ..Contact::default() }))
+    known.then(|| Box::new(ConnectionInfo { peer, addresses, identity, ..ConnectionInfo::default() }))
 }
 
 fn read_result(line: &CheckLine<'_>) -> Option<Result<(), Failure>> {
@@ -419,7 +424,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::failure::Kind;
+    use crate::model::failure::Kind;
 
     #[test]
     fn a_check_is_one_object() {

@@ -2,7 +2,7 @@
 
 use std::str::FromStr as _;
 
-use crate::failure::{Failure, Kind};
+use crate::model::failure::{Failure, Kind};
 
 /// Which kind of failure a text speaks of. The text stays as it is.
 ///

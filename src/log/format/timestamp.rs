@@ -5,7 +5,7 @@ use chrono::{
     DateTime, FixedOffset, Local, MappedLocalTime, NaiveDate, NaiveDateTime, TimeDelta, TimeZone as _, Timelike as _,
 };
 
-use crate::clock::Stamp;
+use crate::model::clock::Stamp;
 
 /// Checks that overlap are written in the order in which they end, so stamps may go back a little; by more than this
 /// only when the clock was set back, as at the end of daylight saving time.

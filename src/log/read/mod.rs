@@ -4,25 +4,28 @@
 //! The files are merged by the stamps of their lines. Checks that overlap are written in the order in which they end,
 //! so a few minutes of records are held back and sorted.
 
-mod fold;
+mod replay;
 mod source;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use chrono::{DateTime, FixedOffset, TimeDelta};
 
-use crate::ledger::Ledger;
-use crate::record::Destination;
-use crate::report::Folder;
-use fold::Fold;
+use crate::history::ledger::Ledger;
+use crate::log::record::Destination;
+use replay::Fold;
 use source::{Event, Source, first_stamp};
 
 /// For how long records are held back, and how many at most, so that those that were written late find their place.
 const HELD_BACK: TimeDelta = TimeDelta::minutes(2);
 const HELD_BACK_COUNT: usize = 4096;
+
+/// The folder of a log, as it was named.
+pub type Folder = Option<Arc<str>>;
 
 /// What came of reading.
 #[derive(Default)]

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset};
 
-use super::source::{Block, Event, Judged, What};
-use crate::clock::Stamp;
-use crate::failure::Failure;
-use crate::identity::Observed;
-use crate::ledger::{Changed, Check, Gap, Ledger};
-use crate::outage::Moment;
-use crate::record::{Mark, Mode, Subject, Who};
+use super::source::{Block, Event, LoggedResult, What};
+use crate::history::ledger::{Check, Gap, Ledger};
+use crate::log::record::{Mark, Mode};
+use crate::model::change::Changed;
+use crate::model::change::Observed;
+use crate::model::clock::Moment;
+use crate::model::clock::Stamp;
+use crate::model::failure::Failure;
+use crate::model::subject::{Subject, Target};
 
 /// A mode's checks, and where they pause.
 #[derive(Default)]
@@ -60,7 +62,7 @@ pub struct Fold {
     pub cycles: Stream,
     repeated: Repeated,
     /// What the servers told of themselves in scans that say so.
-    observed: BTreeMap<Who, Observed>,
+    observed: BTreeMap<Target, Observed>,
 }
 
 /// The failures in the blocks of one stamp: the error log repeats them.
@@ -111,7 +113,7 @@ impl Fold {
 
     fn block(&mut self, at: DateTime<FixedOffset>, block: Block, counted: bool) {
         self.dbs.writes = block.writes;
-        for Judged { subject, result, elapsed, contact } in &block.verdicts {
+        for LoggedResult { subject, result, elapsed, contact } in &block.verdicts {
             let result = result.as_ref().copied();
             match counted {
                 true => self.dbs.check(block.stamp, subject, result, *elapsed),

@@ -10,9 +10,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use chrono::{DateTime, FixedOffset};
 
-use crate::clock::Stamp;
-use crate::failure::Failure;
-use crate::record::{Contact, Entry, Mark, Mode, Subject, Zone, read_line};
+use crate::log::format::read_line;
+use crate::log::format::timestamp::Zone;
+use crate::log::record::{Entry, Mark, Mode};
+use crate::model::clock::Stamp;
+use crate::model::failure::Failure;
+use crate::model::outcome::ConnectionInfo;
+use crate::model::subject::Subject;
 
 /// A line that is longer is not one of ours: a JSON scan of 10,000 databases has some three million bytes.
 const LONGEST_LINE: u64 = 16 << 20;
@@ -40,17 +44,17 @@ pub enum What {
 #[derive(Debug)]
 pub struct Block {
     pub stamp: Stamp,
-    pub verdicts: Vec<Judged>,
+    pub verdicts: Vec<LoggedResult>,
     pub writes: bool,
 }
 
 /// One database of a block.
 #[derive(Debug)]
-pub struct Judged {
+pub struct LoggedResult {
     pub subject: Subject,
     pub result: Result<(), Failure>,
     pub elapsed: Option<Duration>,
-    pub contact: Option<Box<Contact>>,
+    pub contact: Option<Box<ConnectionInfo>>,
 }
 
 impl Event {
@@ -185,9 +189,9 @@ impl Open {
                     ready.push_back(block_event(before));
                 }
             }
-            Entry::Verdict { subject, result, elapsed, contact } => {
+            Entry::CheckResult { subject, result, elapsed, contact } => {
                 let known = |block: &&mut Box<Block>| !block.verdicts.iter().any(|known| known.subject == subject);
-                let judged = Judged { subject: subject.clone(), result, elapsed, contact };
+                let judged = LoggedResult { subject: subject.clone(), result, elapsed, contact };
                 match (self.block.as_mut().filter(known), self.older) {
                     (Some(block), _) => block.verdicts.push(judged),
                     (None, Some(stamp)) => {
@@ -251,7 +255,7 @@ fn skip_line(reader: &mut BufReader<File>) -> io::Result<()> {
 
 fn shown(line: &str) -> String {
     let mut shown = String::new();
-    crate::failure::escape_into(&mut shown, line, 120);
+    crate::model::text::escape_into(&mut shown, line, 120);
     shown
 }
 

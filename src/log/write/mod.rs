@@ -13,8 +13,10 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
-use super::file::{LogFile, Losses, Notify, Rotate};
-use super::{Destination, Format, Record};
+pub mod rotate;
+
+use crate::log::record::{Destination, Format, Record};
+use rotate::{LogFile, Losses, Notify, Rotate};
 
 /// Where the log files are and how they are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

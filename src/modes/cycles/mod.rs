@@ -4,6 +4,7 @@
 //! Records are written as soon as their check is over; outages are folded in the order in which checks began.
 
 mod run;
+mod suspension;
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -13,23 +14,26 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::canary::Canary;
-use crate::exit::Exit;
-use crate::fleet::Fleet;
-use crate::held::Held;
-use crate::login::Login;
-use crate::metrics::Metrics;
-use crate::output::{Output, Patience};
-use crate::plan::{CyclesPlan, Plan};
-use crate::questions::Identify;
-use crate::record::{Destination, Log, seconds};
-use crate::resolve::Resolver;
-use crate::scan::{Databases, Scanner};
-use crate::schedule::Schedule;
-use crate::scout::Scout;
-use crate::signal::Signals;
-use crate::target::Target;
-use crate::tls::Tls;
+use crate::auth::credentials::CredentialsProvider;
+use crate::cli::plan::{CyclesPlan, Plan};
+use crate::cluster::discovery::Discovery;
+use crate::cluster::nodes::Nodes;
+use crate::exit_code::Exit;
+use crate::log::record::Destination;
+use crate::log::write::Log;
+use crate::model::databases::Databases;
+use crate::model::duration::seconds;
+use crate::model::schedule::Schedule;
+use crate::modes::signals::Signals;
+use crate::output::console::{Console, Patience};
+use crate::output::metrics::Metrics;
+use crate::probe::canary::Canary;
+use crate::probe::checker::Checker;
+use crate::probe::connection::ConnectOptions;
+use crate::probe::persistent::PersistentConnection;
+use crate::probe::resolve::Resolver;
+use crate::probe::server_info::ServerInfo;
+use crate::probe::tls::Tls;
 use run::Run;
 
 /// Another `cycles` run writes to the same log folder.
@@ -43,9 +47,9 @@ pub struct Locked(String);
 /// Nothing was checked: a certificate, the password or the log folder cannot be had, or another run holds the
 /// folder ([`Locked`]).
 pub async fn run(CyclesPlan { plan, schedule, held, json }: CyclesPlan) -> anyhow::Result<Exit> {
-    let output = Output::thread();
+    let output = Console::thread();
     if plan.verbose {
-        crate::explain::start(&output);
+        crate::output::trace::start(&output);
     }
     for warning in &plan.warnings {
         output.notice(warning);
@@ -54,7 +58,7 @@ pub async fn run(CyclesPlan { plan, schedule, held, json }: CyclesPlan) -> anyho
     let early = plan.log.folder.is_dir().then(|| lock(&plan.log.folder, &output)).transpose()?;
     let keep_name = plan.tls.as_ref().is_some_and(|tls| tls.name.is_some());
     let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
-    let login = Login::fetch(plan.login.clone(), output.clone()).await?;
+    let login = CredentialsProvider::fetch(plan.login.clone(), output.clone()).await?;
     let _lock = match early {
         Some(lock) => lock,
         None => lock(&plan.log.folder, &output)?,
@@ -66,13 +70,13 @@ pub async fn run(CyclesPlan { plan, schedule, held, json }: CyclesPlan) -> anyho
     raise_open_files(&plan, &schedule);
 
     let announcement = announcement(&plan, &schedule, held);
-    let scanner = Scanner {
-        target: Target { endpoint: plan.endpoint, tls, login },
+    let scanner = Checker {
+        target: ConnectOptions { endpoint: plan.endpoint, tls, login },
         resolver: Resolver::new(plan.timeout),
         databases: plan.databases,
         timeout: plan.timeout,
         deadline: plan.deadline,
-        identify: Identify::new(true),
+        identify: ServerInfo::new(true),
         expect_role: plan.expect_role,
         canary: plan.canary.then(|| Canary::new().of_cluster(plan.cluster)),
         settled: AtomicU64::new(0),
@@ -81,9 +85,9 @@ pub async fn run(CyclesPlan { plan, schedule, held, json }: CyclesPlan) -> anyho
     let scanner = Arc::new(scanner);
     let mut run = Run::new(scanner.clone(), plan.clock, log, output, metrics, json);
     if plan.cluster {
-        run.cluster = Some((Fleet::new(scanner.clone(), keep_name), Arc::new(Scout::new(scanner.clone()))));
+        run.cluster = Some((Nodes::new(scanner.clone(), keep_name), Arc::new(Discovery::new(scanner.clone()))));
     }
-    run.held = held.then(|| Arc::new(Held::new(scanner)));
+    run.held = held.then(|| Arc::new(PersistentConnection::new(scanner)));
     run.say(announcement);
     run.show_said();
     let signal = run.follow(schedule, signals).await;
@@ -92,7 +96,7 @@ pub async fn run(CyclesPlan { plan, schedule, held, json }: CyclesPlan) -> anyho
 }
 
 /// Takes the log folder for this process. The lock is on the folder itself, and the system drops it with the process.
-fn lock(folder: &Path, output: &Output) -> anyhow::Result<File> {
+fn lock(folder: &Path, output: &Console) -> anyhow::Result<File> {
     let at = folder.display();
     std::fs::create_dir_all(folder)
         .with_context(|| format!("--log-dir: cannot make the folder {at}; name one that can be written to"))?;
@@ -149,8 +153,8 @@ mod tests {
     use clap::{CommandFactory as _, FromArgMatches as _};
 
     use super::*;
-    use crate::cli::{Cli, Command};
-    use crate::plan::Sources;
+    use crate::cli::args::{Cli, Command};
+    use crate::cli::precedence::Sources;
 
     #[test]
     fn one_check_is_not_many() {
@@ -158,7 +162,7 @@ mod tests {
             let words = ["redis-health", "cycles", "--cycles", "1", "--check-interval", "1", "--run-duration", lasts];
             let matches = Cli::command().get_matches_from(words);
             let Command::Cycles(args) = Cli::from_arg_matches(&matches).unwrap().command else { unreachable!() };
-            let plan = crate::plan::cycles(args, &Sources(matches.subcommand().unwrap().1)).unwrap();
+            let plan = crate::cli::plan::cycles(args, &Sources(matches.subcommand().unwrap().1)).unwrap();
             announcement(&plan.plan, &plan.schedule, false)
         };
         assert!(announced("1").contains(": 1 cycle of 1 s, 1 check in all"), "{}", announced("1"));

@@ -12,23 +12,32 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::clock::{Clock, Stamp, machine_suspended};
-use crate::cluster::Topology;
-use crate::fleet::Fleet;
-use crate::held::Held;
-use crate::identity::{Change, Observed};
-use crate::ledger::{Changed, Check, Gap, Ledger};
-use crate::metrics::Metrics;
-use crate::ordered::Ordered;
-use crate::outage::{Moment, Transition};
-use crate::output::{Output, Patience};
-use crate::record::{Log, Mark, Mode, Record, Subject, Who};
-use crate::report::{self, Report, text::Look};
-use crate::scan::{Databases, Outcome, Scanner};
-use crate::schedule::{Event, Schedule};
-use crate::scout::Scout;
-use crate::signal::{Signal, Signals};
-use crate::status::Status;
+use crate::cluster::discovery::Discovery;
+use crate::cluster::nodes::Nodes;
+use crate::cluster::topology::Topology;
+use crate::history::ledger::{Check, Gap, Ledger};
+use crate::history::outage::Transition;
+use crate::history::reorder::Reorder;
+use crate::log::record::{Mark, Mode, Record};
+use crate::log::write::Log;
+use crate::model::change::Changed;
+use crate::model::change::{Change, Observed};
+use crate::model::clock::Moment;
+use crate::model::clock::{Clock, Stamp};
+use crate::model::databases::Databases;
+use crate::model::outcome::Outcome;
+use crate::model::schedule::{Event, Schedule};
+use crate::model::signal::Signal;
+use crate::model::subject::{Subject, Target};
+use crate::modes::cycles::suspension::machine_suspended;
+use crate::modes::signals::Signals;
+use crate::output::console::{Console, Patience};
+use crate::output::metrics::Metrics;
+use crate::output::status::Status;
+use crate::probe::checker::Checker;
+use crate::probe::persistent::PersistentConnection;
+use crate::report::text::Look;
+use crate::report::{self, Report};
 
 /// A check that starts later than this was lost, not late, unless its interval is longer still.
 const TOLERANCE: Duration = Duration::from_millis(100);
@@ -49,7 +58,7 @@ struct Tick {
 
 /// What a task tells of the check that it makes.
 struct News {
-    who: Who,
+    who: Target,
     tick: Tick,
     what: What,
 }
@@ -66,7 +75,7 @@ enum What {
 /// Those who are checked side by side: each one's checks are folded in the order in which they began.
 #[derive(Default)]
 struct Lane {
-    order: Ordered<(Tick, Outcome)>,
+    order: Reorder<(Tick, Outcome)>,
     /// The number of the last check that began.
     begun: u64,
     observed: Observed,
@@ -80,13 +89,13 @@ struct Missed {
 
 /// The state of a run.
 pub struct Run {
-    scanner: Arc<Scanner>,
+    scanner: Arc<Checker>,
     /// The nodes of a cluster, which are checked in the endpoint's place, and who asks for them.
-    pub cluster: Option<(Fleet, Arc<Scout>)>,
-    pub held: Option<Arc<Held>>,
+    pub cluster: Option<(Nodes, Arc<Discovery>)>,
+    pub held: Option<Arc<PersistentConnection>>,
     clock: Clock,
     log: Log,
-    output: Output,
+    output: Console,
     /// Lines that wait to be shown together.
     said: String,
     metrics: Option<Metrics>,
@@ -96,10 +105,10 @@ pub struct Run {
     start: Instant,
     /// How many checks were started.
     started: u64,
-    running: BTreeMap<(Who, u64), AbortHandle>,
+    running: BTreeMap<(Target, u64), AbortHandle>,
     sender: UnboundedSender<News>,
     news: UnboundedReceiver<News>,
-    lanes: BTreeMap<Who, Lane>,
+    lanes: BTreeMap<Target, Lane>,
     ledger: Ledger,
     /// When the run began, and the last check.
     started_at: Moment,
@@ -120,10 +129,10 @@ pub struct Run {
 
 impl Run {
     pub fn new(
-        scanner: Arc<Scanner>,
+        scanner: Arc<Checker>,
         clock: Clock,
         log: Log,
-        output: Output,
+        output: Console,
         metrics: Option<Metrics>,
         json: bool,
     ) -> Self {
@@ -252,21 +261,21 @@ impl Run {
         let writes = self.scanner.canary.is_some();
         let tick = Tick { number: self.started, at, gaps: self.ledger.gap_count, writes };
         match &self.cluster {
-            None => self.launch_scan(Who::Endpoint, tick, self.scanner.clone()),
+            None => self.launch_scan(Target::Endpoint, tick, self.scanner.clone()),
             Some(_) => self.launch_nodes(tick),
         }
         if let Some(held) = self.held.clone() {
-            self.launch(Who::Held, tick, |mut tell| async move { held.check(&mut *tell).await });
+            self.launch(Target::Held, tick, |mut tell| async move { held.check(&mut *tell).await });
         }
     }
 
     /// Starts a check of all databases over a fresh connection.
-    fn launch_scan(&mut self, who: Who, tick: Tick, scanner: Arc<Scanner>) {
+    fn launch_scan(&mut self, who: Target, tick: Tick, scanner: Arc<Checker>) {
         self.launch(who, tick, |mut tell| async move { scanner.run(&mut *tell).await });
     }
 
     /// Starts a task that checks `who`. It goes on by itself and tells what comes of it.
-    fn launch<Work, Doing>(&mut self, who: Who, mut tick: Tick, work: Work)
+    fn launch<Work, Doing>(&mut self, who: Target, mut tick: Tick, work: Work)
     where
         Work: FnOnce(Tell) -> Doing,
         Doing: Future<Output = ()> + Send + 'static,
@@ -318,11 +327,11 @@ impl Run {
         }
     }
 
-    fn lane(&mut self, who: &Who) -> &mut Lane {
+    fn lane(&mut self, who: &Target) -> &mut Lane {
         self.lanes.entry(who.clone()).or_default()
     }
 
-    fn record(&mut self, who: &Who, tick: Tick, outcome: &Outcome) {
+    fn record(&mut self, who: &Target, tick: Tick, outcome: &Outcome) {
         let subject = self.subject(who, outcome);
         let record = Record::Check {
             at: tick.at.stamp,
@@ -348,10 +357,10 @@ impl Run {
         }
     }
 
-    fn fold(&mut self, who: &Who, tick: Tick, outcome: &Outcome) {
+    fn fold(&mut self, who: &Target, tick: Tick, outcome: &Outcome) {
         let (at, details) = (tick.at.stamp, &outcome.details);
         // Any node may tell of the cluster, and any of a shard's be its primary: that it was another one is no change.
-        if !matches!(who, Who::Cluster | Who::Shard(_)) {
+        if !matches!(who, Target::Cluster | Target::Shard(_)) {
             for change in self.lane(who).observed.update(&details.connection) {
                 self.note_change(who.clone(), tick, change);
             }
@@ -378,16 +387,16 @@ impl Run {
         }
     }
 
-    fn note_change(&mut self, who: Who, tick: Tick, change: Change) {
+    fn note_change(&mut self, who: Target, tick: Tick, change: Change) {
         let at = tick.at.stamp;
         self.ledger.change(Changed { who: who.clone(), at, change: change.clone() });
         self.mark(Mark::Changed { who, at, change });
     }
 
     /// Lines name the database only where a run checks several.
-    fn subject(&self, who: &Who, outcome: &Outcome) -> Subject {
+    fn subject(&self, who: &Target, outcome: &Outcome) -> Subject {
         let db = match (self.scanner.databases, who) {
-            (Databases::One(_), _) | (_, Who::Held | Who::Cluster) => None,
+            (Databases::One(_), _) | (_, Target::Held | Target::Cluster) => None,
             _ => Some(outcome.db),
         };
         Subject { who: who.clone(), db, write: outcome.write && who.reads_and_writes() }
@@ -426,7 +435,7 @@ impl Run {
             task.abort();
             self.unfinished += 1;
         }
-        let lanes: Vec<Who> = self.lanes.keys().cloned().collect();
+        let lanes: Vec<Target> = self.lanes.keys().cloned().collect();
         for who in lanes {
             for (tick, outcome) in self.lane(&who).order.finish() {
                 self.fold(&who, tick, &outcome);

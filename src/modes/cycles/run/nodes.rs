@@ -3,13 +3,13 @@
 use tokio::sync::oneshot;
 
 use super::{News, Run, Tick, What};
-use crate::cluster::Topology;
-use crate::fleet::Movement;
-use crate::identity::{Aspect, Change};
-use crate::outage::Moment;
-use crate::record::Who;
-use crate::scout::Sight;
-use crate::shards::Route;
+use crate::cluster::discovery::Discovered;
+use crate::cluster::nodes::TopologyChange;
+use crate::cluster::shards::Route;
+use crate::cluster::topology::Topology;
+use crate::model::change::{Aspect, Change};
+use crate::model::clock::Moment;
+use crate::model::subject::Target;
 
 impl Run {
     /// Starts the checks of all nodes and shards that are known, and beside them a look at who else there is.
@@ -26,19 +26,19 @@ impl Run {
         }
         let (told, nodes) = oneshot::channel();
         let sender = self.sender.clone();
-        self.launch(Who::Cluster, tick, |mut tell| async move {
-            let Sight { outcome, topology } = scout.look(sources).await;
+        self.launch(Target::Cluster, tick, |mut tell| async move {
+            let Discovered { outcome, topology } = scout.look(sources).await;
             tell(outcome);
             let topology = topology.filter(|topology| !topology.nodes.is_empty());
             // Who waits for it is gone only when the run is over, or was never there.
             let _ = told.send(topology.is_some());
             if let Some(topology) = topology {
-                let _ = sender.send(News { who: Who::Cluster, tick, what: What::Nodes(topology) });
+                let _ = sender.send(News { who: Target::Cluster, tick, what: What::Nodes(topology) });
             }
         });
         if nobody {
             // Where nobody tells of nodes the endpoint is checked in their place; until that is known, its check is held.
-            self.launch(Who::Endpoint, tick, |mut tell| async move {
+            self.launch(Target::Endpoint, tick, |mut tell| async move {
                 let mut held = Vec::new();
                 endpoint.check(&mut |outcome| held.push(outcome)).await;
                 if nodes.await == Ok(false) {
@@ -49,16 +49,16 @@ impl Run {
     }
 
     /// Starts a check of whoever takes the writes.
-    fn launch_route(&mut self, who: Who, tick: Tick, route: Route) {
+    fn launch_route(&mut self, who: Target, tick: Tick, route: Route) {
         self.launch(who, tick, |mut tell| async move { route.check(&mut *tell).await });
     }
 
     /// Takes the nodes that a look found: those who are new are checked at once.
     pub(super) fn meet(&mut self, tick: Tick, topology: Topology) {
         let Some((fleet, _)) = &mut self.cluster else { return };
-        let Movement { come, gone, new_shards, moved, first } = fleet.take(tick.number, topology);
+        let TopologyChange { come, gone, new_shards, moved, first } = fleet.take(tick.number, topology);
         if first && let Some(metrics) = &mut self.metrics {
-            metrics.forget(&Who::Endpoint);
+            metrics.forget(&Target::Endpoint);
         }
         for who in gone {
             if let Some(metrics) = &mut self.metrics {
@@ -93,10 +93,10 @@ impl Run {
     }
 
     /// Whether more checks of it are to come: a node that left the cluster may have been down, and nobody will see it up.
-    pub(super) fn is_checked(&self, who: &Who) -> bool {
+    pub(super) fn is_checked(&self, who: &Target) -> bool {
         match (&self.cluster, who) {
-            (Some((fleet, _)), Who::Node(_) | Who::Shard(_)) => fleet.has(who),
-            (Some((fleet, _)), Who::Endpoint) => fleet.members().is_empty(),
+            (Some((fleet, _)), Target::Node(_) | Target::Shard(_)) => fleet.has(who),
+            (Some((fleet, _)), Target::Endpoint) => fleet.members().is_empty(),
             _ => true,
         }
     }

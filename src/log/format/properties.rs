@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use proptest::prelude::*;
-use redis_health::clock::Stamp;
-use redis_health::failure::{Failure, Kind};
-use redis_health::identity::{Aspect, Change};
-use redis_health::record::{Details, Entry, Format, Mark, Mode, Record, Subject, Verdict, Who, Zone, read_line};
-use redis_health::signal::Signal;
+
+use super::read_line;
+use super::timestamp::Zone;
+use crate::log::record::{Entry, Format, Mark, Mode, Record};
+use crate::model::change::{Aspect, Change};
+use crate::model::clock::Stamp;
+use crate::model::failure::{Failure, Kind};
+use crate::model::outcome::{CheckResult, Details};
+use crate::model::signal::Signal;
+use crate::model::subject::{Subject, Target};
 
 fn stamps() -> impl Strategy<Value = Stamp> {
     // Years of any four digits, to the millisecond; the classic lines may leave that out.
@@ -22,12 +27,12 @@ fn stamps() -> impl Strategy<Value = Stamp> {
 
 fn subjects() -> impl Strategy<Value = Subject> {
     let who = prop_oneof![
-        Just(Who::Endpoint),
-        Just(Who::Held),
-        Just(Who::Cluster),
-        "[a-z0-9.:-]{1,20}:[0-9]{1,5}".prop_map(|node| Who::Node(node.into())),
+        Just(Target::Endpoint),
+        Just(Target::Held),
+        Just(Target::Cluster),
+        "[a-z0-9.:-]{1,20}:[0-9]{1,5}".prop_map(|node| Target::Node(node.into())),
         "[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}-[0-9]{1,5}){0,3}(,[.]{3})?[+]?"
-            .prop_map(|slots| Who::Shard(slots.into())),
+            .prop_map(|slots| Target::Shard(slots.into())),
     ];
     (who, proptest::option::of(0..1_200_000_u32), any::<bool>()).prop_map(|(who, db, write)| Subject { who, db, write })
 }
@@ -117,14 +122,14 @@ proptest! {
             .iter()
             .map(|(db, write, result)| {
                 let subject = Subject::db(*db).writing(*write && result.is_err());
-                Verdict { subject, result: result.clone(), details: Details::default(), writes: canary }
+                CheckResult { subject, result: result.clone(), details: Details::default(), writes: canary }
             })
             .collect();
         let record = Record::Scan { at, checks: verdicts.clone(), took: Duration::ZERO, canary, stopped: None };
         for (format, elapsed) in [(Format::Classic, None), (Format::Json, Some(Duration::ZERO))] {
             let mut entries = vec![Entry::BlockBegan(at)];
             entries.extend(canary.then_some(Entry::BlockWrites));
-            entries.extend(verdicts.iter().map(|verdict| Entry::Verdict {
+            entries.extend(verdicts.iter().map(|verdict| Entry::CheckResult {
                 subject: verdict.subject.clone(),
                 result: verdict.result.clone(),
                 elapsed,

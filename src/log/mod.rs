@@ -1,0 +1,8 @@
+//! The log files: what a record is, how it is written, and how it is read back.
+//!
+//! It knows nothing of sockets, terminals and flags.
+
+pub mod format;
+pub mod read;
+pub mod record;
+pub mod write;

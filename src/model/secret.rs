@@ -1,0 +1,120 @@
+//! Texts that nobody may see, and what AUTH sends.
+
+use std::fmt;
+
+/// A text that no log, error or debug output may show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Secret(text.into())
+    }
+
+    /// The text itself, for the wire and for nothing else.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// A server's `text` up to where it begins to show this secret; none where it shows nothing.
+    ///
+    /// Who does not know AUTH repeats its arguments, perhaps cut short: `ERR unknown command 'AUTH', with args
+    /// beginning with: …` (Redis's `server.c`, `commandCheckExistence`). The words that engines are known to begin with
+    /// show nothing, so they stay even if the secret is one of them.
+    pub fn cut_from(&self, text: &str) -> Option<String> {
+        let head: String = self.0.chars().take(8).collect();
+        if head.is_empty() {
+            return None;
+        }
+        let known = crate::model::failure::stock_length(text);
+        let found = forms(&head).into_iter().chain(forms(&self.0)).filter_map(|form| {
+            // What begins in the known words and goes on behind them is shown all the same.
+            let from = (known + 1).saturating_sub(form.len());
+            Some(from + text[from..].find(&form)?)
+        });
+        found.min().map(|at| format!("{}{REDACTED}", &text[..at]))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(REDACTED)
+    }
+}
+
+/// What stands where a secret would.
+pub const REDACTED: &str = "[redacted]";
+
+/// Whether something that was typed where it does not belong may be a URI with a password, or part of one.
+pub fn might_be_secret(text: &str) -> bool {
+    text.contains("://") || text.contains('@')
+}
+
+/// How a server or a proxy may repeat a text: as it is, with line ends as spaces (Redis's `addReplyErrorLength`), or with
+/// escapes, as JSON, `sdscatrepr` of Redis and most languages have them.
+fn forms(text: &str) -> [String; 5] {
+    let escaped = |marks: &[char], other: &dyn Fn(char) -> String| {
+        text.chars().map(|c| if marks.contains(&c) { format!("\\{c}") } else { other(c) }).collect()
+    };
+    let bytes = |c: char| match c {
+        ' '..='~' => c.to_string(),
+        _ => c.to_string().bytes().map(|byte| format!("\\x{byte:02x}")).collect(),
+    };
+    let same = |c: char| c.to_string();
+    [
+        text.to_owned(),
+        text.replace(['\r', '\n'], " "),
+        escaped(&['\\', '"'], &same),
+        escaped(&['\\', '"', '\''], &same),
+        escaped(&['\\', '"'], &bytes),
+    ]
+}
+
+/// What AUTH sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The ACL user; without one the password is that of the server's `default` user.
+    pub user: Option<String>,
+    pub password: Secret,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_prints_as_redacted() {
+        let credentials = Credentials { user: Some("ops".into()), password: Secret::new("hunter2") };
+        assert!(!format!("{credentials:?}{credentials:#?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_text_is_cut_where_it_shows_a_secret() {
+        let secret = Secret::new("hünter2-s3cret");
+        let cut = |secret: &Secret, text: &str| secret.cut_from(text).unwrap_or_else(|| text.to_owned());
+        assert_eq!(cut(&secret, "ERR args: 'hünter2-s3cret' 'b'"), "ERR args: '[redacted]");
+        assert_eq!(cut(&secret, "ERR args: 'hünter2-"), "ERR args: '[redacted]");
+        assert_eq!(cut(&secret, r"ERR args: 'h\xc3\xbcnter2-s3cret'"), "ERR args: '[redacted]");
+        assert_eq!(secret.cut_from("ERR syntax error"), None);
+        assert_eq!(cut(&Secret::new("ab"), "ERR 'ab'"), "ERR '[redacted]");
+        assert_eq!(Secret::new("").cut_from("ERR"), None);
+        let marks = Secret::new(r#"a"b\c'd"#);
+        for shown in [r#"a"b\c'd"#, r#"a\"b\\c'd"#, r#"a\"b\\c\'d"#] {
+            assert_eq!(cut(&marks, &format!("ERR <{shown}>")), "ERR <[redacted]", "{shown}");
+        }
+        assert_eq!(cut(&Secret::new("a\nb"), "ERR 'a b'"), "ERR '[redacted]");
+    }
+
+    #[test]
+    fn what_engines_are_known_to_say_stays_whole() {
+        let known = "WRONGPASS invalid username-password pair or user is disabled.";
+        for word in ["password", "invalid", "WRONGPASS", "disabled.", known] {
+            assert_eq!(Secret::new(word).cut_from(known), None);
+            let more = format!("{known} It was {word}!");
+            assert_eq!(Secret::new(word).cut_from(&more), Some(format!("{known} It was [redacted]")));
+        }
+        // One that begins in the known words.
+        let cut = Secret::new("password: x").cut_from("ERR invalid password: x");
+        assert_eq!(cut.as_deref(), Some("ERR invalid [redacted]"));
+    }
+}

@@ -1,0 +1,50 @@
+//! `report`: reads logs back and shows what they come to.
+
+use std::fs;
+
+use anyhow::{Context as _, ensure};
+
+use crate::cli::plan::ReportPlan;
+use crate::exit_code::Exit;
+use crate::log::read;
+use crate::output::console::Console;
+use crate::report::text::Look;
+use crate::report::{Report, build, html, json, text};
+
+/// Reads the logs, prints the report, and writes the page if one was asked for.
+///
+/// # Errors
+/// There is nothing to read, or the page cannot be written.
+pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
+    let console = Console::direct();
+    let mut unreadable = |line: &str| {
+        if plan.verbose {
+            console.notice(line);
+        }
+    };
+
+    let folders = read::read(&plan.paths, plan.range, plan.utc, &mut unreadable)?;
+    let names: Vec<_> = plan.paths.iter().map(|path| path.display().to_string()).collect();
+    let report = Report { source: Some(names.join(", ")), ..build::of_logs(folders) };
+    ensure!(
+        report.checks > 0,
+        "no check was found in {}{}; name other logs, or another --since and --until",
+        names.join(", "),
+        if report.skipped_lines > 0 {
+            format!(", {} lines cannot be read", report.skipped_lines)
+        } else {
+            String::new()
+        }
+    );
+
+    if let Some(path) = &plan.html {
+        fs::write(path, html::render(&report)?)
+            .with_context(|| format!("--html: cannot write {}; name a file that can be written", path.display()))?;
+    }
+    match plan.json {
+        true => console.line(json::render(&report)),
+        false => console.line(text::render(&report, &Look::of_standard_output())),
+    }
+
+    Ok(if report.outages() > 0 { Exit::Failed } else { Exit::Healthy })
+}

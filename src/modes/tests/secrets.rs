@@ -1,0 +1,67 @@
+//! Nothing that holds a password shows it in its debug output, which a panic would print.
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use crate::auth::credentials::CredentialsProvider;
+use crate::cli::args::{Cli, Command};
+use crate::cli::plan;
+use crate::cli::precedence::Sources;
+use crate::output::console::Console;
+use crate::probe::checker::Checker;
+use crate::probe::connection::ConnectOptions;
+use crate::probe::resolve::Resolver;
+use crate::probe::server_info::ServerInfo;
+
+const SECRET: &str = "hunter2-s3cret";
+
+#[test]
+fn nothing_that_knows_the_password_prints_it() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for login in [
+        vec!["-a", SECRET],
+        vec!["-u", "redis://ops:hunter2-s3cret@h/3"],
+        vec!["-u", "rediss://hunter2-s3cret@h"],
+        vec!["--password-command", "echo hunter2-s3cret"],
+    ] {
+        for mode in ["dbs", "cycles"] {
+            let matches = Cli::command().get_matches_from([&["redis-health", mode], &login[..]].concat());
+            let cli = Cli::from_arg_matches(&matches).unwrap();
+            let sources = Sources(matches.subcommand().unwrap().1);
+            let (shown, plan) = match cli.command {
+                Command::Dbs(args) => {
+                    let plan = plan::dbs(args, &sources).unwrap();
+                    (format!("{plan:?}{plan:#?}"), plan.plan)
+                }
+                Command::Cycles(args) => {
+                    let plan = plan::cycles(args, &sources).unwrap();
+                    (format!("{plan:?}{plan:#?}"), plan.plan)
+                }
+                Command::Report(_) => unreachable!(),
+            };
+            let (_, source) = plan.login.clone().unwrap();
+            let login = runtime.block_on(CredentialsProvider::fetch(plan.login.clone(), Console::thread())).unwrap();
+            assert_eq!(login.as_ref().unwrap().credentials().password.reveal(), SECRET);
+            let scanner = Checker {
+                target: ConnectOptions { endpoint: plan.endpoint.clone(), tls: None, login: login.clone() },
+                resolver: Resolver::new(plan.timeout),
+                databases: plan.databases,
+                timeout: plan.timeout,
+                deadline: plan.deadline,
+                identify: ServerInfo::new(true),
+                expect_role: None,
+                canary: None,
+                settled: 0.into(),
+            };
+            for text in [
+                shown,
+                format!("{plan:?}"),
+                format!("{source:?}{source}"),
+                format!("{login:?}{:?}", login.as_ref().unwrap().credentials()),
+                format!("{:?}", scanner.target),
+                format!("{scanner:#?}"),
+            ] {
+                assert!(!text.contains("hunter2"), "{text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! One check on the wire: resolve, connect, TLS, authenticate, SELECT and PING, each phase under one deadline.
+//!
+//! It knows nothing of schedules, logs and outages.
+
+pub mod canary;
+pub mod checker;
+pub mod connection;
+pub mod deadline;
+pub mod persistent;
+#[cfg(test)]
+mod reply_properties;
+pub mod resolve;
+pub mod server_info;
+pub mod tls;

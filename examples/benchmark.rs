@@ -1,9 +1,9 @@
-//! Measures what redis-health promises about time and memory, against real servers on this machine.
+//! Measures the time and memory limits that redis-health promises, against real servers on this machine.
 //!
 //!     cargo build --release && cargo run --release --example benchmark
 //!
-//! It needs redis-server and redis-cli, and takes about two minutes. Figures are medians; runs that are compared with each
-//! other alternate, so that a busy machine hurts both.
+//! It needs redis-server and redis-cli, and takes about two minutes. Results are medians. Commands that are compared
+//! run alternately, so that load on the machine affects both.
 
 #[path = "../tests/support/attacks.rs"]
 mod attacks;
@@ -58,7 +58,7 @@ impl Bench {
         command
     }
 
-    /// 16 databases against one `redis-cli PING` and against the script that this tool replaces.
+    /// Compares a scan of 16 databases with one `redis-cli PING` and with the shell script that redis-health replaces.
     fn small_scan(&self) -> Outcome<()> {
         let server = Real::start(&["--databases", "16"]);
         let port = server.port().to_string();
@@ -89,7 +89,7 @@ impl Bench {
         Ok(())
     }
 
-    /// 10,000 databases against the same commands on one bare socket.
+    /// Compares a scan of 10,000 databases with the same commands sent over a plain socket.
     fn large_scan(&self) -> Outcome<()> {
         let server = Real::start(&["--databases", "10000"]);
         let port = server.port().to_string();
@@ -108,9 +108,9 @@ impl Bench {
         }
         let (bare, scan) = (median(of_bare), median(of_scan));
         say("10,000 databases, whole process", scan);
-        say("the same commands on one bare socket", bare);
+        say("the same commands over a plain socket", bare);
         println!(
-            "  scan / bare {:.2} (at most 2.50), peak memory {:.1} MiB (at most 16)",
+            "  scan / plain socket {:.2} (at most 2.50), peak memory {:.1} MiB (at most 16)",
             ratio(scan, bare),
             peak as f64 / 1024.0
         );
@@ -158,11 +158,12 @@ impl Bench {
             child.wait()?;
             worst = worst.max(start.elapsed());
         }
-        println!("  SIGTERM to the end with checks under way, worst of 20: {:.1} ms (at most 100)", millis(worst));
+        println!("  from SIGTERM to exit with checks in progress, worst of 20: {:.1} ms (at most 100)", millis(worst));
         Ok(())
     }
 
-    /// At 100 ms ticks and a timeout of 600 ms: how far the first and the last failed check are from the fault's ends.
+    /// With an interval of 100 ms and a timeout of 600 ms: the time from the start of a fault to the first failed check,
+    /// and from its end to the last one.
     fn fault_bounds(&self) -> Outcome<()> {
         let frozen = Real::start(&[]);
         let port = frozen.port();
@@ -206,15 +207,15 @@ impl Bench {
             stamps
         };
         let (up, down) = (stamps("redis_success.log", " SUCCESS "), stamps("redis_error.log", " FAILURE: "));
-        // A check that ran out of time failed that much later than it began.
+        // A check that timed out failed this much later than it began.
         let waited = if read("redis_error.log").contains("FAILURE: timeout") { 600 } else { 0 };
         let (Some(first), Some(last)) = (down.first(), down.last()) else {
             return Err(format!("{name}: nothing failed").into());
         };
         let within = up.iter().filter(|at| *at > first && *at < last).count();
         println!(
-            "  {name}: first failed check began {:+} ms from the fault's begin (within 120), the last began {:+} ms and \
-             failed {:+} ms from its end; {} of 50 ticks, {within} successes inside",
+            "  {name}: first failed check began {:+} ms after the fault began (within 120), the last one began {:+} ms \
+             and failed {:+} ms after the fault ended; {} of 50 ticks, {within} successes inside",
             (*first - began).num_milliseconds(),
             (*last - ended).num_milliseconds(),
             (*last - ended).num_milliseconds() + waited,
@@ -225,7 +226,7 @@ impl Bench {
 }
 
 impl Bench {
-    /// 100 outages of random length: whether each lies within its bounds, and how far these are apart.
+    /// 100 outages of random length: whether each is within its reported bounds, and how far apart the bounds are.
     fn random_outages(&self) -> Outcome<()> {
         const INTERVAL: u64 = 20;
         const TIMEOUT: u64 = 100;
@@ -254,7 +255,7 @@ impl Bench {
             Behaviour::CloseAfter(0),
             Behaviour::ErrorFor("PING", "LOADING Redis is loading the dataset in memory".to_owned()),
         ];
-        // From when to when each outage lasted, at least and at most: a change is in force some time after it is asked for.
+        // The shortest and the longest possible length of each outage: a change takes effect a while after the request.
         let mut truth = Vec::new();
         for round in 0..100 {
             std::thread::sleep(Duration::from_millis(100 + random.below(100)));
@@ -280,7 +281,7 @@ impl Bench {
         });
         let apart = bounds.iter().map(|(least, most)| (most - least) * 1000.0).fold(0.0, f64::max);
         println!(
-            "  100 random outages: {} told, {} within their bounds, these at most {apart:.0} ms apart (at most {})",
+            "  100 random outages: {} reported, {} within their bounds; bounds at most {apart:.0} ms apart (at most {})",
             bounds.len(),
             held.count(),
             2 * INTERVAL + TIMEOUT
@@ -288,7 +289,7 @@ impl Bench {
         Ok(())
     }
 
-    /// 1,000 replies that mean harm.
+    /// 1,000 hostile replies.
     fn hostile_replies(&self) -> Outcome<()> {
         const TIMEOUT: u64 = 200;
         let server = Server::start();
@@ -311,7 +312,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Reports on one and on ten million lines.
+    /// `report` on one million and on ten million lines.
     fn large_logs(&self) -> Outcome<()> {
         let logs = TempDir::new()?;
         for (name, lines, json) in
@@ -337,7 +338,7 @@ impl Bench {
     }
 }
 
-/// Numbers that look random and are the same each time (Knuth's MMIX generator).
+/// Pseudo-random numbers, the same in every run (Knuth's MMIX generator).
 struct Random(u64);
 
 impl Random {
@@ -347,7 +348,7 @@ impl Random {
     }
 }
 
-/// One check a second, three of each thousand failed.
+/// One check per second; three of every thousand failed.
 fn write_log(path: &Path, lines: i64, json: bool) -> Outcome<()> {
     let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
     for second in 0..lines {
@@ -370,14 +371,14 @@ fn write_log(path: &Path, lines: i64, json: bool) -> Outcome<()> {
     Ok(file.flush()?)
 }
 
-/// Ends a run as Ctrl-C does.
+/// Stops a run as Ctrl-C does.
 fn interrupt(child: &std::process::Child) -> Outcome<()> {
     use rustix::process::{Pid, Signal, kill_process};
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("a process id")?;
     Ok(kill_process(pid, Signal::INT)?)
 }
 
-/// Pipelines the commands in chunks as the tool does, and reads all replies.
+/// Pipelines the commands over a plain socket and reads all replies.
 fn bare(server: &Real, commands: &[u8]) -> Outcome<Duration> {
     let start = Instant::now();
     let mut stream = TcpStream::connect(("127.0.0.1", server.port()))?;
@@ -405,7 +406,7 @@ fn time(command: &mut Command) -> Outcome<Duration> {
     Ok(start.elapsed())
 }
 
-/// The most memory that a run of the command held, in KiB, as far as looking every 0.1 ms tells.
+/// The peak memory of the command in KiB, sampled every 0.1 ms.
 fn peak_memory(command: &mut Command) -> Outcome<u64> {
     Ok(watch(command)?.1)
 }

@@ -1,13 +1,13 @@
-//! An upgrade in ten seconds: what redis-health shows while an endpoint goes through the stages of an engine upgrade.
+//! Simulates an engine upgrade in ten seconds and shows what redis-health reports.
 //!
 //!     cargo run --release --example upgrade_drill
 //!     cargo run --release --example upgrade_drill -- --engines redis-server valkey-server
 //!     cargo run --release --example upgrade_drill -- --host cache.example --port 6379
 //!
-//! Without flags it starts a small server inside this process, checks it with the real `dbs` and `cycles`, and takes the
-//! server through the stages meanwhile. With `--engines` it starts two real servers, the new one as the old one's
-//! replica, and does to them what ElastiCache does: failover, connections cut, the name moved, the old one gone. With
-//! `--host` or `--port` it checks a server of yours in the same way and leaves the stages to you.
+//! Without flags it starts a test server inside this process, checks it with the real `dbs` and `cycles`, and meanwhile
+//! puts the server through the stages of an upgrade. With `--engines` it starts two real servers, the new one as a
+//! replica of the old one, and does what ElastiCache does: failover, close connections, move the name, stop the old
+//! server. With `--host` or `--port` it checks your own server in the same way; the upgrade itself is up to you.
 
 #[path = "../tests/support/real.rs"]
 #[allow(dead_code)]
@@ -33,23 +33,24 @@ use redis_health::Exit;
 use scripted::{Behaviour, Server};
 use upgrade::{NAME, Upgrade};
 
-/// Shows redis-health at work on an upgrade.
+/// Simulates an engine upgrade and shows what redis-health reports.
 #[derive(Parser)]
 #[command(disable_help_flag = true)]
 struct Flags {
-    /// Rehearse with real servers: the programs of the old engine and of the new one, such as redis-server and
+    /// Use two real servers: the program of the old engine and that of the new one, such as redis-server and
     /// valkey-server.
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with_all = ["host", "port", "canary", "held"])]
     engines: Option<Vec<PathBuf>>,
-    /// Check this server instead of the drill's own.
+    /// Check this server instead of the built-in test server.
     #[arg(short = 'h', long)]
     host: Option<String>,
+    /// The port of that server.
     #[arg(short, long)]
     port: Option<u16>,
-    /// Let the checks of this server write a key too, as those of the drill's own servers do.
+    /// Also write a key in each check of that server, as the drill does with its own servers.
     #[arg(long)]
     canary: bool,
-    /// Hold a connection too, as the pool of an application does.
+    /// Also keep one connection open, as an application's connection pool does.
     #[arg(long)]
     held: bool,
     /// How long to check, in seconds.
@@ -82,12 +83,12 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(exit.into())
 }
 
-/// An upgrade was real enough only if it was noticed.
+/// The drill succeeds only if redis-health reported failed checks.
 fn noticed(exit: Exit) -> ExitCode {
     if exit == Exit::Failed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Shows both modes at work on a server, and the logs. `meanwhile` is called when `cycles` is about to begin.
+/// Runs `dbs` and `cycles` against a server and prints the logs. `meanwhile` is called just before `cycles` starts.
 fn show<T>(
     host: &str,
     port: u16,
@@ -118,7 +119,7 @@ fn show<T>(
     Ok((exit, meanwhile))
 }
 
-/// Says a stage, and makes the change that it stands for. Stages begin on time whatever the changes take.
+/// Prints each stage and makes its change. Stages start on schedule, however long the changes take.
 struct Stages {
     start: Instant,
     until: Duration,
@@ -137,16 +138,16 @@ impl Stages {
     }
 }
 
-/// Takes the drill's own server through what an endpoint goes through.
+/// Puts the built-in test server through the stages of an upgrade.
 fn go_through(server: Server) -> Server {
     let mut stages = Stages::begin();
-    stages.stage("the old primary serves", 1_600, || {});
+    stages.stage("the old primary is up", 1_600, || {});
     stages.stage("its connections are reset", 1_000, || {
         server.behave(Behaviour::ResetOnAccept);
         server.cut();
     });
-    stages.stage("nobody listens", 1_000, || server.behave(Behaviour::Refuse));
-    stages.stage("the new server loads its data", 1_000, || {
+    stages.stage("connections are refused", 1_000, || server.behave(Behaviour::Refuse));
+    stages.stage("the new server is loading its data", 1_000, || {
         server.become_(|nature| {
             nature.info = ["redis_version:7.2.4", "server_name:valkey", "valkey_version:8.1.0", "run_id:new"]
                 .map(String::from)
@@ -154,15 +155,17 @@ fn go_through(server: Server) -> Server {
         });
         server.behave(Behaviour::ErrorFor("PING", "LOADING Valkey is loading the dataset in memory".to_owned()));
     });
-    stages.stage("it serves as a replica: PING is answered, writes are refused", 1_500, || {
+    stages.stage("the new server is a replica: it answers PING and rejects writes", 1_500, || {
         server.become_(|nature| nature.role = "slave");
         server.behave(Behaviour::Serve);
     });
-    stages.stage("it is the primary, of a newer version", 0, || server.become_(|nature| nature.role = "master"));
+    stages.stage("the new server is the primary, with a newer version", 0, || {
+        server.become_(|nature| nature.role = "master")
+    });
     server
 }
 
-/// The upgrade with real servers. The checks run in a process of their own, for which the name exists.
+/// Simulates the upgrade with real servers. The checks run in a child process in which the endpoint's name resolves.
 fn rehearse(old: &Path, new: &Path, seconds: u32) -> anyhow::Result<ExitCode> {
     let mut upgrade = Upgrade::start(old, new);
     let surroundings = upgrade.surroundings();
@@ -171,28 +174,29 @@ fn rehearse(old: &Path, new: &Path, seconds: u32) -> anyhow::Result<ExitCode> {
         command.args(&surroundings[1..]).arg(program);
         command
     };
-    let possible = inside(Path::new("true")).status().context("--engines: unshare of util-linux is missing")?;
-    ensure!(possible.success(), "--engines: this system lets you make no mount namespace; run the drill as root");
-    heading(&format!("{} is the primary, {} its replica, in sync with it", old.display(), new.display()));
+    let possible =
+        inside(Path::new("true")).status().context("--engines: the command unshare is missing; install util-linux")?;
+    ensure!(possible.success(), "--engines: cannot create a mount namespace; run the drill as root");
+    heading(&format!("{} is the primary; {} is its replica and in sync", old.display(), new.display()));
     let mut command = inside(&std::env::current_exe()?);
     command.args(["--host", NAME, "--port", &upgrade.port().to_string(), "--canary", "--held"]);
     let mut checks = command.args(["--seconds", &seconds.to_string()]).spawn()?;
 
     thread::sleep(Duration::from_secs(2));
     let mut stages = Stages::begin();
-    stages.stage("failover: the new server is the primary, the name still points to the old one", 1_500, || {
+    stages.stage("failover: the new server is the primary; the name still points to the old one", 1_500, || {
         upgrade.fail_over();
         upgrade.wait_failed_over();
     });
-    stages.stage("the old server's connections are cut", 1_000, || upgrade.cut());
+    stages.stage("the old server closes its connections", 1_000, || upgrade.cut());
     stages.stage("the name moves to the new server", 1_500, || upgrade.move_name());
-    stages.stage("the old server is gone", 0, || upgrade.retire());
+    stages.stage("the old server is stopped", 0, || upgrade.retire());
 
     let status = checks.wait()?;
     Ok(if status.code() == Some(1) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs the tool in this process, its logs in `folder`, after saying how.
+/// Prints the command, then runs redis-health in this process with its logs in `folder`.
 fn run(arguments: &[&str], folder: &Path) -> anyhow::Result<Exit> {
     say_command(arguments);
     run_silently(arguments, folder)
@@ -207,7 +211,7 @@ fn run_silently(arguments: &[&str], folder: &Path) -> anyhow::Result<Exit> {
     redis_health::run(words.chain(["--log-dir".into(), folder.into()]))
 }
 
-/// Prints a line; a reader that is gone must not leave servers behind.
+/// Prints a line. Errors are ignored: if the reader is gone, the servers must still be stopped.
 fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
@@ -216,7 +220,7 @@ fn heading(text: &str) {
     say(format_args!("\n\x1b[1m{text}\x1b[0m"));
 }
 
-/// A log with the middle of each long run of like lines left out.
+/// The log, with the middle of each long run of similar lines left out.
 fn shortened(text: &str) -> String {
     let lines: Vec<_> = text.lines().collect();
     let kind = |line: &str| line.contains(" SUCCESS ") || line.ends_with(": RUNNING");

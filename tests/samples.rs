@@ -1,4 +1,4 @@
-//! The samples in examples/ are correct as they stand: the flags and variables in them exist, and so do the figures.
+//! The samples in examples/deploy/ work unchanged: every flag, environment variable and metric that they use exists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,11 +8,11 @@ use crate::support::env::TestEnv;
 use crate::support::scripted::{Behaviour, Server};
 
 fn sample(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/deploy").join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The words that begin like this and go on with these characters.
+/// The words in `text` that start with `prefix` and continue with characters that `more` accepts.
 fn words(text: &str, prefix: &str, more: impl Fn(char) -> bool) -> BTreeSet<String> {
     let word = |at: usize| {
         let rest = &text[at + prefix.len()..];
@@ -30,7 +30,7 @@ fn flags_and_variables_of_the_samples_exist() {
     assert!(flags.contains("--max-db") && variables.contains("REDIS_HEALTH_MAX_DB"));
     for name in ["crontab", "nohup.sh", "redis-health.service", "redis-health.timer", "kubernetes-cronjob.yaml"] {
         let text = sample(name);
-        // Commands of others have flags of their own.
+        // Other programs have flags of their own.
         let ours: Vec<_> =
             text.lines().filter(|line| !line.contains("kubectl") && !line.contains("systemctl")).collect();
         let unknown: Vec<_> = words(&ours.join("\n"), "--", flag).difference(&flags).cloned().collect();
@@ -41,21 +41,21 @@ fn flags_and_variables_of_the_samples_exist() {
 }
 
 #[test]
-fn the_figures_of_the_alerts_exist() {
+fn metrics_in_the_alerts_exist() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::ErrorFor("SET", "READONLY You can't write against a read only replica.".to_owned()));
-    env.run(&["dbs", "-p", &server.port().to_string(), "--canary", "--metrics-file", "figures"]);
-    let figures = fs::read_to_string(env.path().join("figures")).unwrap();
+    env.run(&["dbs", "-p", &server.port().to_string(), "--canary", "--metrics-file", "metrics"]);
+    let metrics = fs::read_to_string(env.path().join("metrics")).unwrap();
     let name = |c: char| c.is_ascii_lowercase() || c == '_';
-    let known = words(&figures, "redis_health_", name);
+    let known = words(&metrics, "redis_health_", name);
     let alerts = sample("prometheus-alerts.yml");
     let used = words(&alerts, "redis_health_", name);
     assert!(used.len() >= 4 && used.is_subset(&known), "{used:?} of {known:?}");
-    assert!(figures.contains("probe=\"write\"") && alerts.contains("probe=\"write\""), "{figures}");
+    assert!(metrics.contains("probe=\"write\"") && alerts.contains("probe=\"write\""), "{metrics}");
 }
 
 #[test]
-fn logrotate_knows_every_log() {
+fn logrotate_sample_lists_every_log() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port().to_string();
     server.behave(Behaviour::ErrorFor("PING", "ERR".to_owned()));

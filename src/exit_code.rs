@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::model::signal::Signal;
-use crate::modes::cycles::Locked;
+use crate::modes::lock::Locked;
 
 /// The exit codes, documented in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

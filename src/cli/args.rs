@@ -295,6 +295,10 @@ pub struct Common {
     /// Explain on standard error what each phase did.
     #[arg(short, long, env = "REDIS_HEALTH_VERBOSE", value_parser = FalseyValueParser::new())]
     pub verbose: bool,
+
+    /// Write what each phase did to a trace file in this folder too, a new one each day. It is created if missing.
+    #[arg(long, value_name = "DIR", env = "REDIS_HEALTH_TRACE_DIR")]
+    pub trace_dir: Option<PathBuf>,
 }
 
 /// The value of `--max-db`.

@@ -50,6 +50,8 @@ pub struct Plan {
     /// Where the figures for Prometheus go.
     pub metrics: Option<PathBuf>,
     pub verbose: bool,
+    /// The folder of the diagnostic trace.
+    pub trace_dir: Option<PathBuf>,
     /// What the user should know although it stops nothing.
     pub warnings: Vec<String>,
 }
@@ -93,23 +95,23 @@ pub fn dbs(args: args::Dbs, sources: &Sources<'_>) -> anyhow::Result<DbsPlan> {
 pub fn cycles(args: args::Cycles, sources: &Sources<'_>) -> anyhow::Result<CyclesPlan> {
     let schedule = Schedule {
         cycles: args.cycles,
-        run: args.run_duration,
-        interval: args.check_interval,
-        pause: args.break_duration,
+        run_duration: args.run_duration,
+        check_interval: args.check_interval,
+        break_duration: args.break_duration,
     };
     ensure!(
         schedule.total().is_some_and(|total| total <= LONGEST_RUN),
         "--cycles: {} cycles of {} with breaks of {} take more than ten years; ask for fewer",
         schedule.cycles,
-        humantime::format_duration(schedule.run),
-        humantime::format_duration(schedule.pause)
+        humantime::format_duration(schedule.run_duration),
+        humantime::format_duration(schedule.break_duration)
     );
     ensure!(
-        schedule.interval >= SHORTEST_INTERVAL,
+        schedule.check_interval >= SHORTEST_INTERVAL,
         "--check-interval: {} is less than a server can be asked to bear; give 1ms or more",
-        humantime::format_duration(schedule.interval)
+        humantime::format_duration(schedule.check_interval)
     );
-    let millis = args.common.millis || schedule.interval.subsec_nanos() != 0;
+    let millis = args.common.millis || schedule.check_interval.subsec_nanos() != 0;
     let json = args.common.json;
     let mut held = args.held;
     let mut connection = args.connection;
@@ -227,6 +229,7 @@ fn plan(
         log: LogFiles { folder: common.log_dir, format: common.log_format, rotate },
         metrics: common.metrics_file,
         verbose: common.verbose,
+        trace_dir: common.trace_dir,
         warnings,
     })
 }

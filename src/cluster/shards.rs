@@ -34,7 +34,7 @@ pub struct KnownNodes {
 }
 
 impl KnownNodes {
-    fn target(&self, host: String, port: u16) -> ConnectOptions {
+    fn connect_options(&self, host: String, port: u16) -> ConnectOptions {
         let endpoint = Endpoint::Tcp { host, port };
         let known = self.known.iter().find(|target| target.endpoint == endpoint);
         known.cloned().unwrap_or_else(|| ConnectOptions { endpoint, ..self.endpoint.clone() })
@@ -45,23 +45,23 @@ impl KnownNodes {
 #[derive(Clone, Debug)]
 pub struct Route {
     /// Checks the node that took them when that was last looked at.
-    pub scanner: Arc<Checker>,
+    pub checker: Arc<Checker>,
     /// Those that may have taken its place.
     pub others: Vec<ConnectOptions>,
-    pub directory: Arc<KnownNodes>,
+    pub known_nodes: Arc<KnownNodes>,
 }
 
 impl Route {
     /// Checks once, by whoever takes the writes now.
     pub async fn check(&self, emit: Emit<'_>) {
-        self.check_until(Instant::now() + self.scanner.deadline, emit).await;
+        self.check_until(Instant::now() + self.checker.deadline, emit).await;
     }
 
     /// The same, as a part of something that has to be over at `end`.
     pub async fn check_until(&self, end: Instant, emit: Emit<'_>) {
         let start = Instant::now();
-        let end = match self.scanner.databases {
-            Databases::One(_) => end.min(start + self.scanner.timeout),
+        let end = match self.checker.databases {
+            Databases::One(_) => end.min(start + self.checker.timeout),
             _ => end,
         };
         let settled = AtomicBool::new(false);
@@ -71,12 +71,12 @@ impl Route {
                 settled.store(true, Ordering::Relaxed);
                 if is_stale(&outcome) { failed.push(outcome) } else { emit(outcome) }
             };
-            self.scanner.run_until(end, &mut sort).await;
+            self.checker.run_until(end, &mut sort).await;
             failed
         };
         // A primary that hangs is not waited for to the end, or no time would be left for the one in its place.
         let instead = async {
-            sleep(self.scanner.timeout / 2).await;
+            sleep(self.checker.timeout / 2).await;
             if settled.load(Ordering::Relaxed) { None } else { self.by_another(start, end).await }
         };
         let failed = tokio::select! {
@@ -87,7 +87,7 @@ impl Route {
         if failed.is_empty() {
             return;
         }
-        let moved = failed.iter().find_map(|outcome| self.redirection(outcome, &self.scanner.target));
+        let moved = failed.iter().find_map(|outcome| self.redirection(outcome, &self.checker.target));
         let again = match &moved {
             Some(target) => self.by(target.clone(), start, end).await,
             None => self.by_another(start, end).await.unwrap_or_default(),
@@ -97,7 +97,7 @@ impl Route {
                 (Some(again), _) => emit(again.clone()),
                 (None, Some(target)) if Instant::now() >= end => {
                     let phase = Phase::Connect(target.endpoint.to_string());
-                    emit(Outcome { result: Err(Failure::timeout(&phase, self.scanner.timeout)), ..outcome });
+                    emit(Outcome { result: Err(Failure::timeout(&phase, self.checker.timeout)), ..outcome });
                 }
                 (None, _) => emit(outcome),
             }
@@ -112,7 +112,7 @@ impl Route {
             let end = if place + 1 == self.others.len() { end } else { now + left / 2 };
             let mut outcomes = self.by(other.clone(), start, end).await;
             let moved = outcomes.first().and_then(|outcome| self.redirection(outcome, other));
-            if let Some(moved) = moved.filter(|moved| moved.endpoint != self.scanner.target.endpoint) {
+            if let Some(moved) = moved.filter(|moved| moved.endpoint != self.checker.target.endpoint) {
                 outcomes = self.by(moved, start, end).await;
             }
             if outcomes.first().is_some_and(|outcome| outcome.result.is_ok()) {
@@ -127,13 +127,13 @@ impl Route {
         let before = start.elapsed();
         let mut outcomes = Vec::new();
         if Instant::now() < end {
-            debug!("{} is asked in the place of {}", target.endpoint, self.scanner.target.endpoint);
-            let scanner = self.scanner.elsewhere(target, self.scanner.canary.clone());
+            debug!("{} is asked in the place of {}", target.endpoint, self.checker.target.endpoint);
+            let checker = self.checker.elsewhere(target, self.checker.canary.clone());
             let mut keep = |mut outcome: Outcome| {
                 outcome.details.elapsed += before;
                 outcomes.push(outcome);
             };
-            scanner.run_until(end, &mut keep).await;
+            checker.run_until(end, &mut keep).await;
         }
         outcomes
     }
@@ -142,7 +142,7 @@ impl Route {
         let wire = moved(outcome)?;
         let Endpoint::Tcp { host, .. } = &asked.endpoint else { return None };
         let (host, port) = topology::redirection(wire, host)?;
-        Some(self.directory.target(host, port))
+        Some(self.known_nodes.connect_options(host, port))
     }
 }
 
@@ -179,7 +179,8 @@ pub struct Shard {
 }
 
 impl Shard {
-    pub fn who(&self) -> Target {
+    /// As whom it is checked.
+    pub fn target(&self) -> Target {
         Target::Shard(self.name.clone())
     }
 }
@@ -187,8 +188,8 @@ impl Shard {
 /// What became of the shards.
 #[derive(Debug, Default)]
 pub struct ShardChange {
-    pub come: Vec<Shard>,
-    pub gone: Vec<Target>,
+    pub added: Vec<Shard>,
+    pub removed: Vec<Target>,
     /// Who has another primary, and the names of the old one and the new.
     pub moved: Vec<(Target, Arc<str>, Arc<str>)>,
 }
@@ -199,11 +200,11 @@ pub fn divide(
     shards: &mut Vec<Shard>,
     nodes: &[Node],
     whole: bool,
-    target: &dyn Fn(&Node) -> ConnectOptions,
-    directory: &Arc<KnownNodes>,
+    connect_options: &dyn Fn(&Node) -> ConnectOptions,
+    known_nodes: &Arc<KnownNodes>,
     like: &Checker,
 ) -> ShardChange {
-    let mut division = ShardChange::default();
+    let mut change = ShardChange::default();
     let mut before: Vec<_> = std::mem::take(shards).into_iter().map(Some).collect();
     let owners: Vec<_> = nodes.iter().filter(|node| !node.slots.is_empty()).collect();
     let mut likeness = Vec::new();
@@ -224,37 +225,37 @@ pub fn divide(
     }
     for shard in before.into_iter().flatten() {
         match whole {
-            true => division.gone.push(shard.who()),
+            true => change.removed.push(shard.target()),
             false => shards.push(shard),
         }
     }
     for (owner, known) in owners.into_iter().zip(known) {
         let is_new = known.is_none();
         if let Some(known) = known.as_ref().filter(|known| known.primary.name != owner.name) {
-            division.moved.push((known.who(), known.primary.name.clone(), owner.name.clone()));
+            change.moved.push((known.target(), known.primary.name.clone(), owner.name.clone()));
         }
         let kept = known.as_ref().map(|known| known.tag.clone()).filter(|tag| is_in(tag, &owner.slots));
         // Every slot has a number that hashes to it.
         let Some(tag) = kept.or_else(|| topology::tag(&owner.slots)) else { continue };
-        let others = nodes.iter().filter(|node| node.replicates.as_ref() == Some(&owner.name)).map(target).collect();
-        let (name, first, scanner) = match known {
+        let others = nodes.iter().filter(|node| node.replicates.as_ref() == Some(&owner.name)).map(connect_options).collect();
+        let (name, first, checker) = match known {
             Some(known) => {
                 let is_same = known.primary.name == owner.name && known.primary.hostname == owner.hostname;
-                let scanner = Some(known.route.scanner).filter(|_| is_same && known.tag == tag);
-                (known.name, known.first, scanner)
+                let checker = Some(known.route.checker).filter(|_| is_same && known.tag == tag);
+                (known.name, known.first, checker)
             }
             None => {
                 (name(&owner.slots, shards), owner.slots.iter().map(|range| *range.start()).min().unwrap_or(0), None)
             }
         };
-        let scanner = scanner.unwrap_or_else(|| Arc::new(like.elsewhere(target(owner), Some(Canary::tagged(&tag)))));
-        let route = Route { scanner, others, directory: directory.clone() };
+        let checker = checker.unwrap_or_else(|| Arc::new(like.elsewhere(connect_options(owner), Some(Canary::tagged(&tag)))));
+        let route = Route { checker, others, known_nodes: known_nodes.clone() };
         let shard = Shard { name, first, slots: owner.slots.clone(), tag, primary: owner.clone(), route };
-        division.come.extend(is_new.then(|| shard.clone()));
+        change.added.extend(is_new.then(|| shard.clone()));
         shards.push(shard);
     }
     shards.sort_by_key(|shard| shard.first);
-    division
+    change
 }
 
 /// `0-5460`, or `0-99,200,300-399`. Slots wander, so another shard may once have been seen with the same ones.

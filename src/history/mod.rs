@@ -4,6 +4,7 @@
 
 pub mod intervals;
 pub mod ledger;
+pub mod live;
 pub mod outage;
 pub mod reorder;
 pub mod time_series;

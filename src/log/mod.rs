@@ -3,6 +3,7 @@
 //! It knows nothing of sockets, terminals and flags.
 
 pub mod format;
+pub mod from_event;
 pub mod read;
 pub mod record;
 pub mod write;

@@ -1,7 +1,8 @@
 //! What changed about a target from one check to the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::model::clock::Stamp;
 use crate::model::outcome::ConnectionInfo;
@@ -51,6 +52,55 @@ pub struct Changed {
     pub who: Target,
     pub at: Stamp,
     pub change: Change,
+}
+
+/// What a new look at a cluster's topology changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopologyChange {
+    /// Nodes and shards that were not known before.
+    pub added: Vec<Target>,
+    /// Nodes and shards that no longer belong to the cluster.
+    pub removed: Vec<Target>,
+    /// Shards that have another primary, and the names of the old one and the new.
+    pub moved: Vec<(Target, Arc<str>, Arc<str>)>,
+    /// No node was known before at all.
+    pub is_first: bool,
+}
+
+impl TopologyChange {
+    /// What changed for each target. That the first look finds nodes is no change.
+    pub fn changes(&self) -> Vec<(Target, Change)> {
+        let change = |aspect, from: &str, to: &str| Change { aspect, from: from.to_owned(), to: to.to_owned() };
+        let removed = self.removed.iter().map(|target| (target, change(Aspect::Member, "present", "absent")));
+        let moved = self.moved.iter().map(|(target, from, to)| (target, change(Aspect::Address, from, to)));
+        let added = self.added.iter().filter(|_| !self.is_first);
+        let added = added.map(|target| (target, change(Aspect::Member, "absent", "present")));
+        removed.chain(moved).chain(added).map(|(target, change)| (target.clone(), change)).collect()
+    }
+}
+
+/// Which targets are checked: those that left a cluster are not, and once its nodes are known neither is the endpoint.
+#[derive(Clone, Debug, Default)]
+pub struct ActiveTargets {
+    inactive: BTreeSet<Target>,
+}
+
+impl ActiveTargets {
+    /// Takes what a new look at the topology changed.
+    pub fn update(&mut self, change: &TopologyChange) {
+        if change.is_first {
+            self.inactive.insert(Target::Endpoint);
+        }
+        self.inactive.extend(change.removed.iter().cloned());
+        for target in &change.added {
+            self.inactive.remove(target);
+        }
+    }
+
+    /// Whether more checks of the target are to come. One that left may have been down, and nobody will see it up.
+    pub fn contains(&self, target: &Target) -> bool {
+        !self.inactive.contains(target)
+    }
 }
 
 /// How many servers behind one name are remembered.

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod databases;
 pub mod duration;
 pub mod endpoint;
+pub mod event;
 pub mod failure;
 pub mod outcome;
 pub mod schedule;

@@ -7,16 +7,16 @@ use std::time::Duration;
 pub struct Schedule {
     pub cycles: u32,
     /// How long one cycle lasts.
-    pub run: Duration,
+    pub run_duration: Duration,
     /// From one check's start to the next one's.
-    pub interval: Duration,
+    pub check_interval: Duration,
     /// The break between two cycles; none follows the last.
-    pub pause: Duration,
+    pub break_duration: Duration,
 }
 
-/// What the schedule asks for.
+/// What happens next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum Step {
     /// A cycle begins, numbered from 1.
     CycleStarts(u32),
     CheckStarts,
@@ -26,25 +26,25 @@ pub enum Event {
 impl Schedule {
     /// How long the whole run takes; none when that is longer than a `Duration` holds.
     pub fn total(&self) -> Option<Duration> {
-        let cycles = self.run.checked_mul(self.cycles)?;
-        cycles.checked_add(self.pause.checked_mul(self.cycles.checked_sub(1)?)?)
+        let cycles = self.run_duration.checked_mul(self.cycles)?;
+        cycles.checked_add(self.break_duration.checked_mul(self.cycles.checked_sub(1)?)?)
     }
 
     /// How many checks one cycle has: one at each multiple of the interval before its end.
     pub fn checks_per_cycle(&self) -> u128 {
-        self.run.as_nanos().div_ceil(self.interval.as_nanos())
+        self.run_duration.as_nanos().div_ceil(self.check_interval.as_nanos())
     }
 
-    /// All events in their order, each with its offset from the start of the run.
-    pub fn events(self) -> impl Iterator<Item = (Duration, Event)> {
+    /// All steps in their order, each with its offset from the start of the run.
+    pub fn steps(self) -> impl Iterator<Item = (Duration, Step)> {
         (1..=self.cycles).flat_map(move |cycle| {
-            let start = (self.run + self.pause) * (cycle - 1);
-            let checks = std::iter::successors(Some(Duration::ZERO), move |at| at.checked_add(self.interval))
-                .take_while(move |at| *at < self.run)
-                .map(move |at| (start + at, Event::CheckStarts));
-            std::iter::once((start, Event::CycleStarts(cycle)))
+            let start = (self.run_duration + self.break_duration) * (cycle - 1);
+            let checks = std::iter::successors(Some(Duration::ZERO), move |at| at.checked_add(self.check_interval))
+                .take_while(move |at| *at < self.run_duration)
+                .map(move |at| (start + at, Step::CheckStarts));
+            std::iter::once((start, Step::CycleStarts(cycle)))
                 .chain(checks)
-                .chain(std::iter::once((start + self.run, Event::CycleEnds(cycle))))
+                .chain(std::iter::once((start + self.run_duration, Step::CycleEnds(cycle))))
         })
     }
 }
@@ -55,7 +55,12 @@ mod tests {
 
     fn schedule(cycles: u32, run: u64, interval: u64, pause: u64) -> Schedule {
         let seconds = Duration::from_secs;
-        Schedule { cycles, run: seconds(run), interval: seconds(interval), pause: seconds(pause) }
+        Schedule {
+            cycles,
+            run_duration: seconds(run),
+            check_interval: seconds(interval),
+            break_duration: seconds(pause),
+        }
     }
 
     #[test]
@@ -63,14 +68,14 @@ mod tests {
         let defaults = schedule(4, 300, 60, 300);
         assert_eq!(defaults.total(), Some(Duration::from_secs(35 * 60)));
         assert_eq!(defaults.checks_per_cycle(), 5);
-        assert_eq!(defaults.events().last(), Some((Duration::from_secs(35 * 60), Event::CycleEnds(4))));
-        assert_eq!(defaults.events().filter(|(_, event)| *event == Event::CheckStarts).count(), 20);
+        assert_eq!(defaults.steps().last(), Some((Duration::from_secs(35 * 60), Step::CycleEnds(4))));
+        assert_eq!(defaults.steps().filter(|(_, event)| *event == Step::CheckStarts).count(), 20);
     }
 
     #[test]
     fn checks_start_at_multiples_of_the_interval_before_the_end() {
         let at = |schedule: Schedule| -> Vec<u64> {
-            let checks = schedule.events().filter(|(_, event)| *event == Event::CheckStarts);
+            let checks = schedule.steps().filter(|(_, event)| *event == Step::CheckStarts);
             checks.map(|(at, _)| at.as_secs()).collect()
         };
         assert_eq!(at(schedule(2, 3, 1, 1)), [0, 1, 2, 4, 5, 6]);

@@ -3,6 +3,11 @@
 pub mod cycles;
 pub mod dbs;
 pub mod report;
+pub mod lock;
+mod prober;
+mod queue;
+mod recorder;
+mod session;
 mod signals;
 #[cfg(test)]
 mod tests;

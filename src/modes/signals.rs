@@ -26,8 +26,8 @@ impl Signals {
         })
     }
 
-    /// Waits for the first of them.
-    pub async fn first(&mut self) -> Signal {
+    /// Waits for the next of them.
+    pub async fn next(&mut self) -> Signal {
         let hup = async {
             match &mut self.hup {
                 Some(hup) => hup.recv().await,

@@ -8,15 +8,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
 /// How many lines wait for a stream that does not take them. More are dropped.
 const BACKLOG: usize = 4096;
 
-/// How long the end of a run waits for the last lines to be taken after a signal, and without one.
-const BRIEF: Duration = Duration::from_millis(50);
-const LONG: Duration = Duration::from_secs(30);
+/// How long the end of a run waits for its last lines to be taken.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a process that gives up waits for its last word to be taken.
+const LAST_WORD: Duration = Duration::from_millis(50);
 
 /// The two standard streams, by whole lines.
 #[derive(Clone)]
@@ -41,25 +44,22 @@ enum Message {
     Finish(SyncSender<()>),
 }
 
-/// How long the end of a run may wait for its last lines to be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// A signal ended the run: whoever sent it waits.
-    Brief,
-    /// For as long as the reader takes something every now and then.
-    Long,
-}
-
 impl Console {
+    /// A console whose lines are written at once.
     pub fn direct() -> Self {
         Console { way: Arc::new(Way::Direct), dropped: Arc::default() }
     }
 
-    pub fn thread() -> Self {
+    /// A console whose lines are written by a thread of its own.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn thread() -> anyhow::Result<Self> {
         let (sender, receiver) = mpsc::sync_channel(BACKLOG);
+        let thread = std::thread::Builder::new().name("console".to_owned()).spawn(move || serve(&receiver));
         // Not joined: a thread that is stuck in a write may never end.
-        std::thread::spawn(move || serve(&receiver));
-        Console { way: Arc::new(Way::Thread(sender)), dropped: Arc::default() }
+        thread.context("cannot start the console: no thread is left; raise the limit of processes")?;
+        Ok(Console { way: Arc::new(Way::Thread(sender)), dropped: Arc::default() })
     }
 
     /// Writes a line, or several, to standard output.
@@ -98,25 +98,44 @@ impl Console {
         }
     }
 
-    /// Writes the last lines, removes the status line, and waits until all is taken.
-    pub fn finish(&self, last: impl Display, patience: Patience) {
+    /// Writes the last lines to standard output, removes the status line, and waits until all is taken.
+    pub fn finish(&self, last: impl Display) {
         let Way::Thread(sender) = &*self.way else { return self.line(last) };
-        let end = Instant::now() + if patience == Patience::Brief { BRIEF } else { LONG };
+        let end = Instant::now() + PATIENCE;
         let dropped = self.dropped.load(Ordering::Relaxed);
-        let told = (dropped > 0).then(|| format!("redis-health: lines that standard output did not take: {dropped}\n"));
-        let (done, finished) = mpsc::sync_channel(0);
-        let messages =
-            [Some(Message::Line(format!("{last}\n"))), told.map(Message::Notice), Some(Message::Finish(done))];
-        for mut message in messages.into_iter().flatten() {
-            while let Err(TrySendError::Full(back)) = sender.try_send(message) {
-                if Instant::now() >= end {
-                    return;
-                }
-                message = back;
-                std::thread::sleep(Duration::from_millis(1));
-            }
+        let told = format!("redis-health: lines that standard output did not take: {dropped}\n");
+
+        send_before(end, sender, Message::Line(format!("{last}\n")));
+        if dropped > 0 {
+            send_before(end, sender, Message::Notice(told));
         }
-        let _ = finished.recv_timeout(end.saturating_duration_since(Instant::now()));
+        wait_until_taken(end, sender);
+    }
+
+    /// Writes a line to standard error, and waits a moment until it is taken: the process is about to give up.
+    pub fn last_word(&self, text: impl Display) {
+        self.notice(text);
+        if let Way::Thread(sender) = &*self.way {
+            wait_until_taken(Instant::now() + LAST_WORD, sender);
+        }
+    }
+}
+
+/// Removes the status line, and waits until all lines before are written, or until `end`.
+fn wait_until_taken(end: Instant, sender: &SyncSender<Message>) {
+    let (done, finished) = mpsc::sync_channel(0);
+    send_before(end, sender, Message::Finish(done));
+    let _ = finished.recv_timeout(end.saturating_duration_since(Instant::now()));
+}
+
+/// Waits for room in the backlog until `end`.
+fn send_before(end: Instant, sender: &SyncSender<Message>, mut message: Message) {
+    while let Err(TrySendError::Full(back)) = sender.try_send(message) {
+        if Instant::now() >= end {
+            return;
+        }
+        message = back;
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -189,14 +208,7 @@ impl TermLike for Narrow {
     }
 }
 
-/// A bar on a terminal's standard error, for scans that take longer than a second.
-pub fn scan_bar(total: u64) -> ProgressBar {
-    let template = "{pos} of {len} databases [{wide_bar}] {elapsed}";
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style)
-}
-
-/// A failure to write is nobody's to hear: the stream is where it would be said.
+/// Write errors are ignored; there is nowhere to report them.
 fn write(mut stream: impl Write, text: &str) {
     let _ = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
 }

@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::time::Instant;
-
-use crate::model::clock::Stamp;
+use crate::model::change::{ActiveTargets, TopologyChange};
+use crate::model::clock::{Clock, Stamp};
+use crate::model::event::{CheckFinished, Event, Sink};
 use crate::model::failure::{Failure, Kind};
+use crate::model::outcome::CheckResult;
 use crate::model::subject::{Subject, Target};
 
 /// No scrape is as frequent as checks can be, so the file is written no more often than this.
@@ -28,8 +30,21 @@ pub struct Metrics {
     series: BTreeMap<Subject, SubjectMetrics>,
     /// What the runs before this one left: its series by name and labels.
     before: BTreeMap<String, f64>,
+    active: ActiveTargets,
+    clock: Clock,
+    notify: Notify,
+    /// When the file was replaced last.
     written: Option<Instant>,
+    /// Something was observed since.
+    is_dirty: bool,
+    /// The last event was taken.
+    is_last: bool,
+    /// The file could not be written the last time, which was said.
+    is_failing: bool,
 }
+
+/// Where notices go.
+pub type Notify = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// The figures of one subject. Times are seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,24 +58,39 @@ struct SubjectMetrics {
 }
 
 impl Metrics {
-    /// Reads the file that a run before left, if there is one: outages and counters go on over runs from cron.
-    pub fn new(path: PathBuf, endpoint: String) -> Self {
+    /// Reads the file that a run before left, if there is one: outages and counters go on over runs from cron. `notify`
+    /// is told when the file cannot be written.
+    pub fn new(path: PathBuf, endpoint: String, clock: Clock, notify: Notify) -> Self {
         let before = std::fs::read_to_string(&path).map(|text| series(&text)).unwrap_or_default();
-        Metrics { path, endpoint, series: BTreeMap::new(), before, written: None }
+        Metrics {
+            path,
+            endpoint,
+            clock,
+            notify,
+            series: BTreeMap::new(),
+            before,
+            active: ActiveTargets::default(),
+            written: None,
+            is_dirty: false,
+            is_last: false,
+            is_failing: false,
+        }
     }
 
     /// Takes one check; `writes` says that it wrote a canary too, unless it failed before.
-    pub fn observe(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<&Failure>, writes: bool) {
+    fn observe(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<&Failure>, writes: bool) {
         let failure = failure.map(|failure| failure.kind);
         self.observe_one(&subject.writing(false), at, took, failure.filter(|_| !subject.write));
         if writes {
             self.observe_one(&subject.writing(true), at, took, failure);
         }
+        self.is_dirty = true;
     }
 
-    /// Forgets who is checked no more.
-    pub fn forget(&mut self, who: &Target) {
-        self.series.retain(|subject, _| subject.who != *who);
+    /// Forgets the targets that are checked no more.
+    fn forget(&mut self, change: &TopologyChange) {
+        self.active.update(change);
+        self.series.retain(|subject, _| self.active.contains(&subject.who));
     }
 
     fn observe_one(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<Kind>) {
@@ -77,35 +107,15 @@ impl Metrics {
         }
     }
 
-    /// Replaces the file, unless that was done just now.
-    ///
-    /// # Errors
-    /// The file beside it cannot be written, or not be renamed.
-    pub fn write_soon(&mut self, now: Stamp) -> io::Result<()> {
-        if self.written.is_some_and(|written| written.elapsed() < SPACING) {
-            return Ok(());
-        }
-        self.write(now)
-    }
-
     /// Replaces the file.
-    ///
-    /// # Errors
-    /// The file beside it cannot be written, or not be renamed.
-    pub fn write(&mut self, now: Stamp) -> io::Result<()> {
-        self.written = Some(Instant::now());
+    fn write(&mut self, now: Stamp) -> io::Result<()> {
         // In the same folder, or the rename would not be atomic; node_exporter reads only names that end in `.prom`.
-        let mut beside = self.path.clone().into_os_string();
-        beside.push(format!(".{}.tmp", std::process::id()));
-        let written = std::fs::write(&beside, self.render(now)).and_then(|()| std::fs::rename(&beside, &self.path));
+        let mut temporary = self.path.clone().into_os_string();
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let written = std::fs::write(&temporary, self.render(now)).and_then(|()| std::fs::rename(&temporary, &self.path));
         written.inspect_err(|_| {
-            let _ = std::fs::remove_file(&beside);
+            let _ = std::fs::remove_file(&temporary);
         })
-    }
-
-    /// Where the file is.
-    pub fn path(&self) -> &std::path::Path {
-        &self.path
     }
 
     fn labels(&self, subject: &Subject) -> String {
@@ -175,6 +185,44 @@ impl Metrics {
     }
 }
 
+impl Sink for Metrics {
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::CheckFinished(check) if self.active.contains(&check.subject.who) => {
+                let CheckFinished { subject, tick, outcome, .. } = check;
+                let failure = outcome.result.as_ref().err();
+                self.observe(subject, tick.at.stamp, outcome.details.elapsed, failure, tick.writes);
+            }
+            Event::TopologyChanged { change, .. } => self.forget(change),
+            Event::ScanFinished(scan) => {
+                for CheckResult { subject, result, details, writes } in &scan.checks {
+                    self.observe(subject, scan.at, details.elapsed, result.as_ref().err(), *writes);
+                }
+            }
+            _ => {}
+        }
+        self.is_last |= event.is_last();
+    }
+
+    /// Replaces the file, unless that was done just now. That it cannot be written is said once, until it can be again.
+    fn flush(&mut self) {
+        let is_soon = self.written.is_some_and(|written| written.elapsed() < SPACING);
+        if !self.is_last && (!self.is_dirty || is_soon) {
+            return;
+        }
+
+        let written = self.write(self.clock.now());
+        if let Err(error) = &written
+            && !self.is_failing
+        {
+            (self.notify)(&format!("--metrics-file: cannot write {}: {error}", self.path.display()));
+        }
+        self.is_failing = written.is_err();
+        self.is_dirty = false;
+        self.written = Some(Instant::now());
+    }
+}
+
 /// The series of a file by name and labels.
 fn series(text: &str) -> BTreeMap<String, f64> {
     let series = |line: &str| {
@@ -204,7 +252,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("redis-health-metrics-{}.prom", std::process::id()));
         let took = Duration::from_millis(2);
         let run = |second, failure| {
-            let mut metrics = Metrics::new(path.clone(), "cache\"1".into());
+            let clock = Clock { utc: true, millis: false };
+            let mut metrics = Metrics::new(path.clone(), "cache\"1".into(), clock, Arc::new(|_| {}));
             metrics.observe_one(&Subject::db(0), at(second), took, failure);
             metrics.observe_one(&Subject::db(1), at(second), took, None);
             metrics.write(at(second + 1)).unwrap();

@@ -1,30 +1,91 @@
-//! `-v`: what each phase did, on standard error. The second use of tracing beside the records.
+//! What each phase of each check did: on standard error with `-v`, and in a file a day with `--trace-dir`.
+//!
+//! This is what tracing is made for. A line that is lost here is no lost record.
 
-use std::fmt;
 use std::io;
+use std::path::Path;
 
-use tracing::{Event, Level, Subscriber};
+use anyhow::Context as _;
+use tracing::{Level, Subscriber};
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::rolling::{RollingFileAppender, Rotation};
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
+use crate::model::clock::Clock;
 use crate::output::console::Console;
 
-/// Shows this crate's debug events on standard error for the rest of the process.
-pub fn start(output: &Console) {
-    let output = output.clone();
-    let layer = tracing_subscriber::fmt::layer()
+/// Writes what is left of a trace file when it is dropped.
+pub struct Trace {
+    _guard: Option<WorkerGuard>,
+}
+
+impl Trace {
+    /// Shows this crate's events on standard error, or writes them to files in `folder`, or both, for the rest of the
+    /// process.
+    ///
+    /// # Errors
+    /// The folder or a file in it cannot be written.
+    pub fn start(verbose: bool, folder: Option<&Path>, clock: Clock, console: &Console) -> anyhow::Result<Self> {
+        if !verbose && folder.is_none() {
+            return Ok(Trace { _guard: None });
+        }
+
+        let time = Time(Clock { millis: true, ..clock });
+        let console = console.clone();
+        let shown = verbose.then(|| layer(time, move || Lines(console.clone())));
+        let (written, guard) = match folder {
+            Some(folder) => {
+                let (writer, guard) = tracing_appender::non_blocking(files(folder)?);
+                (Some(layer(time, writer)), Some(guard))
+            }
+            None => (None, None),
+        };
+        // A second run in the same process keeps the first one's.
+        let _ = tracing::subscriber::set_global_default(Registry::default().with(shown).with(written));
+        Ok(Trace { _guard: guard })
+    }
+}
+
+/// One file a day, `redis-health.2025-08-27.trace`.
+fn files(folder: &Path) -> anyhow::Result<RollingFileAppender> {
+    let builder = RollingFileAppender::builder().rotation(Rotation::DAILY);
+    let appender = builder.filename_prefix("redis-health").filename_suffix("trace").build(folder);
+    appender.with_context(|| format!("--trace-dir: cannot write in {}; name another folder", folder.display()))
+}
+
+/// One line for each event: time, message, and the check that it belongs to.
+fn layer<S, W>(time: Time, writer: W) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt::layer()
         .log_internal_errors(false)
         .with_ansi(false)
-        .event_format(Explanation)
-        .with_writer(move || Lines(output.clone()))
+        .with_level(false)
+        .with_target(false)
+        .with_timer(time)
+        .compact()
+        .with_writer(writer)
         .with_filter(filter_fn(|metadata| {
             metadata.target().starts_with("redis_health") && *metadata.level() <= Level::DEBUG
-        }));
-    // A second run in the same process keeps the first one's.
-    let _ = tracing::subscriber::set_global_default(Registry::default().with(layer));
+        }))
+}
+
+/// The time as in the logs, with milliseconds.
+#[derive(Clone, Copy)]
+struct Time(Clock);
+
+impl FormatTime for Time {
+    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        write!(writer, "{}", self.0.now())
+    }
 }
 
 /// Each event is written at once, as one line, and goes the way of all notices: a reader that pauses delays no check.
@@ -38,19 +99,5 @@ impl io::Write for Lines {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// `connected to 10.0.1.5:6379 after 412µs`.
-struct Explanation;
-
-impl<S, N> FormatEvent<S, N> for Explanation
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        context.field_format().format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
     }
 }

@@ -77,15 +77,10 @@ impl Log {
     }
 
     /// Writes one record, now, with one `write(2)`. A record that cannot be written is counted as lost.
-    pub fn write(&self, record: &Record) {
-        self.write_text(record.destination(), record.in_format(self.format));
-    }
-
-    /// Writes records of one destination with one `write(2)`: a scan may have thousands.
-    pub fn write_together(&self, records: &[Record]) {
-        let Some(first) = records.first() else { return };
-        let lines: Vec<_> = records.iter().map(|record| record.in_format(self.format).to_string()).collect();
-        self.write_text(first.destination(), lines.join("\n"));
+    pub fn write(&mut self, records: &[Record]) {
+        for record in records {
+            self.write_text(record.destination(), record.in_format(self.format));
+        }
     }
 
     fn write_text(&self, destination: Destination, record: impl fmt::Display) {

@@ -1,171 +1,97 @@
 //! `cycles`: checks on a fixed schedule, for as long as an upgrade takes.
 //!
-//! Each check is a task of its own with a fresh connection, so one that hangs delays neither the next nor the schedule.
-//! Records are written as soon as their check is over; outages are folded in the order in which checks began.
+//! Two threads: the probe thread runs the schedule, the checks and the signals, and never touches a file or a terminal.
+//! The recorder thread writes the log, folds the history and prints. A bounded queue of events joins them.
 
-mod run;
+mod announcement;
+mod attendance;
+mod probe_thread;
 mod suspension;
 
-use std::fs::{File, TryLockError};
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
-use anyhow::Context as _;
+use announcement::announcement;
+use probe_thread::ProbeThread;
 
-use crate::auth::credentials::CredentialsProvider;
-use crate::cli::plan::{CyclesPlan, Plan};
-use crate::cluster::discovery::Discovery;
-use crate::cluster::nodes::Nodes;
+use crate::cli::plan::CyclesPlan;
 use crate::exit_code::Exit;
+use crate::history::live::LiveHistory;
 use crate::log::record::Destination;
-use crate::log::write::Log;
 use crate::model::databases::Databases;
-use crate::model::duration::seconds;
-use crate::model::schedule::Schedule;
-use crate::modes::signals::Signals;
-use crate::output::console::{Console, Patience};
-use crate::output::metrics::Metrics;
-use crate::probe::canary::Canary;
-use crate::probe::checker::Checker;
-use crate::probe::connection::ConnectOptions;
-use crate::probe::persistent::PersistentConnection;
-use crate::probe::resolve::Resolver;
-use crate::probe::server_info::ServerInfo;
-use crate::probe::tls::Tls;
-use run::Run;
-
-/// Another `cycles` run writes to the same log folder.
-#[derive(Debug, thiserror::Error)]
-#[error("--log-dir: another cycles run holds {0}; wait for its end or name another folder")]
-pub struct Locked(String);
+use crate::model::event::Sink;
+use crate::modes::queue::queue;
+use crate::modes::recorder::{Recorded, Recorder};
+use crate::modes::session::{Needs, Session};
+use crate::output::console::Console;
+use crate::output::cycles_console::CyclesConsole;
+use crate::report::text::Look;
+use crate::report::{Report, json, text};
 
 /// Runs the schedule to its end or to a signal.
 ///
 /// # Errors
 /// Nothing was checked: a certificate, the password or the log folder cannot be had, or another run holds the
-/// folder ([`Locked`]).
-pub async fn run(CyclesPlan { plan, schedule, held, json }: CyclesPlan) -> anyhow::Result<Exit> {
-    let output = Console::thread();
-    if plan.verbose {
-        crate::output::trace::start(&output);
-    }
-    for warning in &plan.warnings {
-        output.notice(warning);
-    }
-    // Before anybody is asked for a password; but nothing is made while what was given may still be wrong.
-    let early = plan.log.folder.is_dir().then(|| lock(&plan.log.folder, &output)).transpose()?;
-    let keep_name = plan.tls.as_ref().is_some_and(|tls| tls.name.is_some());
-    let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
-    let login = CredentialsProvider::fetch(plan.login.clone(), output.clone()).await?;
-    let _lock = match early {
-        Some(lock) => lock,
-        None => lock(&plan.log.folder, &output)?,
+/// folder ([`Locked`](crate::modes::lock::Locked)).
+pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
+    let needs = Needs {
+        console: Console::thread()?,
+        logs: &[Destination::Success, Destination::Error],
+        server_info: true,
+        lock: true,
     };
-    let notify = output.clone();
-    let log =
-        Log::open(&plan.log, &[Destination::Success, Destination::Error], Arc::new(move |text| notify.notice(text)))?;
-    let signals = Signals::listen()?;
-    raise_open_files(&plan, &schedule);
+    let mut session = Session::open(&plan.plan, needs).await?;
+    raise_open_files(&plan);
 
-    let announcement = announcement(&plan, &schedule, held);
-    let scanner = Checker {
-        target: ConnectOptions { endpoint: plan.endpoint, tls, login },
-        resolver: Resolver::new(plan.timeout),
-        databases: plan.databases,
-        timeout: plan.timeout,
-        deadline: plan.deadline,
-        identify: ServerInfo::new(true),
-        expect_role: plan.expect_role,
-        canary: plan.canary.then(|| Canary::new().of_cluster(plan.cluster)),
-        settled: AtomicU64::new(0),
+    let (queue, receiver) = queue();
+    let sender = queue.clone();
+    let prober = session.prober(false, Arc::new(move |event| sender.send(event)));
+    let prober = if plan.held { prober.with_held() } else { prober };
+
+    let console = session.console.clone();
+    let mut printed = CyclesConsole::new(console.clone(), plan.schedule, plan.json);
+    printed.announce(announcement(&plan));
+    let sinks = session.metrics().into_iter().chain([Box::new(printed) as Box<dyn Sink>]).collect();
+    let recorder = Recorder { log: session.log, history: LiveHistory::default(), sinks };
+    let endpoint = plan.plan.endpoint.to_string();
+    let summary = {
+        let console = console.clone();
+        move |recorded| console.finish(summary(recorded, endpoint, plan.json))
     };
-    let metrics = plan.metrics.map(|path| Metrics::new(path, scanner.target.endpoint.to_string()));
-    let scanner = Arc::new(scanner);
-    let mut run = Run::new(scanner.clone(), plan.clock, log, output, metrics, json);
-    if plan.cluster {
-        run.cluster = Some((Nodes::new(scanner.clone(), keep_name), Arc::new(Discovery::new(scanner.clone()))));
-    }
-    run.held = held.then(|| Arc::new(PersistentConnection::new(scanner)));
-    run.say(announcement);
-    run.show_said();
-    let signal = run.follow(schedule, signals).await;
-    let report = run.summarise(if signal.is_some() { Patience::Brief } else { Patience::Long });
-    Ok(Exit::of_run(signal, report.lost.unwrap_or(0), report.failures))
+    let recording = recorder.start((queue.clone(), receiver), summary)?;
+
+    let probe_thread = ProbeThread::new(plan.schedule, plan.plan.clock, prober, queue, plan.plan.canary);
+    let (signal, failures) = probe_thread.run(&mut session.signals).await;
+    let ended = recording.end(signal, &mut session.signals, &console).await;
+    Ok(Exit::of_run(ended.signal, ended.lost, failures))
 }
 
-/// Takes the log folder for this process. The lock is on the folder itself, and the system drops it with the process.
-fn lock(folder: &Path, output: &Console) -> anyhow::Result<File> {
-    let at = folder.display();
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("--log-dir: cannot make the folder {at}; name one that can be written to"))?;
-    let file = File::open(folder).with_context(|| format!("--log-dir: cannot open the folder {at}"))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(Locked(at.to_string()).into()),
-        // Some network file systems have no locks. That is no reason to watch no upgrade.
-        Err(TryLockError::Error(error)) => output.notice(format_args!("{at} cannot be locked: {error}")),
+/// What the whole run came to.
+fn summary(Recorded { ledger, unfinished, lost }: Recorded, endpoint: String, is_json: bool) -> String {
+    let report = Report {
+        endpoint: Some(endpoint),
+        unfinished: Some(unfinished),
+        lost: Some(lost),
+        ..Report::from(ledger)
+    };
+    match is_json {
+        true => json::render(&report),
+        false => format!("\n{}", text::render(&report, &Look::of_standard_output())),
     }
-    Ok(file)
 }
 
 /// Checks that hang overlap, and each holds a connection: as many as start within the time that one may take.
-fn raise_open_files(plan: &Plan, schedule: &Schedule) {
+fn raise_open_files(CyclesPlan { plan, schedule, .. }: &CyclesPlan) {
     use rustix::process::{Resource, getrlimit, setrlimit};
+
     let longest = if matches!(plan.databases, Databases::One(_)) { plan.timeout } else { plan.deadline };
-    let overlapping = longest.as_nanos() / schedule.interval.as_nanos();
-    let mut limit = getrlimit(Resource::Nofile);
+    let overlapping = longest.as_nanos() / schedule.check_interval.as_nanos();
     // How many nodes a cluster has is not known yet.
     let overlapping = if plan.cluster { u128::MAX / 2 } else { overlapping };
+
+    let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| u128::from(current) < overlapping + 64) {
         limit.current = limit.maximum;
         // When the system refuses, checks will say that files ran out.
         let _ = setrlimit(Resource::Nofile, limit);
-    }
-}
-
-fn announcement(plan: &Plan, schedule: &Schedule, held: bool) -> String {
-    let what = match plan.databases {
-        Databases::One(db) => format!("DB {db}"),
-        Databases::UpTo(last) => format!("DB 0 to {last}"),
-        Databases::Auto => "all databases".to_owned(),
-    };
-    let cycles = match schedule.cycles {
-        1 => format!("1 cycle of {} s", seconds(schedule.run)),
-        n => format!("{n} cycles of {} s with breaks of {} s", seconds(schedule.run), seconds(schedule.pause)),
-    };
-    let total = schedule.total().unwrap_or(Duration::MAX);
-    let end = plan.clock.after(total).map_or_else(String::new, |end| format!(", until {end}"));
-    let endpoint = &plan.endpoint;
-    let (whose, each) = match (plan.cluster, held) {
-        (true, _) => (format!("every node of the cluster at {endpoint}"), " of each"),
-        (false, true) => (format!("{endpoint}, over fresh connections and a held one,"), " over each"),
-        (false, false) => (endpoint.to_string(), ""),
-    };
-    let checks = schedule.checks_per_cycle() * u128::from(schedule.cycles);
-    let checks = if checks == 1 { "1 check".to_owned() } else { format!("{checks} checks") };
-    format!("Checking {what} of {whose} every {} s: {cycles}, {checks}{each} in all{end}", seconds(schedule.interval),)
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::{CommandFactory as _, FromArgMatches as _};
-
-    use super::*;
-    use crate::cli::args::{Cli, Command};
-    use crate::cli::precedence::Sources;
-
-    #[test]
-    fn one_check_is_not_many() {
-        let announced = |lasts: &str| {
-            let words = ["redis-health", "cycles", "--cycles", "1", "--check-interval", "1", "--run-duration", lasts];
-            let matches = Cli::command().get_matches_from(words);
-            let Command::Cycles(args) = Cli::from_arg_matches(&matches).unwrap().command else { unreachable!() };
-            let plan = crate::cli::plan::cycles(args, &Sources(matches.subcommand().unwrap().1)).unwrap();
-            announcement(&plan.plan, &plan.schedule, false)
-        };
-        assert!(announced("1").contains(": 1 cycle of 1 s, 1 check in all"), "{}", announced("1"));
-        assert!(announced("2").contains(": 1 cycle of 2 s, 2 checks in all"), "{}", announced("2"));
     }
 }

@@ -1,0 +1,145 @@
+//! The history of a run that is under way: takes its events, and tells of outages and changes as they show.
+
+use std::collections::BTreeMap;
+
+use crate::history::ledger::{Check, Gap, Ledger};
+use crate::history::outage::Transition;
+use crate::history::reorder::Reorder;
+use crate::model::change::{Change, Changed, Observed};
+use crate::model::clock::{Moment, Stamp};
+use crate::model::event::{CheckFinished, Event, Tick};
+use crate::model::subject::Target;
+
+/// What is known of one target while a run lasts.
+#[derive(Default)]
+struct Lane {
+    /// Checks that finished before an earlier one of the same target.
+    order: Reorder<CheckFinished>,
+    /// What the server last said of itself.
+    observed: Observed,
+}
+
+/// Folds the events of a run as they come.
+#[derive(Default)]
+pub struct LiveHistory {
+    ledger: Ledger,
+    lanes: BTreeMap<Target, Lane>,
+    /// Since when nothing has been observed, before the next tick.
+    gap: Option<Moment>,
+    /// Checks that a signal cut off.
+    unfinished: u64,
+}
+
+impl LiveHistory {
+    /// Takes the next event, and gives the events that follow from it.
+    pub fn take(&mut self, event: &Event) -> Vec<Event> {
+        let mut derived = Vec::new();
+        match event {
+            Event::TickStarted(tick) => self.close_gap(*tick),
+            Event::CheckFinished(check) => self.take_check(check, &mut derived),
+            Event::CheckEnded { target, oldest } => self.fold_due(target, *oldest, &mut derived),
+            Event::TopologyChanged { tick, change } => {
+                for (target, change) in change.changes() {
+                    self.note_change(target, tick.at.stamp, change, &mut derived);
+                }
+            }
+            Event::CycleCompleted { at, break_duration, .. } => {
+                if !break_duration.is_zero() {
+                    self.gap.get_or_insert(*at);
+                }
+            }
+            Event::NotObserved { from, missed, .. } => {
+                self.ledger.missed += missed;
+                self.gap.get_or_insert(*from);
+            }
+            Event::RecordsLost { from, .. } => _ = self.gap.get_or_insert(*from),
+            Event::Stopped { unfinished, .. } => {
+                self.unfinished = *unfinished;
+                self.fold_all(&mut derived);
+            }
+            Event::AllFinished { .. } => self.fold_all(&mut derived),
+            Event::CycleStarted { .. }
+            | Event::ScanFinished(_)
+            | Event::OutageBegan { .. }
+            | Event::OutageEnded { .. }
+            | Event::Changed(_) => {}
+        }
+        derived
+    }
+
+    /// What the run came to, and how many checks a signal cut off.
+    pub fn finish(self) -> (Ledger, u64) {
+        (self.ledger, self.unfinished)
+    }
+
+    fn close_gap(&mut self, tick: Tick) {
+        if let Some(from) = self.gap.take() {
+            self.ledger.gap(Gap { from, to: tick.at });
+        }
+    }
+
+    fn take_check(&mut self, check: &CheckFinished, derived: &mut Vec<Event>) {
+        self.fold_due(&check.subject.who, check.oldest, derived);
+        if check.tick.number <= check.oldest {
+            self.fold(check, derived);
+        } else {
+            self.lane(&check.subject.who).order.hold_back(check.tick.number, check.clone());
+        }
+    }
+
+    fn fold_due(&mut self, target: &Target, oldest: u64, derived: &mut Vec<Event>) {
+        for check in self.lane(target).order.take_due(oldest) {
+            self.fold(&check, derived);
+        }
+    }
+
+    fn fold_all(&mut self, derived: &mut Vec<Event>) {
+        let held_back: Vec<_> = self.lanes.values_mut().flat_map(|lane| lane.order.take_all()).collect();
+        for check in held_back {
+            self.fold(&check, derived);
+        }
+    }
+
+    /// Takes a check into the history, after all that began before it.
+    fn fold(&mut self, CheckFinished { subject, tick, outcome, .. }: &CheckFinished, derived: &mut Vec<Event>) {
+        let at = tick.at.stamp;
+        // Any node may tell of the cluster, and any of a shard's be its primary: that it was another one is no change.
+        if !matches!(subject.who, Target::Cluster | Target::Shard(_)) {
+            for change in self.lane(&subject.who).observed.update(&outcome.details.connection) {
+                self.note_change(subject.who.clone(), at, change, derived);
+            }
+        }
+
+        let transitions = self.ledger.check(&Check {
+            subject,
+            at: tick.at,
+            took: Some(outcome.took()),
+            result: outcome.result.as_ref().copied(),
+            writes: tick.writes,
+            gaps: tick.gaps,
+        });
+        for (subject, transition) in transitions {
+            derived.extend(match (transition, &outcome.result) {
+                (Transition::Began, Err(failure)) => Some(Event::OutageBegan { subject, at, kind: failure.kind }),
+                (Transition::Began, Ok(())) => None,
+                (Transition::Ended(outage), _) => Some(Event::OutageEnded {
+                    subject,
+                    // The server may have come back while this check waited for it.
+                    at: at.later(outcome.details.elapsed),
+                    at_least: outage.at_least(),
+                    at_most: outage.at_most(),
+                }),
+            });
+        }
+    }
+
+    fn note_change(&mut self, who: Target, at: Stamp, change: Change, derived: &mut Vec<Event>) {
+        let changed = Changed { who, at, change };
+        self.ledger.change(changed.clone());
+        derived.push(Event::Changed(changed));
+    }
+
+    fn lane(&mut self, target: &Target) -> &mut Lane {
+        self.lanes.entry(target.clone()).or_default()
+    }
+}

@@ -1,0 +1,141 @@
+//! The probe thread: runs the schedule, the checks and the signals, and sends an event for all that happens.
+//!
+//! It never touches a file or a terminal, and never waits for the recorder.
+
+use std::time::Duration;
+
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until};
+
+use super::attendance::{Attendance, TOLERANCE};
+use super::suspension::machine_suspended;
+use crate::model::clock::{Clock, Moment};
+use crate::model::event::{Event, Tick};
+use crate::model::schedule::{Schedule, Step};
+use crate::model::signal::Signal;
+use crate::modes::prober::Prober;
+use crate::modes::queue::Queue;
+use crate::modes::signals::Signals;
+
+/// A run of the schedule.
+pub struct ProbeThread {
+    schedule: Schedule,
+    clock: Clock,
+    prober: Prober,
+    queue: Queue,
+    attendance: Attendance,
+    start: Instant,
+    /// For how long the machine had been suspended when the run began.
+    suspended_before: Duration,
+    /// The number of the last tick.
+    number: u64,
+    /// Each check writes a canary too.
+    writes: bool,
+}
+
+impl ProbeThread {
+    /// A run that starts now. `writes` says that each check writes a canary too.
+    pub fn new(schedule: Schedule, clock: Clock, prober: Prober, queue: Queue, writes: bool) -> Self {
+        let suspended_before = machine_suspended();
+        let now = Moment { stamp: clock.now(), since: Duration::ZERO };
+        let attendance = Attendance::new(schedule.check_interval, now, suspended_before);
+        ProbeThread { schedule, clock, prober, queue, attendance, start: Instant::now(), suspended_before, number: 0, writes }
+    }
+
+    /// Follows the schedule to its end, or to a signal; gives the signal, and how many checks failed.
+    pub async fn run(mut self, signals: &mut Signals) -> (Option<Signal>, u64) {
+        let signal = self.follow_schedule(signals).await;
+        match signal {
+            Some(signal) => self.stop(signal).await,
+            None => {
+                self.send_missed();
+                self.queue.send(Event::AllFinished { at: self.clock.now() });
+            }
+        }
+        (signal, self.prober.failures())
+    }
+
+    async fn follow_schedule(&mut self, signals: &mut Signals) -> Option<Signal> {
+        for (offset, step) in self.schedule.steps() {
+            let due = self.start + offset;
+            loop {
+                tokio::select! {
+                    biased;
+                    signal = signals.next() => return Some(signal),
+                    () = sleep_until(due) => break,
+                    () = self.prober.progress() => {}
+                }
+            }
+            // Checks whose replies are there report first, however late this step is.
+            yield_now().await;
+            self.act(step, due.elapsed());
+        }
+
+        // The last checks may still be under way; each is bounded by its deadline.
+        while !self.prober.is_idle() {
+            tokio::select! {
+                biased;
+                signal = signals.next() => return Some(signal),
+                () = self.prober.progress() => {}
+            }
+        }
+        None
+    }
+
+    /// Does what the schedule asks for, which is late by so much.
+    fn act(&mut self, step: Step, late: Duration) {
+        let now = self.now();
+        // While this process did not run, a cycle began or ended when it was due all the same.
+        let scheduled = if late >= TOLERANCE { now.earlier(late) } else { now };
+        match step {
+            Step::CheckStarts if self.attendance.is_missed(late) => self.attendance.miss(now, late),
+            Step::CheckStarts => self.start_checks(),
+            Step::CycleStarts(cycle) => {
+                self.queue.send(Event::CycleStarted { cycle, at: scheduled.stamp, writes: self.writes });
+            }
+            Step::CycleEnds(cycle) if cycle < self.schedule.cycles => {
+                let break_duration = self.schedule.break_duration;
+                self.queue.send(Event::CycleCompleted { cycle, at: scheduled, break_duration });
+                if !break_duration.is_zero() {
+                    self.attendance.interrupt();
+                }
+            }
+            Step::CycleEnds(_) => {}
+        }
+    }
+
+    /// Starts the checks of one tick.
+    fn start_checks(&mut self) {
+        self.send_missed();
+        let now = self.now();
+        let slept = self.attendance.take_suspension(now, machine_suspended());
+        let lost = self.attendance.take_lost(now, self.queue.lost());
+        slept.into_iter().chain(lost).for_each(|event| self.queue.send(event));
+
+        self.number += 1;
+        let at = self.now();
+        let gaps = self.attendance.begin_tick(at);
+        self.prober.start(Tick { number: self.number, at, gaps, writes: self.writes });
+    }
+
+    fn send_missed(&mut self) {
+        if let Some(event) = self.attendance.take_missed(self.now()) {
+            self.queue.send(event);
+        }
+    }
+
+    /// Ends all checks at once.
+    async fn stop(&mut self, signal: Signal) {
+        // Checks whose replies are there were seen, and are recorded.
+        yield_now().await;
+        let unfinished = self.prober.abort();
+        self.send_missed();
+        self.queue.send(Event::Stopped { signal, at: self.clock.now(), unfinished });
+    }
+
+    /// The monotonic clock stands still while the machine sleeps, and outages do not.
+    fn now(&self) -> Moment {
+        let slept = machine_suspended().saturating_sub(self.suspended_before);
+        Moment { stamp: self.clock.now(), since: self.start.elapsed() + slept }
+    }
+}

@@ -1,0 +1,37 @@
+//! The lock that keeps a second `cycles` run out of a log folder.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::output::console::Console;
+
+/// Another `cycles` run writes to the same log folder.
+#[derive(Debug, thiserror::Error)]
+#[error("--log-dir: another cycles run is using {0}; wait for its end or name another folder")]
+pub struct Locked(String);
+
+/// A log folder that is this process's alone. The system drops the lock with the process.
+pub struct Lock(#[expect(dead_code, reason = "held open for its lock")] File);
+
+impl Lock {
+    /// Creates the folder if it is missing, and takes it.
+    ///
+    /// # Errors
+    /// The folder cannot be created or opened, or another run holds it ([`Locked`]).
+    pub fn take(folder: &Path, console: &Console) -> anyhow::Result<Self> {
+        let shown = folder.display();
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("--log-dir: cannot create folder {shown}; name one that can be written to"))?;
+        let file = File::open(folder).with_context(|| format!("--log-dir: cannot open the folder {shown}"))?;
+
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Locked(shown.to_string()).into()),
+            // Some network file systems have no locks. That is no reason to watch no upgrade.
+            Err(TryLockError::Error(error)) => console.notice(format_args!("{shown} cannot be locked: {error}")),
+        }
+        Ok(Lock(file))
+    }
+}

@@ -1,0 +1,104 @@
+//! What both modes that check open before the first check, in the order in which it can fail.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crate::auth::credentials::CredentialsProvider;
+use crate::cli::plan::Plan;
+use crate::log::record::Destination;
+use crate::log::write::Log;
+use crate::model::event::Sink;
+use crate::modes::lock::Lock;
+use crate::modes::prober::{Prober, SendEvent};
+use crate::modes::signals::Signals;
+use crate::output::console::Console;
+use crate::output::metrics::{Metrics, Notify};
+use crate::output::trace::Trace;
+use crate::probe::canary::Canary;
+use crate::probe::checker::Checker;
+use crate::probe::connection::ConnectOptions;
+use crate::probe::resolve::Resolver;
+use crate::probe::server_info::ServerInfo;
+use crate::probe::tls::Tls;
+
+/// How a mode differs from the other.
+pub struct Needs {
+    pub console: Console,
+    /// The log files that it writes.
+    pub logs: &'static [Destination],
+    /// Servers are asked who they are.
+    pub server_info: bool,
+    /// The log folder must be this process's alone.
+    pub lock: bool,
+}
+
+/// All that is open.
+pub struct Session {
+    pub console: Console,
+    pub checker: Arc<Checker>,
+    pub log: Log,
+    pub signals: Signals,
+    plan: Plan,
+    _lock: Option<Lock>,
+    _trace: Trace,
+}
+
+impl Session {
+    /// Opens what a mode needs.
+    ///
+    /// # Errors
+    /// A certificate, the password or the log folder cannot be had, or another run holds the folder.
+    pub async fn open(plan: &Plan, needs: Needs) -> anyhow::Result<Self> {
+        let Needs { console, logs, server_info, lock } = needs;
+        let trace = Trace::start(plan.verbose, plan.trace_dir.as_deref(), plan.clock, &console)?;
+        for warning in &plan.warnings {
+            console.notice(warning);
+        }
+
+        // Before anybody is asked for a password; but nothing is created while what was given may still be wrong.
+        let folder = &plan.log.folder;
+        let take = || Lock::take(folder, &console);
+        let early = (lock && folder.is_dir()).then(take).transpose()?;
+        let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
+        let login = CredentialsProvider::fetch(plan.login.clone(), console.clone()).await?;
+        let lock = match early {
+            None if lock => Some(take()?),
+            early => early,
+        };
+
+        let log = Log::open(&plan.log, logs, notify(&console))?;
+        let signals = Signals::listen()?;
+        let checker = Checker {
+            target: ConnectOptions { endpoint: plan.endpoint.clone(), tls, login },
+            resolver: Resolver::new(plan.timeout),
+            databases: plan.databases,
+            timeout: plan.timeout,
+            deadline: plan.deadline,
+            identify: ServerInfo::new(server_info),
+            expect_role: plan.expect_role,
+            canary: plan.canary.then(|| Canary::new().of_cluster(plan.cluster)),
+            settled: AtomicU64::new(0),
+        };
+        let checker = Arc::new(checker);
+        Ok(Session { console, checker, log, signals, plan: plan.clone(), _lock: lock, _trace: trace })
+    }
+
+    /// Who checks: the endpoint, or all nodes of its cluster.
+    pub fn prober(&self, names_single_db: bool, send: SendEvent) -> Prober {
+        let prober = Prober::new(self.checker.clone(), names_single_db, send);
+        let keep_name = self.plan.tls.as_ref().is_some_and(|tls| tls.name.is_some());
+        if self.plan.cluster { prober.of_cluster(keep_name) } else { prober }
+    }
+
+    /// The sink that writes the metrics file, if one was asked for.
+    pub fn metrics(&self) -> Option<Box<dyn Sink>> {
+        let path = self.plan.metrics.clone()?;
+        let endpoint = self.plan.endpoint.to_string();
+        Some(Box::new(Metrics::new(path, endpoint, self.plan.clock, notify(&self.console))))
+    }
+}
+
+fn notify(console: &Console) -> Notify {
+    let console = console.clone();
+    Arc::new(move |text: &str| console.notice(text))
+}

@@ -1,0 +1,170 @@
+//! What `dbs` prints: the block and a summary, failures alone, or one JSON document.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::log::record::{Format, Record};
+use crate::model::event::{Event, Scan, Sink};
+use crate::model::failure::Kind;
+use crate::model::outcome::CheckResult;
+use crate::model::subject::{Subject, Target};
+use crate::output::console::Console;
+
+/// What is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// The block, and a summary.
+    All,
+    /// Failures and a summary of them, on standard error: cron mails only bad news.
+    Failures,
+    /// The block as one JSON document.
+    Json,
+}
+
+/// Prints a scan.
+pub struct ScanConsole {
+    console: Console,
+    endpoint: String,
+    shown: Shown,
+}
+
+impl ScanConsole {
+    /// Prints scans of `endpoint`.
+    pub fn new(console: Console, endpoint: String, shown: Shown) -> Self {
+        ScanConsole { console, endpoint, shown }
+    }
+
+    fn show(&self, scan: &Scan) {
+        let summary = self.summary_of(scan);
+        let is_healthy = scan.stopped.is_none() && scan.checks.iter().all(|check| check.result.is_ok());
+        match self.shown {
+            Shown::All => self.console.line(format_args!("{}\n{summary}", block(scan))),
+            Shown::Json => self.console.line(block(scan).in_format(Format::Json)),
+            Shown::Failures if is_healthy => {}
+            Shown::Failures => {
+                folded_failures(&scan.checks).iter().for_each(|line| self.console.notice(line));
+                self.console.notice(summary);
+            }
+        }
+    }
+
+    fn summary_of(&self, scan: &Scan) -> String {
+        let mut summary = summary(&scan.checks, &self.endpoint, scan.took);
+        if let Some((signal, _)) = scan.stopped {
+            let _ = write!(summary, "; stopped by {signal}");
+            if let Some(unchecked) = scan.unchecked {
+                let _ = write!(summary, ", {unchecked} not checked");
+            }
+        }
+        summary
+    }
+}
+
+impl Sink for ScanConsole {
+    fn take(&mut self, event: &Event) {
+        if let Event::ScanFinished(scan) = event {
+            self.show(scan);
+        }
+    }
+}
+
+/// The scan's own record, as the log has it.
+fn block(scan: &Scan) -> Record {
+    let Scan { at, took, canary, stopped, .. } = *scan;
+    Record::Scan { at, checks: scan.checks.clone(), took, canary, stopped }
+}
+
+/// `cache.example:6379: 16 databases checked in 1.3 ms, 14 running, 2 not running (timeout 1, reset 1)`.
+fn summary(checks: &[CheckResult], endpoint: &str, took: Duration) -> String {
+    let (whole, checks): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.subject.who == Target::Cluster);
+    let (shards, databases): (Vec<_>, Vec<_>) =
+        checks.into_iter().partition(|check| matches!(check.subject.who, Target::Shard(_)));
+    let mut kinds = BTreeMap::<Kind, u64>::new();
+    for failure in databases.iter().filter_map(|check| check.result.as_ref().err()) {
+        *kinds.entry(failure.kind).or_default() += 1;
+    }
+    let failed: u64 = kinds.values().sum();
+    let millis = took.as_secs_f64() * 1000.0;
+    let plural = if databases.len() == 1 { "database" } else { "databases" };
+    let mut text = format!("{endpoint}: {} {plural} ", databases.len());
+    if databases.iter().any(|check| check.subject.who != Target::Endpoint) {
+        let nodes = databases.chunk_by(|a, b| a.subject.who == b.subject.who).count();
+        let _ = write!(text, "on {nodes} {} ", if nodes == 1 { "node" } else { "nodes" });
+    }
+    let _ = write!(text, "checked in {millis:.1} ms, {} running", databases.len() as u64 - failed);
+    if failed > 0 {
+        let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        let _ = write!(text, ", {failed} not running ({})", kinds.join(", "));
+    }
+    if !shards.is_empty() {
+        let shards: Vec<_> = shards.chunk_by(|a, b| a.subject.who == b.subject.who).collect();
+        let taking = shards.iter().filter(|shard| shard.iter().all(|check| check.result.is_ok())).count();
+        let _ = write!(text, "; {taking} of {} shards take writes", shards.len());
+    }
+    if let Some(failure) = whole.iter().find_map(|checked| checked.result.as_ref().err()) {
+        let _ = write!(text, "; the cluster is not running ({failure})");
+    }
+    text
+}
+
+/// Neighbours that failed alike share a line: `DB 0-15: NOT RUNNING (refused: Connection refused)`.
+fn folded_failures(checks: &[CheckResult]) -> Vec<String> {
+    let alike = |a: &CheckResult, b: &CheckResult| a.result == b.result && a.subject.is_before(&b.subject);
+    let line = |run: &[CheckResult]| {
+        let failure = run.first()?.result.as_ref().err()?;
+        Some(format!("{}: NOT RUNNING ({failure})", Subject::range(run.iter().map(|check| &check.subject))))
+    };
+    checks.chunk_by(alike).filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::failure::Failure;
+    use crate::model::outcome::Details;
+
+    #[test]
+    fn neighbours_that_failed_alike_share_a_line() {
+        let refused = || Err(Failure::new(Kind::Refused, "Connection refused"));
+        let results = [refused(), refused(), Ok(()), refused(), Err(Failure::new(Kind::Reset, "x"))];
+        let checked = |who: Target, db, result| {
+            let db = (who != Target::Cluster).then_some(db);
+            let subject = Subject { who, db, write: false };
+            CheckResult { subject, result, details: Details::default(), writes: false }
+        };
+        let mut checks: Vec<_> =
+            results.into_iter().zip(0..).map(|(result, db)| checked(Target::Endpoint, db, result)).collect();
+        assert_eq!(
+            folded_failures(&checks),
+            [
+                "DB 0-1: NOT RUNNING (refused: Connection refused)",
+                "DB 3: NOT RUNNING (refused: Connection refused)",
+                "DB 4: NOT RUNNING (reset: x)"
+            ]
+        );
+        assert_eq!(
+            summary(&checks, "h:1", Duration::from_micros(1340)),
+            "h:1: 5 databases checked in 1.3 ms, 1 running, 4 not running (refused 3, reset 1)"
+        );
+        let slots = || Err(Failure::new(Kind::ClusterDown, "1 slot without a primary"));
+        checks = vec![
+            checked(Target::Node("a:1".into()), 0, refused()),
+            checked(Target::Node("b:1".into()), 1, refused()),
+            checked(Target::Cluster, 0, slots()),
+        ];
+        assert_eq!(
+            folded_failures(&checks),
+            [
+                "NODE a:1 DB 0: NOT RUNNING (refused: Connection refused)",
+                "NODE b:1 DB 1: NOT RUNNING (refused: Connection refused)",
+                "CLUSTER: NOT RUNNING (clusterdown: 1 slot without a primary)"
+            ]
+        );
+        assert_eq!(
+            summary(&checks, "h:1", Duration::from_micros(1340)),
+            "h:1: 2 databases on 2 nodes checked in 1.3 ms, 0 running, 2 not running (refused 2); \
+             the cluster is not running (clusterdown: 1 slot without a primary)"
+        );
+    }
+}

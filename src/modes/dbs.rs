@@ -47,7 +47,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
     let login = CredentialsProvider::fetch(plan.login, output.clone()).await?;
     let notify = output.clone();
-    let log =
+    let mut log =
         Log::open(&plan.log, &[Destination::Health, Destination::Error], Arc::new(move |text| notify.notice(text)))?;
     let mut signals = Signals::listen()?;
 
@@ -127,8 +127,8 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     }
     let folded = folded_failures(&checks);
     let block = Record::Scan { at, checks, took, canary: plan.canary, stopped };
-    log.write(&block);
-    log.write_together(&failed);
+    log.write(std::slice::from_ref(&block));
+    log.write(&failed);
 
     if json {
         output.line(block.in_format(Format::Json));

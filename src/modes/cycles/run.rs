@@ -341,7 +341,7 @@ impl Run {
             result: outcome.result.clone(),
             details: outcome.details.clone(),
         };
-        self.log.write(&record);
+        self.log.write(std::slice::from_ref(&record));
         match &outcome.result {
             Ok(()) => self.status.latency = Some(outcome.details.elapsed),
             Err(_) => {
@@ -470,7 +470,7 @@ impl Run {
 
     fn mark(&mut self, mark: Mark) {
         let record = Record::Mark(mark);
-        self.log.write(&record);
+        self.log.write(std::slice::from_ref(&record));
         self.say(&record);
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::log::format::{classic, json};
+use crate::log::format;
 use crate::model::change::Change;
 use crate::model::clock::Stamp;
 use crate::model::failure::Failure;
@@ -147,10 +147,7 @@ impl Record {
         struct Formatted<'a>(&'a Record, Format);
         impl fmt::Display for Formatted<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                match self.1 {
-                    Format::Classic => classic::write(self.0, f),
-                    Format::Json => json::write(self.0, f),
-                }
+                format::write(self.0, self.1, f)
             }
         }
         Formatted(self, format)
@@ -160,7 +157,7 @@ impl Record {
 /// The classic lines, without the last line's end.
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        classic::write(self, f)
+        format::write(self, Format::Classic, f)
     }
 }
 

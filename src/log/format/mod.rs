@@ -7,8 +7,21 @@ mod legacy;
 mod properties;
 pub mod timestamp;
 
-use crate::log::record::{Entry, Unreadable};
+use std::fmt;
+
+use crate::log::record::{Entry, Format, Record, Unreadable};
 use timestamp::Zone;
+
+/// Writes a record in a format, without the last line's end.
+///
+/// # Errors
+/// `f` fails; memory does not.
+pub fn write(record: &Record, format: Format, f: &mut impl fmt::Write) -> fmt::Result {
+    match format {
+        Format::Classic => classic::write(record, f),
+        Format::Json => json::write(record, f),
+    }
+}
 
 /// Reads one line, without its end, in whichever format it is. Its stamps are resolved by `zone`, and its entries go to
 /// `emit`; a line that cannot be read gives none.

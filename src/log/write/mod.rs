@@ -1,22 +1,19 @@
-//! From a record to its file: a tracing event, one layer for each file, one format for all.
+//! Writes records to the log files of a run.
 
-use std::fmt;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-
-use anyhow::Context as _;
-use tracing::field::{Field, Visit};
-use tracing::{Dispatch, Event, Subscriber};
-use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::{Layer, SubscriberExt as _};
-use tracing_subscriber::registry::{LookupSpan, Registry};
-
+mod append;
 pub mod rotate;
 
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use crate::log::format;
 use crate::log::record::{Destination, Format, Record};
-use rotate::{LogFile, Losses, Notify, Rotate};
+pub use append::Append;
+use append::LogFile;
+use rotate::Rotate;
 
 /// Where the log files are and how they are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,20 +23,18 @@ pub struct LogFiles {
     pub rotate: Option<Rotate>,
 }
 
-/// The open logs of one run.
-///
-/// It has a dispatcher of its own rather than the process's, so that neither `RUST_LOG` nor an event of another crate
-/// can reach a record file.
+/// Where notices about the log files themselves go.
+pub type Notify = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// The open log files of one run. One thread writes to them.
 pub struct Log {
     format: Format,
-    dispatch: Dispatch,
-    losses: Arc<Losses>,
+    files: Vec<(Destination, LogFile)>,
+    /// The records that are being written, kept for its memory.
+    batch: Batch,
+    /// Records that came to no file at all.
+    misdirected: u64,
 }
-
-/// An event's target names the file: tracing wants it to be constant.
-const HEALTH: &str = "redis_health::record::health";
-const SUCCESS: &str = "redis_health::record::success";
-const ERROR: &str = "redis_health::record::error";
 
 impl Log {
     /// Makes the folder if missing and opens the files that `destinations` names.
@@ -47,90 +42,213 @@ impl Log {
     /// # Errors
     /// The folder cannot be made, or a file cannot be opened for appending.
     pub fn open(files: &LogFiles, destinations: &[Destination], notify: Notify) -> anyhow::Result<Self> {
+        Log::open_with(files, destinations, notify, append::one_write())
+    }
+
+    /// As [`Log::open`], with the system call that writes replaced by `append`: a slow or full disk, for tests.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open_with(
+        files: &LogFiles,
+        destinations: &[Destination],
+        notify: Notify,
+        append: Append,
+    ) -> anyhow::Result<Self> {
         let folder = &files.folder;
         std::fs::create_dir_all(folder).with_context(|| {
             format!("--log-dir: cannot make the folder {}; name one that can be written to", folder.display())
         })?;
-        let losses = Arc::<Losses>::default();
-        let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
+
+        let mut open = Vec::new();
         for destination in destinations {
             let path = folder.join(destination.file_name());
-            // A block is one record however many lines it has; all others have one each.
-            let lines_are_records = *destination != Destination::Health;
-            let file = LogFile::open(path.clone(), lines_are_records, files.rotate, losses.clone(), notify.clone())
-                .with_context(|| {
+            let file =
+                LogFile::open(path.clone(), files.rotate, append.clone(), notify.clone()).with_context(|| {
                     format!(
                         "--log-dir: cannot open {} for appending; mend its permissions or name another folder",
                         path.display()
                     )
                 })?;
-            let target = target(*destination);
-            let layer = tracing_subscriber::fmt::layer()
-                .log_internal_errors(false)
-                .with_ansi(false)
-                .event_format(Lines)
-                .with_writer(Mutex::new(file))
-                .with_filter(filter_fn(move |metadata| metadata.target() == target));
-            layers.push(layer.boxed());
+            open.push((*destination, file));
         }
-        Ok(Log { format: files.format, dispatch: Dispatch::new(Registry::default().with(layers)), losses })
+
+        Ok(Log { format: files.format, files: open, batch: Batch::default(), misdirected: 0 })
     }
 
-    /// Writes one record, now, with one `write(2)`. A record that cannot be written is counted as lost.
+    /// Writes records, now and in their order.
+    ///
+    /// Neighbours that go to the same file share one `write(2)`, up to [`TOGETHER`] bytes; with rotation by size each
+    /// record is one of its own. A record that cannot be written is counted as lost, and the next ones are tried.
     pub fn write(&mut self, records: &[Record]) {
-        for record in records {
-            self.write_text(record.destination(), record.in_format(self.format));
+        for records in records.chunk_by(|a, b| a.destination() == b.destination()) {
+            self.batch.clear();
+            for record in records {
+                self.batch.add(record, self.format);
+            }
+
+            // Nobody gives a record of a file that the mode did not open.
+            let destination = records.first().map(Record::destination);
+            match self.files.iter_mut().find(|(of, _)| Some(*of) == destination) {
+                Some((_, file)) => file.write(&self.batch),
+                None => self.misdirected += records.len() as u64,
+            }
         }
     }
 
-    fn write_text(&self, destination: Destination, record: impl fmt::Display) {
-        tracing::dispatcher::with_default(&self.dispatch, || match destination {
-            Destination::Health => tracing::info!(target: HEALTH, %record),
-            Destination::Success => tracing::info!(target: SUCCESS, %record),
-            Destination::Error => tracing::info!(target: ERROR, %record),
-        });
-    }
-
-    /// How many records could not be written.
+    /// How many records could not be written so far.
     pub fn lost(&self) -> u64 {
-        self.losses.count()
+        self.files.iter().map(|(_, file)| file.lost()).sum::<u64>() + self.misdirected
     }
 }
 
-fn target(destination: Destination) -> &'static str {
-    match destination {
-        Destination::Health => HEALTH,
-        Destination::Success => SUCCESS,
-        Destination::Error => ERROR,
+/// How many bytes are written together at most, unless one record alone is longer.
+const TOGETHER: usize = 64 << 10;
+
+/// Formatted records of one file, each with its line end.
+#[derive(Default)]
+struct Batch {
+    text: String,
+    /// Where each record ends in `text`.
+    ends: Vec<usize>,
+}
+
+impl Batch {
+    fn clear(&mut self) {
+        self.text.clear();
+        self.text.shrink_to(TOGETHER);
+        self.ends.clear();
+    }
+
+    fn add(&mut self, record: &Record, format: Format) {
+        // Writing to memory does not fail.
+        let _ = format::write(record, format, &mut self.text);
+        self.text.push('\n');
+        self.ends.push(self.text.len());
+    }
+
+    /// The bytes to write at once, each time with the ends of their records relative to them: as many whole records as
+    /// fit into `limit` bytes, but at least one.
+    fn parts(&self, limit: usize) -> impl Iterator<Item = (&[u8], Vec<usize>)> {
+        let mut from = 0;
+        let mut rest = &self.ends[..];
+        std::iter::from_fn(move || {
+            let fitting = rest.partition_point(|end| end - from <= limit).max(1);
+            let (ends, after) = rest.split_at_checked(fitting)?;
+            rest = after;
+
+            let bytes: Range<usize> = from..*ends.last()?;
+            let ends = ends.iter().map(|end| end - bytes.start).collect();
+            from = bytes.end;
+            Some((&self.text.as_bytes()[bytes], ends))
+        })
     }
 }
 
-/// A record as its format displays it, and a line end.
-struct Lines;
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::sync::Mutex;
 
-impl<S, N> FormatEvent<S, N> for Lines
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut field = RecordField { writer: writer.by_ref(), result: Ok(()) };
-        event.record(&mut field);
-        field.result?;
-        writer.write_char('\n')
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::log::record::{Mark, Mode};
+    use crate::model::clock::Stamp;
+    use crate::model::failure::{Failure, Kind};
+    use crate::model::outcome::Details;
+    use crate::model::subject::Subject;
+    use rotate::Rotation;
+
+    fn at() -> Stamp {
+        Stamp { at: DateTime::parse_from_rfc3339("2025-08-27T07:35:01Z").unwrap(), millis: false }
     }
-}
 
-/// Writes the one field of a record's event and nothing else, not even quotes.
-struct RecordField<'a> {
-    writer: Writer<'a>,
-    result: fmt::Result,
-}
+    fn check(number: u64, result: Result<(), Failure>) -> Record {
+        let (mode, subject, details) = (Mode::Cycles, Subject::default(), Details::default());
+        Record::Check { at: at(), mode, subject, count: number, result, details }
+    }
 
-impl Visit for RecordField<'_> {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() == "record" {
-            self.result = write!(self.writer, "{value:?}");
-        }
+    fn refused() -> Result<(), Failure> {
+        Err(Failure::new(Kind::Refused, "Connection refused"))
+    }
+
+    /// A log in a new folder, and the length of each of its writes.
+    fn log(rotate: Option<Rotate>) -> (tempfile::TempDir, Log, Arc<Mutex<Vec<usize>>>) {
+        let folder = tempfile::tempdir().unwrap();
+        let files = LogFiles { folder: folder.path().to_owned(), format: Format::Classic, rotate };
+        let writes = Arc::<Mutex<Vec<usize>>>::default();
+        let noted = writes.clone();
+        let append: Append = Arc::new(move |mut file, bytes| {
+            noted.lock().unwrap().push(bytes.len());
+            file.write(bytes)
+        });
+        let destinations = [Destination::Success, Destination::Error];
+        let log = Log::open_with(&files, &destinations, Arc::new(|text| panic!("{text}")), append).unwrap();
+        (folder, log, writes)
+    }
+
+    #[test]
+    fn the_recorder_may_be_a_thread() {
+        fn is_send<T: Send>() {}
+        is_send::<Log>();
+    }
+
+    #[test]
+    fn neighbours_of_one_file_share_a_write() {
+        let (folder, mut log, writes) = log(None);
+        log.write(&[]);
+        log.write(&[check(1, Ok(())), check(2, Ok(())), check(3, refused()), check(4, refused()), check(5, Ok(()))]);
+        log.write(&[Record::Mark(Mark::AllFinished { at: at() })]);
+        assert_eq!(writes.lock().unwrap().len(), 4);
+        assert_eq!(
+            std::fs::read_to_string(folder.path().join("redis_success.log")).unwrap(),
+            "2025-08-27 07:35:01 SUCCESS 1\n2025-08-27 07:35:01 SUCCESS 2\n2025-08-27 07:35:01 SUCCESS 5\n\
+             === All cycles finished at 2025-08-27 07:35:01 ===\n"
+        );
+        let errors = std::fs::read_to_string(folder.path().join("redis_error.log")).unwrap();
+        assert_eq!(errors, "2025-08-27 07:35:01 FAILURE: refused: Connection refused\n".repeat(2));
+        assert_eq!(log.lost(), 0);
+    }
+
+    #[test]
+    fn one_write_is_bounded_but_never_splits_a_record() {
+        let (folder, mut log, writes) = log(None);
+        let records: Vec<_> = (0..10_000).map(|number| check(number, Ok(()))).collect();
+        log.write(&records);
+        let writes = writes.lock().unwrap();
+        let text = std::fs::read_to_string(folder.path().join("redis_success.log")).unwrap();
+        assert!(writes.iter().all(|bytes| *bytes <= TOGETHER), "{writes:?}");
+        assert_eq!(writes.len(), text.len().div_ceil(TOGETHER));
+        assert_eq!(text.lines().count(), 10_000);
+    }
+
+    #[test]
+    fn a_size_limit_holds_for_each_record() {
+        let rotate = Rotate { when: Rotation::Size(100), keep: None, utc: true };
+        let (folder, mut log, writes) = log(Some(rotate));
+        log.write(&(0..10).map(|number| check(number, Ok(()))).collect::<Vec<_>>());
+        assert_eq!(*writes.lock().unwrap(), [30; 10]);
+        let sizes: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).collect();
+        assert!(sizes.iter().all(|size| *size <= 100), "{sizes:?}");
+        assert_eq!(sizes.iter().sum::<u64>(), 300);
+    }
+
+    #[test]
+    fn a_record_that_belongs_to_no_open_file_is_lost() {
+        let (_folder, mut log, writes) = log(None);
+        log.write(&[Record::Scan { at: at(), checks: vec![], took: Default::default(), canary: false, stopped: None }]);
+        assert_eq!((log.lost(), writes.lock().unwrap().len()), (1, 0));
+    }
+
+    #[test]
+    fn parts_hold_whole_records() {
+        let batch = Batch { text: "a\nbb\ncccccc\nd\n".into(), ends: vec![2, 5, 12, 14] };
+        let parts = |limit| -> Vec<_> { batch.parts(limit).map(|(bytes, ends)| (bytes.len(), ends)).collect() };
+        assert_eq!(parts(5), [(5, vec![2, 5]), (7, vec![7]), (2, vec![2])]);
+        assert_eq!(parts(0), [(2, vec![2]), (3, vec![3]), (7, vec![7]), (2, vec![2])]);
+        assert_eq!(parts(100), [(14, vec![2, 5, 12, 14])]);
+        assert_eq!(Batch::default().parts(5).count(), 0);
     }
 }

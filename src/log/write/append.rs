@@ -1,0 +1,314 @@
+//! One log file: opened for appending, found again by its path before each write, and rotated when that is due.
+
+use std::borrow::Cow;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::rotate::{FileId, Rotate, Rotation};
+use super::{Batch, Notify, TOGETHER};
+
+/// How bytes get into an open file: as `write(2)`, it may take only a part. Tests put a full or slow disk in its place.
+pub type Append = Arc<dyn Fn(&File, &[u8]) -> io::Result<usize> + Send + Sync>;
+
+/// One `write(2)`. The file was opened with `O_APPEND`, so no other process's record comes between its bytes.
+pub fn one_write() -> Append {
+    Arc::new(|mut file: &File, bytes: &[u8]| file.write(bytes))
+}
+
+/// A log file that is opened again when its path no longer leads to it.
+pub struct LogFile {
+    path: PathBuf,
+    rotate: Option<Rotate>,
+    current: Option<OpenFile>,
+    /// The last write broke off inside a record, so the next one has to begin a new line.
+    torn: bool,
+    /// A failure was reported, and nothing was written since.
+    failing: bool,
+    /// Records that could not be written.
+    lost: u64,
+    append: Append,
+    notify: Notify,
+}
+
+struct OpenFile {
+    file: File,
+    /// While the file is open, no other one can get the same.
+    id: FileId,
+}
+
+impl LogFile {
+    /// Opens the file, creating it if missing.
+    ///
+    /// # Errors
+    /// The file cannot be opened for appending, other than for want of space: space may come back.
+    pub fn open(path: PathBuf, rotate: Option<Rotate>, append: Append, notify: Notify) -> io::Result<Self> {
+        let mut log = LogFile { path, rotate, current: None, torn: false, failing: false, lost: 0, append, notify };
+        match log.reopen() {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                Err(error)
+            }
+            _ => Ok(log),
+        }
+    }
+
+    /// How many records could not be written so far.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Writes records, as many with one `write(2)` as may be. It never fails: a checker goes on when it cannot write,
+    /// and counts what it lost.
+    pub fn write(&mut self, batch: &Batch) {
+        let by_size = self.rotate.is_some_and(|rotate| matches!(rotate.when, Rotation::Size(_)));
+        let limit = if by_size { 0 } else { TOGETHER };
+
+        for (bytes, ends) in batch.parts(limit) {
+            match self.write_once(bytes, &ends) {
+                Ok(()) if self.failing => {
+                    self.failing = false;
+                    self.notice("records can be written again");
+                }
+                Ok(()) => {}
+                Err(Incomplete { whole, error }) => {
+                    self.lost += (ends.len() - whole) as u64;
+                    if !self.failing {
+                        self.failing = true;
+                        self.notice(&format!("cannot write a record: {error}; checking goes on"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes records that end at `ends`.
+    fn write_once(&mut self, bytes: &[u8], ends: &[usize]) -> Result<(), Incomplete> {
+        let file = self.prepare(bytes.len()).map_err(|error| Incomplete { whole: 0, error })?;
+
+        let (new_line, bytes) = match self.torn {
+            true => (1, Cow::Owned([b"\n", bytes].concat())),
+            false => (0, Cow::Borrowed(bytes)),
+        };
+        let (written, result) = write_all(&self.append, &file.file, &bytes);
+        self.current = Some(file);
+
+        let whole = ends.partition_point(|end| new_line + end <= written);
+        let end_of_whole = new_line + whole.checked_sub(1).map_or(0, |last| ends[last]);
+        self.torn = written != end_of_whole;
+        result.map_err(|error| Incomplete { whole, error })
+    }
+
+    /// Takes the open file, after making sure that the path leads to it and that it is of the current period and has
+    /// room for `bytes` more.
+    fn prepare(&mut self, bytes: usize) -> io::Result<OpenFile> {
+        let metadata = fs::metadata(&self.path).ok();
+        let found = self.current.as_ref().zip(metadata).filter(|(open, metadata)| FileId::of(metadata) == open.id);
+        let reopens = match found {
+            Some((open, metadata)) => self.put_aside(open, &metadata, bytes)?,
+            None => true,
+        };
+
+        if reopens {
+            self.reopen()?;
+        }
+        self.current.take().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Renames the file if rotation is due; whether the path may lead to another file now.
+    fn put_aside(&self, open: &OpenFile, metadata: &Metadata, bytes: usize) -> io::Result<bool> {
+        match self.rotate {
+            Some(rotate) if rotate.is_due(metadata, bytes) => rotate.put_aside(&self.path, &open.file, metadata),
+            _ => Ok(false),
+        }
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        // Closed first: a file that was deleted gives its space back only then.
+        self.current = None;
+        self.torn = false;
+
+        let file = self.open_or_create()?;
+        let id = FileId::of(&file.metadata()?);
+        self.current = Some(OpenFile { file, id });
+        Ok(())
+    }
+
+    /// Opens the file for appending, and makes its folder anew if that vanished.
+    fn open_or_create(&self) -> io::Result<File> {
+        let open = || OpenOptions::new().append(true).create(true).open(&self.path);
+        match (open(), self.path.parent()) {
+            (Err(error), Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(folder)?;
+                open()
+            }
+            (opened, _) => opened,
+        }
+    }
+
+    fn notice(&self, text: &str) {
+        (self.notify)(&format!("{}: {text}", self.path.display()));
+    }
+}
+
+/// A write that did not take everything.
+struct Incomplete {
+    /// How many records are in the file as a whole.
+    whole: usize,
+    error: io::Error,
+}
+
+/// Writes all bytes, with one system call unless that takes only a part: a full disk takes what still fits, and the next
+/// call tells the reason. Gives how many bytes were taken, also when it fails.
+fn write_all(append: &Append, file: &File, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match append(file, &bytes[written..]) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(more) => written += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// What one `write(2)` does.
+    #[derive(Clone, Copy, Debug)]
+    enum Disk {
+        Takes(usize),
+        Interrupted,
+        Full,
+    }
+    use Disk::{Full, Interrupted, Takes};
+
+    struct Fixture {
+        folder: tempfile::TempDir,
+        file: LogFile,
+        disk: Arc<Mutex<VecDeque<Disk>>>,
+        notices: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Fixture {
+        /// A file on a disk that does as `disk` says, and all else as it should.
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let disk = Arc::<Mutex<VecDeque<Disk>>>::default();
+            let script = disk.clone();
+            let append: Append = Arc::new(move |mut file, bytes| match script.lock().unwrap().pop_front() {
+                Some(Takes(some)) => file.write(&bytes[..some.min(bytes.len())]),
+                Some(Interrupted) => Err(io::ErrorKind::Interrupted.into()),
+                Some(Full) => Err(io::Error::from(io::ErrorKind::StorageFull)),
+                None => file.write(bytes),
+            });
+            let notices = Arc::<Mutex<Vec<String>>>::default();
+            let said = notices.clone();
+            let notify: Notify = Arc::new(move |text| said.lock().unwrap().push(text.to_owned()));
+            let file = LogFile::open(folder.path().join("log"), None, append, notify).unwrap();
+            Fixture { folder, file, disk, notices }
+        }
+
+        /// Writes records on a disk that does so.
+        fn write(&mut self, records: &[&str], disk: &[Disk]) {
+            self.disk.lock().unwrap().extend(disk);
+            let mut batch = Batch::default();
+            for record in records {
+                batch.text.push_str(record);
+                batch.ends.push(batch.text.len());
+            }
+            self.file.write(&batch);
+            assert!(self.disk.lock().unwrap().is_empty());
+        }
+
+        fn text(&self) -> String {
+            fs::read_to_string(self.folder.path().join("log")).unwrap()
+        }
+
+        /// The notices so far, without the path.
+        fn notices(&self) -> Vec<String> {
+            let path = format!("{}: ", self.folder.path().join("log").display());
+            self.notices.lock().unwrap().iter().map(|notice| notice.strip_prefix(&path).unwrap().to_owned()).collect()
+        }
+    }
+
+    #[test]
+    fn a_write_that_is_cut_short_goes_on() {
+        let mut fixture = Fixture::new();
+        fixture.write(&["one\n", "two\n"], &[Interrupted, Takes(2), Interrupted, Takes(3)]);
+        assert_eq!((fixture.text().as_str(), fixture.file.lost()), ("one\ntwo\n", 0));
+        assert!(fixture.notices().is_empty());
+    }
+
+    #[test]
+    fn only_records_that_are_not_whole_are_lost() {
+        for (taken, whole) in [(0, 0), (1, 0), (3, 0), (4, 1), (5, 1), (7, 1), (8, 2), (9, 2), (13, 2)] {
+            let mut fixture = Fixture::new();
+            let disk = [Takes(taken), Full];
+            fixture.write(&["one\n", "two\n", "three\n"], if taken == 0 { &disk[1..] } else { &disk });
+            assert_eq!(fixture.file.lost(), 3 - whole, "{taken}");
+            // What comes next begins a line.
+            fixture.write(&["four\n"], &[]);
+            let text = fixture.text();
+            let new_line = if [0, 4, 8].contains(&taken) { "" } else { "\n" };
+            assert_eq!(text, format!("{}{new_line}four\n", &"one\ntwo\nthree\n"[..taken]), "{taken}");
+            let reason = io::Error::from(io::ErrorKind::StorageFull);
+            assert_eq!(
+                fixture.notices(),
+                [
+                    format!("cannot write a record: {reason}; checking goes on"),
+                    "records can be written again".to_owned()
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn a_torn_line_is_ended_once() {
+        let mut fixture = Fixture::new();
+        fixture.write(&["one\n"], &[Takes(2), Full]);
+        fixture.write(&["two\n"], &[Full]);
+        // Of the third, only the line end before it is written.
+        fixture.write(&["three\n"], &[Takes(1), Full]);
+        fixture.write(&["four\n", "five\n"], &[Takes(6), Full]);
+        fixture.write(&["six\n"], &[]);
+        assert_eq!(fixture.text(), "on\nfour\nf\nsix\n");
+        assert_eq!(fixture.file.lost(), 4);
+        assert_eq!(fixture.notices().len(), 2);
+    }
+
+    #[test]
+    fn a_block_that_is_cut_at_the_end_of_a_line_is_lost_too() {
+        let mut fixture = Fixture::new();
+        fixture.write(&["block\nDB 0\n\n"], &[Takes(6), Full]);
+        fixture.write(&["block\n\n"], &[]);
+        assert_eq!((fixture.text().as_str(), fixture.file.lost()), ("block\n\nblock\n\n", 1));
+    }
+
+    #[test]
+    fn a_file_that_takes_nothing_is_no_endless_loop() {
+        let mut fixture = Fixture::new();
+        fixture.write(&["one\n"], &[Takes(0)]);
+        assert_eq!((fixture.text().as_str(), fixture.file.lost()), ("", 1));
+    }
+
+    #[test]
+    fn records_follow_the_path() {
+        let mut fixture = Fixture::new();
+        let (log, aside) = (fixture.folder.path().join("log"), fixture.folder.path().join("aside"));
+        fixture.write(&["one\n"], &[Takes(2), Full]);
+        fs::rename(&log, &aside).unwrap();
+        // Another file has no torn line.
+        fixture.write(&["two\n"], &[]);
+        assert_eq!((fs::read_to_string(&aside).unwrap().as_str(), fixture.text().as_str()), ("on", "two\n"));
+        fs::remove_dir_all(fixture.folder.path()).unwrap();
+        fixture.write(&["three\n"], &[]);
+        assert_eq!(fixture.text(), "three\n");
+    }
+}

@@ -83,11 +83,6 @@ pub enum Mark {
         at: Stamp,
         change: Change,
     },
-    RecordsLost {
-        from: Stamp,
-        to: Stamp,
-        count: u64,
-    },
     OutageBegan {
         subject: Subject,
         at: Stamp,

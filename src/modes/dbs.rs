@@ -18,7 +18,6 @@ use crate::modes::prober::Prober;
 use crate::modes::queue::queue;
 use crate::modes::recorder::{Recorded, Recorder};
 use crate::modes::session::{Needs, Session};
-use crate::modes::signals::Signals;
 use crate::output::console::Console;
 use crate::output::progress;
 use crate::output::scan_console::{ScanConsole, Shown};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cli::plan::{CyclesPlan, Plan};
+use crate::cli::plan::CyclesPlan;
 use crate::model::databases::Databases;
 use crate::model::duration::seconds;
 

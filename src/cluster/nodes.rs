@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::cluster::shards::{self, KnownNodes, Route, Shard, ShardChange};
 use crate::cluster::topology::{Node, Topology};
-use crate::model::endpoint::Endpoint;
 use crate::model::change::TopologyChange;
+use crate::model::endpoint::Endpoint;
 use crate::model::subject::Target;
 use crate::probe::checker::Checker;
 use crate::probe::connection::ConnectOptions;
@@ -267,14 +267,14 @@ mod tests {
         let at_c = (before[0].0.clone(), "c:1".to_owned(), before[0].2.clone());
         assert_eq!(writing(&nodes), [at_c.clone(), before[1].clone()]);
         assert_eq!(third.moved, [(Target::Shard("0-8191".into()), "a:1".into(), "c:1".into())]);
-        assert!(third.new_shards.is_empty() && third.gone.is_empty());
+        assert!(third.new_shards.is_empty() && third.removed.is_empty());
         // A look that does not see all slots takes nobody away; one that does tells who has come and who has gone.
         nodes.take(4, topology(&[("c", Some((0, 8191)))]));
         assert_eq!(writing(&nodes), [at_c, before[1].clone()]);
         let fifth =
             nodes.take(5, topology(&[("a", Some((4000, 8191))), ("c", Some((0, 3999))), ("b", Some((8192, 16_383)))]));
-        assert_eq!(fifth.new_shards.iter().map(Shard::who).collect::<Vec<_>>(), [Target::Shard("4000-8191".into())]);
+        assert_eq!(fifth.new_shards.iter().map(Shard::target).collect::<Vec<_>>(), [Target::Shard("4000-8191".into())]);
         let sixth = nodes.take(6, topology(&[("a", Some((0, 8191))), ("b", Some((8192, 16_383)))]));
-        assert!(sixth.gone.contains(&Target::Shard("0-8191".into())), "{sixth:?}");
+        assert!(sixth.removed.contains(&Target::Shard("0-8191".into())), "{sixth:?}");
     }
 }

@@ -52,12 +52,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// Checks once, by whoever takes the writes now.
-    pub async fn check(&self, emit: Emit<'_>) {
-        self.check_until(Instant::now() + self.checker.deadline, emit).await;
-    }
-
-    /// The same, as a part of something that has to be over at `end`.
+    /// Checks once, by whoever takes the writes now, as a part of something that has to be over at `end`.
     pub async fn check_until(&self, end: Instant, emit: Emit<'_>) {
         let start = Instant::now();
         let end = match self.checker.databases {
@@ -237,7 +232,8 @@ pub fn divide(
         let kept = known.as_ref().map(|known| known.tag.clone()).filter(|tag| is_in(tag, &owner.slots));
         // Every slot has a number that hashes to it.
         let Some(tag) = kept.or_else(|| topology::tag(&owner.slots)) else { continue };
-        let others = nodes.iter().filter(|node| node.replicates.as_ref() == Some(&owner.name)).map(connect_options).collect();
+        let others =
+            nodes.iter().filter(|node| node.replicates.as_ref() == Some(&owner.name)).map(connect_options).collect();
         let (name, first, checker) = match known {
             Some(known) => {
                 let is_same = known.primary.name == owner.name && known.primary.hostname == owner.hostname;
@@ -248,7 +244,8 @@ pub fn divide(
                 (name(&owner.slots, shards), owner.slots.iter().map(|range| *range.start()).min().unwrap_or(0), None)
             }
         };
-        let checker = checker.unwrap_or_else(|| Arc::new(like.elsewhere(connect_options(owner), Some(Canary::tagged(&tag)))));
+        let checker =
+            checker.unwrap_or_else(|| Arc::new(like.elsewhere(connect_options(owner), Some(Canary::tagged(&tag)))));
         let route = Route { checker, others, known_nodes: known_nodes.clone() };
         let shard = Shard { name, first, slots: owner.slots.clone(), tag, primary: owner.clone(), route };
         change.added.extend(is_new.then(|| shard.clone()));

@@ -168,11 +168,6 @@ impl Ledger {
             self.changes.push(changed);
         }
     }
-
-    /// The outages that go on.
-    pub fn ongoing(&self) -> impl Iterator<Item = (&Subject, &crate::history::outage::Outage)> {
-        self.accounts.iter().filter_map(|(subject, account)| Some((subject, account.history.ongoing()?)))
-    }
 }
 
 /// A histogram of microseconds with two significant digits, which grows with the values that it meets.

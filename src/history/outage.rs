@@ -166,7 +166,8 @@ impl OutageHistory {
     }
 
     /// The outage that goes on.
-    pub fn ongoing(&self) -> Option<&Outage> {
+    #[cfg(test)]
+    fn ongoing(&self) -> Option<&Outage> {
         self.ongoing.as_ref()
     }
 

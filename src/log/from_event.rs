@@ -34,9 +34,7 @@ pub fn records_of(event: Event, records: &mut Vec<Record>) {
         Event::AllFinished { at } => Mark::AllFinished { at },
         Event::ScanFinished(scan) => return records.extend(records_of_scan(scan)),
         Event::OutageBegan { subject, at, .. } => Mark::OutageBegan { subject, at },
-        Event::OutageEnded { subject, at, at_least, at_most } => {
-            Mark::OutageEnded { subject, at, at_least, at_most }
-        }
+        Event::OutageEnded { subject, at, at_least, at_most } => Mark::OutageEnded { subject, at, at_least, at_most },
         Event::Changed(Changed { who, at, change }) => Mark::Changed { who, at, change },
         Event::TickStarted(_) | Event::CheckEnded { .. } | Event::TopologyChanged { .. } => return,
     };

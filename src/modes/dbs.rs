@@ -38,7 +38,12 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     let finished = Arc::<Mutex<Vec<CheckFinished>>>::default();
     let mut prober = session.prober(true, collect_into(&finished));
 
-    let tick = Tick { number: 1, at: Moment { stamp: plan.clock.now(), since: Default::default() }, gaps: 0, writes: plan.canary };
+    let tick = Tick {
+        number: 1,
+        at: Moment { stamp: plan.clock.now(), since: Default::default() },
+        gaps: 0,
+        writes: plan.canary,
+    };
     let start = Instant::now();
     prober.start(tick);
     let count = plan.databases.count().filter(|_| !plan.cluster);
@@ -63,7 +68,13 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         canary: plan.canary,
         stopped: signal.map(|signal| (signal, plan.clock.now())),
     };
-    let shown = if json { Shown::Json } else if quiet { Shown::Failures } else { Shown::All };
+    let shown = if json {
+        Shown::Json
+    } else if quiet {
+        Shown::Failures
+    } else {
+        Shown::All
+    };
     record(session, scan, shown, signal, prober.failures()).await
 }
 
@@ -99,7 +110,13 @@ fn in_order(mut finished: Vec<CheckFinished>, order: &[Target]) -> Vec<CheckResu
 }
 
 /// Has the scan recorded and shown, and gives the exit code.
-async fn record(session: Session, scan: Scan, shown: Shown, signal: Option<Signal>, failures: u64) -> anyhow::Result<Exit> {
+async fn record(
+    session: Session,
+    scan: Scan,
+    shown: Shown,
+    signal: Option<Signal>,
+    failures: u64,
+) -> anyhow::Result<Exit> {
     let metrics = session.metrics();
     let Session { console, checker, log, mut signals, .. } = session;
     let scan_console = ScanConsole::new(console.clone(), checker.target.endpoint.to_string(), shown);

@@ -2,11 +2,11 @@
 
 pub mod cycles;
 pub mod dbs;
-pub mod report;
 pub mod lock;
 mod prober;
 mod queue;
 mod recorder;
+pub mod report;
 mod session;
 mod signals;
 #[cfg(test)]

@@ -112,7 +112,8 @@ impl Metrics {
         // In the same folder, or the rename would not be atomic; node_exporter reads only names that end in `.prom`.
         let mut temporary = self.path.clone().into_os_string();
         temporary.push(format!(".{}.tmp", std::process::id()));
-        let written = std::fs::write(&temporary, self.render(now)).and_then(|()| std::fs::rename(&temporary, &self.path));
+        let written =
+            std::fs::write(&temporary, self.render(now)).and_then(|()| std::fs::rename(&temporary, &self.path));
         written.inspect_err(|_| {
             let _ = std::fs::remove_file(&temporary);
         })

@@ -15,7 +15,11 @@ pub fn announcement(CyclesPlan { plan, schedule, held, .. }: &CyclesPlan) -> Str
     };
     let cycles = match schedule.cycles {
         1 => format!("1 cycle of {} s", seconds(schedule.run_duration)),
-        n => format!("{n} cycles of {} s with breaks of {} s", seconds(schedule.run_duration), seconds(schedule.break_duration)),
+        n => format!(
+            "{n} cycles of {} s with breaks of {} s",
+            seconds(schedule.run_duration),
+            seconds(schedule.break_duration)
+        ),
     };
     let total = schedule.total().unwrap_or(Duration::MAX);
     let end = plan.clock.after(total).map_or_else(String::new, |end| format!(", until {end}"));
@@ -27,7 +31,10 @@ pub fn announcement(CyclesPlan { plan, schedule, held, .. }: &CyclesPlan) -> Str
     };
     let checks = schedule.checks_per_cycle() * u128::from(schedule.cycles);
     let checks = if checks == 1 { "1 check".to_owned() } else { format!("{checks} checks") };
-    format!("Checking {what} of {whose} every {} s: {cycles}, {checks}{each} in all{end}", seconds(schedule.check_interval),)
+    format!(
+        "Checking {what} of {whose} every {} s: {cycles}, {checks}{each} in all{end}",
+        seconds(schedule.check_interval),
+    )
 }
 
 #[cfg(test)]

@@ -39,7 +39,17 @@ impl ProbeThread {
         let suspended_before = machine_suspended();
         let now = Moment { stamp: clock.now(), since: Duration::ZERO };
         let attendance = Attendance::new(schedule.check_interval, now, suspended_before);
-        ProbeThread { schedule, clock, prober, queue, attendance, start: Instant::now(), suspended_before, number: 0, writes }
+        ProbeThread {
+            schedule,
+            clock,
+            prober,
+            queue,
+            attendance,
+            start: Instant::now(),
+            suspended_before,
+            number: 0,
+            writes,
+        }
     }
 
     /// Follows the schedule to its end, or to a signal; gives the signal, and how many checks failed.

@@ -39,7 +39,7 @@ fn nothing_that_knows_the_password_prints_it() {
                 Command::Report(_) => unreachable!(),
             };
             let (_, source) = plan.login.clone().unwrap();
-            let login = runtime.block_on(CredentialsProvider::fetch(plan.login.clone(), Console::thread())).unwrap();
+            let login = runtime.block_on(CredentialsProvider::fetch(plan.login.clone(), Console::direct())).unwrap();
             assert_eq!(login.as_ref().unwrap().credentials().password.reveal(), SECRET);
             let scanner = Checker {
                 target: ConnectOptions { endpoint: plan.endpoint.clone(), tls: None, login: login.clone() },

@@ -77,6 +77,12 @@ pub enum Mark {
         to: Stamp,
         missed: u64,
     },
+    /// Records of this time could not be written, so what they told is not known.
+    RecordsLost {
+        from: Stamp,
+        to: Stamp,
+        count: u64,
+    },
     /// Something about who is checked is not as it was at the check before.
     Changed {
         who: Target,

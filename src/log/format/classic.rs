@@ -67,6 +67,7 @@ impl Display for Mark {
             Mark::NotObserved { from, to, missed } => {
                 write!(f, "Not observed from {from} to {to}, checks missed: {missed}")
             }
+            Mark::RecordsLost { from, to, count } => write!(f, "Records lost from {from} to {to}: {count}"),
             Mark::Changed { who, at, change } => {
                 let (from, to) = (&change.from, &change.to);
                 match change.aspect {
@@ -192,6 +193,11 @@ fn read_mark(text: &str, zone: &mut Zone) -> Option<Mark> {
         let (from, to) = (whole_stamp(from, zone)?, whole_stamp(to, zone)?);
         return Some(Mark::NotObserved { from, to, missed: missed.parse().ok()? });
     }
+    if let Some((from, rest)) = between("Records lost from ", " to ") {
+        let (to, count) = rest.split_once(": ")?;
+        let (from, to) = (whole_stamp(from, zone)?, whole_stamp(to, zone)?);
+        return Some(Mark::RecordsLost { from, to, count: count.parse().ok()? });
+    }
     if let Some((subject, at)) = between("Outage of ", " began at ") {
         return Some(Mark::OutageBegan { subject: whole_subject(subject)?, at: whole_stamp(at, zone)? });
     }
@@ -296,6 +302,10 @@ mod tests {
             (
                 mark(Mark::Stopped { signal: Signal::Term, at: start }),
                 "=== Stopped by SIGTERM at 2025-08-27 07:35:01 ===",
+            ),
+            (
+                mark(Mark::RecordsLost { from: start, to: at("2025-08-27T07:36:01Z"), count: 12 }),
+                "=== Records lost from 2025-08-27 07:35:01 to 2025-08-27 07:36:01: 12 ===",
             ),
         ] {
             assert_eq!(record.to_string(), line);

@@ -100,6 +100,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     missed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     at_least_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     at_most_s: Option<f64>,
@@ -239,6 +241,9 @@ fn mark_line(mark: &Mark) -> Line<'_> {
         Mark::NotObserved { from, to, missed } => {
             Line { from: stamp(*from), to: stamp(*to), missed: Some(*missed), ..of("not_observed", *to) }
         }
+        Mark::RecordsLost { from, to, count } => {
+            Line { from: stamp(*from), to: stamp(*to), count: Some(*count), ..of("records_lost", *to) }
+        }
         Mark::Changed { who, at, change } => Line {
             at: stamp(*at),
             kind_of_line: text("change"),
@@ -331,6 +336,11 @@ fn read_mark(kind: &str, line: &Line<'_>, zone: &mut Zone) -> Option<Mark> {
             from: read_stamp(&line.from, zone)?,
             to: read_stamp(&line.to, zone)?,
             missed: line.missed?,
+        },
+        "records_lost" => Mark::RecordsLost {
+            from: read_stamp(&line.from, zone)?,
+            to: read_stamp(&line.to, zone)?,
+            count: line.count?,
         },
         "change" => {
             let what = &*line.what.as_ref()?.0;

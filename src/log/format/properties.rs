@@ -59,6 +59,7 @@ fn marks() -> impl Strategy<Value = Mark> {
         (signals, stamps()).prop_map(|(signal, at)| Mark::Stopped { signal, at }),
         stamps().prop_map(|at| Mark::Canary { at }),
         (stamps(), stamps(), any::<u64>()).prop_map(|(from, to, missed)| Mark::NotObserved { from, to, missed }),
+        (stamps(), stamps(), any::<u64>()).prop_map(|(from, to, count)| Mark::RecordsLost { from, to, count }),
         (subjects(), stamps()).prop_map(|(subject, at)| Mark::OutageBegan { subject, at }),
         (subjects(), stamps(), durations(), proptest::option::of(durations()))
             .prop_map(|(subject, at, at_least, at_most)| Mark::OutageEnded { subject, at, at_least, at_most }),

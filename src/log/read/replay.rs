@@ -22,6 +22,8 @@ pub struct Stream {
     pace: Pace,
     /// Since when nothing has been observed, before the next check.
     gap: Option<Moment>,
+    /// Until when records were lost: what lies between two checks before that is not observed.
+    lost_until: Option<Moment>,
     /// How long the break is that follows the cycle which ended last.
     rest: Duration,
     /// Each check writes a canary too.
@@ -32,7 +34,7 @@ impl Stream {
     fn check(&mut self, at: Stamp, subject: &Subject, result: Result<(), &Failure>, took: Option<Duration>) {
         let at = moment(at);
         let unpaced = self.pace.gap_before(at);
-        if let Some(from) = self.gap.take().or(unpaced) {
+        if let Some(from) = self.gap.take().or(unpaced).or_else(|| self.lost_before(at)) {
             self.ledger.gap(Gap { from, to: at });
         }
         let writes = self.writes && subject.who.reads_and_writes();
@@ -40,6 +42,12 @@ impl Stream {
         // When a check met its failure is not in the logs.
         let took = took.filter(|_| result.is_ok());
         self.ledger.check(&Check { subject, at, took, result, writes, gaps });
+    }
+
+    /// The last check before this one, if records may have been lost in between.
+    fn lost_before(&self, at: Moment) -> Option<Moment> {
+        let (last, until) = (self.ledger.last?, self.lost_until?);
+        (last.since < until.since && last.since < at.since).then_some(last)
     }
 
     /// Takes a check from before the time that is of interest.
@@ -156,6 +164,10 @@ impl Fold {
                 cycles.pause(moment(from));
                 cycles.ledger.missed += if counted { missed } else { 0 };
             }
+            Mark::RecordsLost { from, to, .. } => {
+                cycles.pause(moment(from));
+                cycles.lost_until = Some(moment(to));
+            }
             Mark::Changed { who, at, change } if counted => cycles.ledger.change(Changed { who, at, change }),
             Mark::OutageEnded { subject, at_least, at_most, .. } if counted => {
                 cycles.ledger.know_bounds(&subject, at_least, at_most);
@@ -218,6 +230,26 @@ mod tests {
     fn at(second: u64) -> Moment {
         let at = DateTime::from_timestamp(i64::try_from(second).unwrap(), 0).unwrap().fixed_offset();
         moment(Stamp { at, millis: false })
+    }
+
+    #[test]
+    fn time_with_lost_records_is_not_observed() {
+        let mut fold = Fold::default();
+        let check = |second, db| {
+            let (stamp, subject) = (at(second).stamp, Subject::db(db));
+            let what = What::Check { stamp, mode: Some(Mode::Cycles), subject, result: Ok(()), elapsed: None };
+            Event { at: stamp.at, what }
+        };
+        let mark = Mark::RecordsLost { from: at(15).stamp, to: at(45).stamp, count: 3 };
+        let mark = Event { at: at(15).stamp.at, what: What::Mark(Box::new(mark)) };
+        let checks = |seconds: [u64; 3]| seconds.into_iter().flat_map(|second| [check(second, 0), check(second, 1)]);
+        for event in checks([0, 5, 10]).chain([mark]).chain(checks([30, 50, 55])) {
+            fold.take(event, true);
+        }
+        let ledger = fold.cycles.ledger;
+        let gaps: Vec<_> = ledger.gaps.iter().map(|gap| (gap.from.since.as_secs(), gap.to.since.as_secs())).collect();
+        assert_eq!(gaps, [(15, 30), (30, 50)]);
+        assert_eq!((ledger.checks, ledger.missed), (12, 0));
     }
 
     #[test]

@@ -236,7 +236,7 @@ fn time_of(mark: &Mark) -> Option<DateTime<FixedOffset>> {
         | Mark::Canary { at }
         | Mark::Changed { at, .. }
         | Mark::OutageEnded { at, .. } => Some(at.at),
-        Mark::NotObserved { from, .. } => Some(from.at),
+        Mark::NotObserved { from, .. } | Mark::RecordsLost { from, .. } => Some(from.at),
         Mark::OutageBegan { .. } => None,
     }
 }

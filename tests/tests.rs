@@ -15,6 +15,7 @@ mod probes;
 mod records;
 mod report;
 mod samples;
+mod slow_disk;
 mod tls;
 mod upgrade;
 mod usage;

@@ -71,10 +71,9 @@ use std::future::Future;
 use std::io::{self, Write as _};
 
 use anyhow::Context as _;
-use clap::builder::Resettable;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, WhenTyped};
 use crate::exit::Exit;
 use crate::plan::Sources;
 
@@ -84,30 +83,23 @@ use crate::plan::Sources;
 /// Nothing was checked: wrong usage or configuration ([`Exit::Usage`]), or the log folder is held ([`cycles::Locked`]).
 /// The text is for the user, on one line.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit> {
-    let command = Cli::command().mut_subcommands(|mode| mode.mut_args(unless_empty));
-    let matches = match command.try_get_matches_from(arguments) {
+    let matches = match Cli::command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => return usage(&error),
     };
     let cli = Cli::from_arg_matches(&matches)?;
     let (_, matches) = matches.subcommand().context("no command was given")?;
     match cli.command {
-        Command::Dbs(args) => {
+        Command::Dbs(WhenTyped(args)) => {
             let plan = plan::dbs(args, &Sources(matches))?;
             block_on(dbs::run(plan))
         }
-        Command::Cycles(args) => {
+        Command::Cycles(WhenTyped(args)) => {
             let plan = plan::cycles(args, &Sources(matches))?;
             block_on(cycles::run(plan))
         }
-        Command::Report(args) => report::run(&plan::report(args)?),
+        Command::Report(WhenTyped(args)) => report::run(&plan::report(args)?),
     }
-}
-
-/// An environment variable that is set to nothing is not set, as compose files and manifests have it.
-fn unless_empty(argument: clap::Arg) -> clap::Arg {
-    let is_empty = argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-    if is_empty { argument.env(Resettable::Reset) } else { argument }
 }
 
 /// Runs a mode on a runtime of this thread, and leaves without waiting for a name look-up that hangs.

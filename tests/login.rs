@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 
 use crate::support::env::{Output, Running, TestEnv, engine};
 use clap::{CommandFactory as _, FromArgMatches as _};
-use redis_health::cli::{Cli, Command};
+use redis_health::cli::{Cli, Command, WhenTyped};
 use redis_health::login::Login;
 use redis_health::output::Output as Watcher;
 use redis_health::plan::{self, Sources};
@@ -380,11 +380,11 @@ fn nothing_that_knows_the_password_prints_it() {
             let cli = Cli::from_arg_matches(&matches).unwrap();
             let sources = Sources(matches.subcommand().unwrap().1);
             let (shown, plan) = match cli.command {
-                Command::Dbs(args) => {
+                Command::Dbs(WhenTyped(args)) => {
                     let plan = plan::dbs(args, &sources).unwrap();
                     (format!("{plan:?}{plan:#?}"), plan.plan)
                 }
-                Command::Cycles(args) => {
+                Command::Cycles(WhenTyped(args)) => {
                     let plan = plan::cycles(args, &sources).unwrap();
                     (format!("{plan:?}{plan:#?}"), plan.plan)
                 }

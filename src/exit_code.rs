@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 
 use crate::model::signal::Signal;
-use crate::modes::lock::Locked;
+
+/// Another `cycles` run writes to the same log folder, which is named.
+#[derive(Debug, thiserror::Error)]
+#[error("--log-dir: another cycles run is using {0}; wait for its end or name another folder")]
+pub struct Locked(pub String);
 
 /// The exit codes, documented in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,25 +2,23 @@
 //! ElastiCache version upgrade, exactly when it stopped answering, why, and when it came back.
 //!
 //! # The map of the code
-//! Data flows one way: flags → plan → checks → outcomes → (log, outages) → summary → exit code.
+//! Data flows one way: flags → plan → checks → events → (log, history, metrics, console) → report → exit code. Each
+//! folder is one stage of that flow, and imports only what stands below it in this table.
 //!
-//! - [`cli`] is what can be typed, [`plan`] turns it into what to do ([`uri`], [`units`], [`clock`]).
-//! - [`target`] is what is checked; [`password`] fetches what it takes to get in, and [`login`] renews it. In builds with
-//!   the feature `iam`, the room of that name makes it from AWS credentials.
-//! - [`resolve`], [`connect`] and [`tls`] open a connection, phase by phase and before a [`deadline`]; [`scan`] asks all databases over it, with
-//!   [`questions`] about the server itself and the writes of [`canary`].
-//! - [`cluster`] reads what a cluster tells of its nodes, [`scout`] asks for it, [`fleet`] checks them all, [`shards`] are what is written to;
-//!   [`held`] keeps one connection.
-//! - [`failure`] is the closed set of reasons why a check fails.
-//! - [`identity`] is what a server tells of itself, and what changed.
-//! - [`schedule`] says when checks start, [`ordered`] puts their outcomes in order, [`outage`] folds those of one subject
-//!   and [`ledger`] all of them, with [`series`] and [`spans`] of bounded size; all are pure.
-//! - [`record`] is what goes into the logs, and the files; [`output`] is for whoever watches, with [`status`] on a terminal and
-//!   [`metrics`] for Prometheus.
-//! - [`dbs`] and [`cycles`] are the two modes that check: where the parts meet, and the only place. The third is
-//!   [`report`], which shows what a run came to, or what [`logs`] read back.
+//! | folder | what it is for |
+//! |---|---|
+//! | `modes` | what `dbs`, `cycles` and `report` do: the only place where all parts meet |
+//! | `cli` | what can be typed, and the plan that it becomes |
+//! | `report` | what a run or a log came to, as text, JSON and a page |
+//! | `output` | standard output and error, the status line, metrics, the diagnostic trace |
+//! | `log` | the log files: records, how they are written, how they are read back |
+//! | `history` | folds checks into outages, availability and latency |
+//! | `cluster` | the nodes and shards of a cluster, and how they are discovered |
+//! | `probe` | one check on the wire |
+//! | `auth` | credentials, and how they are refreshed |
+//! | `model` | the domain: targets, outcomes, failures, changes, events |
 //!
-//! A failed check is a value, never an `Err`: that means that the tool itself cannot go on.
+//! A check is a value, also when it fails: `Err` means that the tool itself cannot go on.
 
 #![forbid(unsafe_code)]
 
@@ -38,96 +36,37 @@ mod report;
 
 use std::ffi::OsString;
 use std::future::Future;
-use std::io::{self, Write as _};
 
 use anyhow::Context as _;
-use clap::builder::Resettable;
-use clap::{CommandFactory as _, FromArgMatches as _};
 
-use crate::cli::args::{Cli, Command};
-use crate::cli::precedence::Sources;
+use crate::cli::Action;
 pub use crate::exit_code::Exit;
+
+/// How many threads look names up at most. Each look-up that hangs holds one of them; see `probe::resolve`.
+const LOOK_UPS: usize = 64;
 
 /// Runs the tool with the arguments of a process, its own name first.
 ///
 /// # Errors
-/// Nothing was checked: wrong usage or configuration ([`Exit::Usage`]), or the log folder is held ([`cycles::Locked`]).
-/// The text is for the user, on one line.
+/// Nothing was checked: wrong usage or configuration, or another run holds the log folder. The text is for the user, on
+/// one line; [`Exit::of_error`] gives the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit> {
-    let command = Cli::command().mut_subcommands(|mode| mode.mut_args(unless_empty));
-    let matches = match command.try_get_matches_from(arguments) {
-        Ok(matches) => matches,
-        Err(error) => return usage(&error),
-    };
-    let cli = Cli::from_arg_matches(&matches)?;
-    let (_, matches) = matches.subcommand().context("no command was given")?;
-    match cli.command {
-        Command::Dbs(args) => {
-            let plan = cli::plan::dbs(args, &Sources(matches))?;
-            block_on(modes::dbs::run(plan))
-        }
-        Command::Cycles(args) => {
-            let plan = cli::plan::cycles(args, &Sources(matches))?;
-            block_on(modes::cycles::run(plan))
-        }
-        Command::Report(args) => modes::report::run(&cli::plan::report(args)?),
+    match cli::parse(arguments)? {
+        Action::Dbs(plan) => block_on(modes::dbs::run(plan)),
+        Action::Cycles(plan) => block_on(modes::cycles::run(plan)),
+        Action::Report(plan) => modes::report::run(&plan),
+        Action::Shown(exit) => Ok(exit),
     }
-}
-
-/// An environment variable that is set to nothing is not set, as compose files and manifests have it.
-fn unless_empty(argument: clap::Arg) -> clap::Arg {
-    let is_empty = argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-    if is_empty { argument.env(Resettable::Reset) } else { argument }
 }
 
 /// Runs a mode on a runtime of this thread, and leaves without waiting for a name look-up that hangs.
 fn block_on(mode: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Each hung look-up holds one of them; see `resolve`.
-        .max_blocking_threads(64)
+        .max_blocking_threads(LOOK_UPS)
         .build()
         .context("cannot start the runtime")?;
     let exit = runtime.block_on(mode);
     runtime.shutdown_background();
     exit
-}
-
-/// Help and version go to standard output; anything else becomes an error of one line.
-fn usage(error: &clap::Error) -> anyhow::Result<Exit> {
-    use clap::error::{ContextKind, ErrorKind};
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // A closed pipe is the reader's choice.
-            let _ = error.print();
-            Ok(Exit::Healthy)
-        }
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let _ = write!(io::stderr(), "{}", error.render());
-            Ok(Exit::Usage)
-        }
-        _ => {
-            let mut text = error.render().to_string();
-            let mut remedy = "see --help";
-            for (kind, value) in error.context() {
-                let (ContextKind::InvalidArg | ContextKind::InvalidSubcommand | ContextKind::InvalidValue, value) =
-                    (kind, value.to_string())
-                else {
-                    continue;
-                };
-                #[cfg(not(feature = "iam"))]
-                if ["--iam", "--iam-cache", "--iam-serverless", "--region"].contains(&value.as_str()) {
-                    anyhow::bail!("{value}: this build has no IAM; install with cargo install --path . --features iam");
-                }
-                if model::secret::might_be_secret(&value) {
-                    text = text.replace(&value, model::secret::REDACTED);
-                    remedy = "give a URI with -u; see --help";
-                }
-            }
-            // The first paragraph says what is wrong, the others repeat the usage.
-            let first: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-            let line = first.join(" ");
-            anyhow::bail!("{} ({remedy})", line.strip_prefix("error: ").unwrap_or(&line))
-        }
-    }
 }

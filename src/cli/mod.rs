@@ -7,3 +7,86 @@ pub mod plan;
 pub mod precedence;
 mod units;
 mod uri;
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+use clap::error::{ContextKind, ErrorKind};
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use crate::exit_code::Exit;
+use crate::model::secret::{REDACTED, might_be_secret};
+use args::{Cli, Command, WhenTyped};
+use plan::{CyclesPlan, DbsPlan, ReportPlan};
+use precedence::Sources;
+
+/// What to do.
+pub enum Action {
+    Dbs(DbsPlan),
+    Cycles(CyclesPlan),
+    Report(ReportPlan),
+    /// Help or the version was asked for, and is shown.
+    Shown(Exit),
+}
+
+/// Reads the arguments of a process, its own name first, and the environment.
+///
+/// # Errors
+/// Wrong usage or configuration. The text is for the user, on one line.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Action> {
+    let matches = match Cli::command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => return show(&error).map(Action::Shown),
+    };
+    let cli = Cli::from_arg_matches(&matches)?;
+    let (_, matches) = matches.subcommand().context("no command was given")?;
+
+    Ok(match cli.command {
+        Command::Dbs(WhenTyped(args)) => Action::Dbs(plan::dbs(args, &Sources(matches))?),
+        Command::Cycles(WhenTyped(args)) => Action::Cycles(plan::cycles(args, &Sources(matches))?),
+        Command::Report(WhenTyped(args)) => Action::Report(plan::report(args)?),
+    })
+}
+
+/// Help and version go to standard output; anything else becomes an error of one line.
+fn show(error: &clap::Error) -> anyhow::Result<Exit> {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A closed pipe is the reader's choice.
+            let _ = error.print();
+            Ok(Exit::Healthy)
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = write!(io::stderr(), "{}", error.render());
+            Ok(Exit::Usage)
+        }
+        _ => Err(usage_error(error)),
+    }
+}
+
+/// What is wrong with the usage, and the remedy. Nothing that may hold a password is repeated.
+fn usage_error(error: &clap::Error) -> anyhow::Error {
+    let mut text = error.render().to_string();
+    let mut remedy = "see --help";
+    for (kind, value) in error.context() {
+        if !matches!(kind, ContextKind::InvalidArg | ContextKind::InvalidSubcommand | ContextKind::InvalidValue) {
+            continue;
+        }
+        let value = value.to_string();
+        #[cfg(not(feature = "iam"))]
+        if ["--iam", "--iam-cache", "--iam-serverless", "--region"].contains(&value.as_str()) {
+            let install = "cargo install --locked --path . --features iam";
+            return anyhow::anyhow!("{value}: this build has no IAM; install with {install}");
+        }
+        if might_be_secret(&value) {
+            text = text.replace(&value, REDACTED);
+            remedy = "give a URI with -u; see --help";
+        }
+    }
+
+    // The first paragraph says what is wrong, the others repeat the usage.
+    let first: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let line = first.join(" ");
+    anyhow::anyhow!("{} ({remedy})", line.strip_prefix("error: ").unwrap_or(&line))
+}

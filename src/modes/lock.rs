@@ -5,12 +5,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use crate::exit_code::Locked;
 use crate::output::console::Console;
-
-/// Another `cycles` run writes to the same log folder.
-#[derive(Debug, thiserror::Error)]
-#[error("--log-dir: another cycles run is using {0}; wait for its end or name another folder")]
-pub struct Locked(String);
 
 /// A log folder that is this process's alone. The system drops the lock with the process.
 pub struct Lock(#[expect(dead_code, reason = "held open for its lock")] File);

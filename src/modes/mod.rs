@@ -2,7 +2,7 @@
 
 pub mod cycles;
 pub mod dbs;
-pub mod lock;
+mod lock;
 mod prober;
 mod queue;
 mod recorder;

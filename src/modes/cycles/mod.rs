@@ -31,7 +31,7 @@ use crate::report::{Report, json, text};
 ///
 /// # Errors
 /// Nothing was checked: a certificate, the password or the log folder cannot be had, or another run holds the
-/// folder ([`Locked`](crate::modes::lock::Locked)).
+/// folder ([`Locked`](crate::exit_code::Locked)).
 pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
     let needs = Needs {
         console: Console::thread()?,

@@ -3,7 +3,7 @@
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::auth::credentials::CredentialsProvider;
-use crate::cli::args::{Cli, Command};
+use crate::cli::args::{Cli, Command, WhenTyped};
 use crate::cli::plan;
 use crate::cli::precedence::Sources;
 use crate::output::console::Console;
@@ -28,11 +28,11 @@ fn nothing_that_knows_the_password_prints_it() {
             let cli = Cli::from_arg_matches(&matches).unwrap();
             let sources = Sources(matches.subcommand().unwrap().1);
             let (shown, plan) = match cli.command {
-                Command::Dbs(args) => {
+                Command::Dbs(WhenTyped(args)) => {
                     let plan = plan::dbs(args, &sources).unwrap();
                     (format!("{plan:?}{plan:#?}"), plan.plan)
                 }
-                Command::Cycles(args) => {
+                Command::Cycles(WhenTyped(args)) => {
                     let plan = plan::cycles(args, &sources).unwrap();
                     (format!("{plan:?}{plan:#?}"), plan.plan)
                 }

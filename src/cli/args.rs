@@ -357,7 +357,7 @@ fn index(text: &str) -> Result<u32, String> {
 }
 
 fn port(text: &str) -> Result<u16, String> {
-    text.parse().ok().filter(|port| *port > 0).ok_or_else(|| "write a port from 1 to 65535".to_owned())
+    text.parse().ok().filter(|port| *port > 0).ok_or_else(|| "must be a port from 1 to 65535".to_owned())
 }
 
 fn role(text: &str) -> Result<Role, String> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::auth::password::Source;
+use crate::auth::password::Source as PasswordSource;
 use crate::cli::args;
 use crate::cli::precedence::{Sources, flag_name, variable_name};
 use crate::cli::units;
@@ -34,7 +34,7 @@ pub struct Plan {
     /// How to speak TLS, if at all.
     pub tls: Option<tls::Settings>,
     /// The ACL user, if any, and where the password comes from.
-    pub login: Option<(Option<String>, Source)>,
+    pub login: Option<(Option<String>, PasswordSource)>,
     pub databases: Databases,
     /// Every node of a cluster is checked, not only the endpoint.
     pub cluster: bool,
@@ -108,7 +108,7 @@ pub fn cycles(args: args::Cycles, sources: &Sources<'_>) -> anyhow::Result<Cycle
     );
     ensure!(
         schedule.check_interval >= SHORTEST_INTERVAL,
-        "--check-interval: {} is less than a server can be asked to bear; give 1ms or more",
+        "--check-interval: {} is too short; give 1ms or more",
         humantime::format_duration(schedule.check_interval)
     );
     let millis = args.common.millis || schedule.check_interval.subsec_nanos() != 0;
@@ -172,48 +172,34 @@ fn plan(
     millis: bool,
     sources: &Sources<'_>,
 ) -> anyhow::Result<Plan> {
-    let mut warnings = Vec::new();
-    if connection.cluster && connection.expect_role.is_some() {
-        // A cluster has both roles.
-        let holds = sources.choose(&["expect_role", "cluster"])?;
-        connection.cluster = holds == Some("cluster");
-        connection.expect_role = connection.expect_role.filter(|_| holds == Some("expect_role"));
-    }
+    settle_cluster_or_role(&mut connection, sources)?;
     // Clusters before Valkey 9 have no other database.
     let default = if connection.cluster { Databases::One(0) } else { default };
     let uri = uri(&connection, sources)?;
     let databases = databases(&connection, max_db, uri.as_ref(), default, sources)?;
+    let mut warnings = Vec::new();
     let login = login(&connection, uri.as_ref(), sources, &mut warnings)?;
+    let (timeout, deadline) = limits(&connection, sources);
+
     let tls_by_uri = uri.as_ref().is_some_and(|uri| uri.tls);
     let endpoint = match uri {
         Some(uri) => uri.endpoint,
         None => endpoint(connection.host, connection.port, connection.socket, sources)?,
     };
-    let tls = tls(
-        (connection.tls, tls_by_uri),
-        &endpoint,
-        tls::Settings {
-            ca: connection.cacert,
-            certificate: connection.cert,
-            key: connection.key,
-            name: connection.sni,
-            insecure: connection.insecure,
-        },
-        sources,
-    )?;
+    let settings = tls::Settings {
+        ca: connection.cacert,
+        certificate: connection.cert,
+        key: connection.key,
+        name: connection.sni,
+        insecure: connection.insecure,
+    };
+    let tls = tls(connection.tls || tls_by_uri, &endpoint, settings, sources)?;
     #[cfg(feature = "iam")]
     ensure!(
-        tls.is_some() || !matches!(login, Some((_, Source::Iam(_)))),
-        "--iam needs TLS, since ElastiCache takes tokens over nothing else; give --tls, or a URI with rediss://"
+        tls.is_some() || !matches!(login, Some((_, PasswordSource::Iam(_)))),
+        "--iam requires TLS: ElastiCache accepts tokens only over TLS; give --tls, or a URI with rediss://"
     );
-    ensure!(
-        common.keep.is_none() || common.rotate.is_some(),
-        "--keep says how many rotated files stay; give --rotate too"
-    );
-    let deadline_is_given = sources.typed("deadline") || sources.inherited("deadline");
-    // The default is for those who gave none; a longer timeout was given with a purpose.
-    let deadline = if deadline_is_given { connection.deadline } else { connection.deadline.max(connection.timeout) };
-    let rotate = common.rotate.map(|when| Rotate { when, keep: common.keep, utc: common.utc });
+
     Ok(Plan {
         endpoint,
         tls,
@@ -222,16 +208,40 @@ fn plan(
         cluster: connection.cluster,
         expect_role: connection.expect_role,
         canary: connection.canary,
-        // No check can take longer than the scan that it is part of.
-        timeout: connection.timeout.min(deadline),
+        timeout,
         deadline,
         clock: Clock { utc: common.utc, millis },
-        log: LogFiles { folder: common.log_dir, format: common.log_format, rotate },
+        log: log_files(&common)?,
         metrics: common.metrics_file,
         verbose: common.verbose,
         trace_dir: common.trace_dir,
         warnings,
     })
+}
+
+/// A cluster has both roles, so one of the two flags holds.
+fn settle_cluster_or_role(connection: &mut args::Connection, sources: &Sources<'_>) -> anyhow::Result<()> {
+    if connection.cluster && connection.expect_role.is_some() {
+        let holds = sources.choose(&["expect_role", "cluster"])?;
+        connection.cluster = holds == Some("cluster");
+        connection.expect_role = connection.expect_role.filter(|_| holds == Some("expect_role"));
+    }
+    Ok(())
+}
+
+/// The time for one check, and for a pass over all databases.
+fn limits(connection: &args::Connection, sources: &Sources<'_>) -> (Duration, Duration) {
+    let is_given = sources.typed("deadline") || sources.inherited("deadline");
+    // The default is for those who gave none; a longer timeout was given with a purpose.
+    let deadline = if is_given { connection.deadline } else { connection.deadline.max(connection.timeout) };
+    // No check can take longer than the pass that it is part of.
+    (connection.timeout.min(deadline), deadline)
+}
+
+fn log_files(common: &args::Common) -> anyhow::Result<LogFiles> {
+    ensure!(common.keep.is_none() || common.rotate.is_some(), "--keep needs --rotate; give both or none");
+    let rotate = common.rotate.map(|when| Rotate { when, keep: common.keep, utc: common.utc });
+    Ok(LogFiles { folder: common.log_dir.clone(), format: common.log_format, rotate })
 }
 
 fn endpoint(
@@ -256,27 +266,30 @@ fn endpoint(
     Ok(Endpoint::Tcp { host, port: port.unwrap_or(6379) })
 }
 
-/// Whether and how to speak TLS, which a flag or the URI asks for.
+/// How to use TLS, if a flag or the URI asks for it.
 fn tls(
-    (by_flag, by_uri): (bool, bool),
+    mut is_wanted: bool,
     endpoint: &Endpoint,
     settings: tls::Settings,
     sources: &Sources<'_>,
 ) -> anyhow::Result<Option<tls::Settings>> {
-    let mut wanted = by_flag || by_uri;
-    if wanted && matches!(endpoint, Endpoint::Unix(_)) {
-        ensure!(!sources.typed("tls"), "--tls does not go with a Unix socket; leave one of them out");
-        // A socket that was typed stands against TLS in the environment.
-        wanted = !(sources.typed("socket") || sources.typed("uri"));
-        ensure!(!wanted, "REDIS_HEALTH_TLS in the environment does not go with a Unix socket; unset one of them");
+    if is_wanted && matches!(endpoint, Endpoint::Unix(_)) {
+        ensure!(!sources.typed("tls"), "--tls cannot be combined with a Unix socket; leave one of them out");
+        // A socket that was typed overrides TLS in the environment.
+        is_wanted = !(sources.typed("socket") || sources.typed("uri"));
+        ensure!(
+            !is_wanted,
+            "REDIS_HEALTH_TLS in the environment cannot be combined with a Unix socket; unset one of them"
+        );
     }
-    let flags = ["cacert", "cert", "key", "sni", "insecure"];
-    if !wanted {
+    if !is_wanted {
+        let flags = ["cacert", "cert", "key", "sni", "insecure"];
         if let Some(flag) = flags.into_iter().find(|flag| sources.typed(flag)) {
-            bail!("{} means nothing without TLS; give --tls or a rediss:// URI too, or leave it out", flag_name(flag));
+            bail!("{} requires --tls; give --tls or a rediss:// URI too, or leave it out", flag_name(flag));
         }
         return Ok(None);
     }
+
     for (one, other, alone) in [
         ("cert", "key", settings.certificate.is_some() && settings.key.is_none()),
         ("key", "cert", settings.key.is_some() && settings.certificate.is_none()),
@@ -299,7 +312,10 @@ fn databases(
         let other = chosen.filter(|flag| sources.typed(flag) && !(*flag == "db" && connection.db == Some(in_uri)));
         match other {
             Some(flag) if sources.typed("uri") => {
-                bail!("--uri names database {in_uri} and contradicts {}; leave one of them out", flag_name(flag))
+                bail!(
+                    "--uri names database {in_uri} and cannot be used together with {}; leave one of them out",
+                    flag_name(flag)
+                )
             }
             Some(_) => {}
             None => return Ok(Databases::One(in_uri)),
@@ -313,12 +329,55 @@ fn databases(
     })
 }
 
+/// The ACL user, if any, and where the password comes from; none where nothing asks for a login.
 fn login(
     connection: &args::Connection,
     uri: Option<&Uri>,
     sources: &Sources<'_>,
     warnings: &mut Vec<String>,
-) -> anyhow::Result<Option<(Option<String>, Source)>> {
+) -> anyhow::Result<Option<(Option<String>, PasswordSource)>> {
+    let user = user(connection, uri, sources)?;
+    let source = password_source(connection, uri, user.as_deref(), sources, warnings)?;
+    // The URI names the user and says that there is no password.
+    let by_uri = user.is_some() && uri.is_some_and(|uri| uri.user == user && uri.password.is_some());
+    let source = source.or_else(|| by_uri.then(|| PasswordSource::Given(Secret::new(""))));
+
+    #[cfg(feature = "iam")]
+    if !matches!(source, Some(PasswordSource::Iam(_))) {
+        for flag in ["iam_cache", "iam_serverless", "region"] {
+            ensure!(!sources.typed(flag), "{} requires --iam; give that too", flag_name(flag));
+        }
+    }
+    match (user, source) {
+        (user, Some(source)) => Ok(Some((user, source))),
+        (Some(_), None) => {
+            bail!("--user needs a password; set REDISCLI_AUTH, or give --pass-file, --password-command or --askpass")
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+fn user(connection: &args::Connection, uri: Option<&Uri>, sources: &Sources<'_>) -> anyhow::Result<Option<String>> {
+    let Some(in_uri) = uri.and_then(|uri| uri.user.clone()) else { return Ok(connection.user.clone()) };
+    if !sources.typed("user") || connection.user.as_ref() == Some(&in_uri) {
+        return Ok(Some(in_uri));
+    }
+
+    ensure!(
+        !sources.typed("uri"),
+        "--uri names the user {in_uri} and cannot be used together with --user; leave one of them out"
+    );
+    Ok(connection.user.clone())
+}
+
+/// Where the password comes from: what was typed overrides a URI, and a URI overrides the environment.
+fn password_source(
+    connection: &args::Connection,
+    uri: Option<&Uri>,
+    user: Option<&str>,
+    sources: &Sources<'_>,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<Option<PasswordSource>> {
     const VISIBLE: &str = "can be seen by everybody on this machine in the process list; \
                            REDISCLI_AUTH, --pass-file or --password-command keep it private";
     let chosen = sources.choose(&[
@@ -330,57 +389,42 @@ fn login(
         "iam",
     ])?;
     let typed = chosen.filter(|flag| sources.typed(flag));
+
     // An empty one leaves the password to the flags and the environment.
-    let uri_password = uri.and_then(|uri| uri.password.clone()).filter(|password| !password.reveal().is_empty());
-    if uri_password.is_some() && sources.typed("uri") {
+    let in_uri = uri.and_then(|uri| uri.password.clone()).filter(|password| !password.reveal().is_empty());
+    if in_uri.is_some() && sources.typed("uri") {
         if let Some(flag) = typed {
-            bail!("--uri has a password and contradicts {}; leave one of them out", flag_name(flag));
+            let flag = flag_name(flag);
+            bail!("--uri has a password and cannot be used together with {flag}; leave one of them out");
         }
         warnings.push(format!("warning: the password in --uri {VISIBLE}"));
     }
     if typed == Some("password") {
         warnings.push(format!("warning: the password of -a {VISIBLE}"));
     }
-    let user = match uri.and_then(|uri| uri.user.clone()) {
-        Some(in_uri) if sources.typed("user") && connection.user.as_ref() != Some(&in_uri) => {
-            ensure!(
-                !sources.typed("uri"),
-                "--uri names the user {in_uri} and contradicts --user; leave one of them out"
-            );
-            connection.user.clone()
-        }
-        Some(in_uri) => Some(in_uri),
-        None => connection.user.clone(),
-    };
-    let from_flag = || match chosen? {
-        "password" => connection.password.clone().map(|text| Source::Given(Secret::new(text))),
-        "pass_file" => connection.pass_file.clone().map(Source::File),
-        "password_command" => connection.password_command.clone().map(Source::Command),
-        _ => Some(Source::Prompt),
-    };
-    // What was typed beats a URI, and a URI beats the environment's password.
-    let source = match uri_password {
-        Some(password) if typed.is_none() => Some(Source::Given(password)),
+
+    match in_uri {
+        Some(password) if typed.is_none() => Ok(Some(PasswordSource::Given(password))),
+        _ => source_of_flag(chosen, connection, user),
+    }
+}
+
+/// The source that a flag names.
+#[cfg_attr(not(feature = "iam"), expect(unused_variables, clippy::unnecessary_wraps))]
+fn source_of_flag(
+    flag: Option<&str>,
+    connection: &args::Connection,
+    user: Option<&str>,
+) -> anyhow::Result<Option<PasswordSource>> {
+    Ok(match flag {
+        Some("password") => connection.password.clone().map(|text| PasswordSource::Given(Secret::new(text))),
+        Some("pass_file") => connection.pass_file.clone().map(PasswordSource::File),
+        Some("password_command") => connection.password_command.clone().map(PasswordSource::Command),
+        Some("askpass") => Some(PasswordSource::Prompt),
         #[cfg(feature = "iam")]
-        _ if chosen == Some("iam") => Some(Source::Iam(iam(connection, user.as_deref())?)),
-        _ => from_flag(),
-    };
-    // The URI names the user and says that there is no password.
-    let by_uri = user.is_some() && uri.is_some_and(|uri| uri.user == user && uri.password.is_some());
-    let source = source.or_else(|| by_uri.then(|| Source::Given(Secret::new(""))));
-    #[cfg(feature = "iam")]
-    if !matches!(source, Some(Source::Iam(_))) {
-        for flag in ["iam_cache", "iam_serverless", "region"] {
-            ensure!(!sources.typed(flag), "{} is of no use without --iam; give that too", flag_name(flag));
-        }
-    }
-    match (user, source) {
-        (user, Some(source)) => Ok(Some((user, source))),
-        (Some(_), None) => {
-            bail!("--user needs a password; set REDISCLI_AUTH, or give --pass-file, --password-command or --askpass")
-        }
-        (None, None) => Ok(None),
-    }
+        Some("iam") => Some(PasswordSource::Iam(iam(connection, user)?)),
+        _ => None,
+    })
 }
 
 /// What `--iam` and the flags beside it ask for.
@@ -404,7 +448,7 @@ fn iam(connection: &args::Connection, user: Option<&str>) -> anyhow::Result<crat
     })
 }
 
-/// The URI, where one was given and nothing that was typed stands against it.
+/// The URI, if one was given and it is not overridden by a flag.
 fn uri(connection: &args::Connection, sources: &Sources<'_>) -> anyhow::Result<Option<Uri>> {
     let Some(text) = &connection.uri else { return Ok(None) };
     for flag in ["host", "socket"] {
@@ -415,7 +459,7 @@ fn uri(connection: &args::Connection, sources: &Sources<'_>) -> anyhow::Result<O
     // A port alone does not say where to, so it cannot take the place of a URI.
     if sources.typed("port") {
         let uri = if sources.typed("uri") { "--uri" } else { "REDIS_HEALTH_URI" };
-        bail!("{uri} and --port contradict each other; write the port into the URI, or give --host with it");
+        bail!("{uri} and --port cannot be used together; write the port into the URI, or give --host with it");
     }
     uri::parse(text).map(Some)
 }

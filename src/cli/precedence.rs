@@ -1,10 +1,11 @@
-//! Which of several values holds: what was typed, or what the environment says.
+//! Which of several values holds: what was typed overrides the environment.
 
 use anyhow::bail;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-/// Where values came from: what was typed beats the environment, and only what is on the same footing can contradict.
+/// Where values came from. A typed flag overrides the environment; two typed flags, or two variables, may exclude each
+/// other.
 pub struct Sources<'a>(pub &'a ArgMatches);
 
 impl Sources<'_> {
@@ -29,10 +30,10 @@ impl Sources<'_> {
             ([], []) => Ok(None),
             ([one], _) | ([], [one]) => Ok(Some(one)),
             ([one, two, ..], _) => {
-                bail!("{} and {} contradict each other; leave one of them out", flag_name(one), flag_name(two))
+                bail!("{} and {} cannot be used together; leave one of them out", flag_name(one), flag_name(two))
             }
             ([], [one, two, ..]) => bail!(
-                "{} and {} in the environment contradict each other; unset one of them",
+                "{} and {} in the environment cannot be used together; unset one of them",
                 variable_name(one),
                 variable_name(two)
             ),

@@ -147,7 +147,7 @@ fn server_name(sni: Option<&str>, endpoint: &Endpoint) -> anyhow::Result<ServerN
     let (flag, name) = match (sni, endpoint) {
         (Some(name), _) => ("--sni", name.to_owned()),
         (None, Endpoint::Tcp { host, .. }) => ("--host", host.clone()),
-        (None, Endpoint::Unix(_)) => bail!("--tls does not go with a Unix socket; leave one of them out"),
+        (None, Endpoint::Unix(_)) => bail!("--tls cannot be combined with a Unix socket; leave one of them out"),
     };
     ServerName::try_from(name.clone())
         .with_context(|| format!("{flag}: no certificate can be for {name}; give the name that it is for with --sni"))

@@ -57,7 +57,7 @@ impl Log {
     ) -> anyhow::Result<Self> {
         let folder = &files.folder;
         std::fs::create_dir_all(folder).with_context(|| {
-            format!("--log-dir: cannot make the folder {}; name one that can be written to", folder.display())
+            format!("--log-dir: cannot create folder {}; name one that can be written to", folder.display())
         })?;
 
         let mut open = Vec::new();

@@ -20,7 +20,9 @@
 //!
 //! A check is a value, also when it fails: `Err` means that the tool itself cannot go on.
 
-#![forbid(unsafe_code)]
+// A closed pipe makes `println!` panic, and nothing that comes from outside may.
+#![deny(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 mod auth;
 mod cli;

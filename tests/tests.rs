@@ -9,6 +9,8 @@ mod engines;
 mod faults;
 mod held;
 mod hostile;
+#[cfg(feature = "iam")]
+mod iam;
 mod login;
 mod page;
 mod probes;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::cluster::shards::{self, KnownNodes, Route, Shard, ShardChange};
+use crate::cluster::shards::{Division, KnownNodes, Route, Shard, ShardChange};
 use crate::cluster::topology::{Node, Topology};
 use crate::model::change::TopologyChange;
 use crate::model::endpoint::Endpoint;
@@ -140,8 +140,14 @@ impl Nodes {
         let known = nodes.iter().map(|node| self.connect_options(node)).collect();
         let known_nodes = Arc::new(KnownNodes { endpoint: self.checker.target.clone(), known });
         let connect_options = |node: &Node| self.connect_options(node);
-        let ShardChange { added, removed, moved } =
-            shards::divide(&mut shards, nodes, whole, &connect_options, &known_nodes, &self.checker);
+        let division = Division {
+            nodes,
+            is_whole: whole,
+            connect_options: &connect_options,
+            known_nodes: &known_nodes,
+            checker: &self.checker,
+        };
+        let ShardChange { added, removed, moved } = division.apply(&mut shards);
         (self.shards, found.new_shards, found.moved) = (shards, added, moved);
         found.removed.extend(removed);
     }

@@ -189,21 +189,71 @@ pub struct ShardChange {
     pub moved: Vec<(Target, Arc<str>, Arc<str>)>,
 }
 
-/// Finds the shards among the nodes of a topology, and the known ones among those: a shard is the one that has most of
-/// the slots which it had before. `whole` says that every slot has an owner, so that one which is not found is gone.
-pub fn divide(
-    shards: &mut Vec<Shard>,
-    nodes: &[Node],
-    whole: bool,
-    connect_options: &dyn Fn(&Node) -> ConnectOptions,
-    known_nodes: &Arc<KnownNodes>,
-    like: &Checker,
-) -> ShardChange {
-    let mut change = ShardChange::default();
-    let mut before: Vec<_> = std::mem::take(shards).into_iter().map(Some).collect();
-    let owners: Vec<_> = nodes.iter().filter(|node| !node.slots.is_empty()).collect();
+/// The nodes of a topology, and how they are dialled.
+pub struct Division<'a> {
+    pub nodes: &'a [Node],
+    /// Every slot has an owner, so that a shard which is not found is gone.
+    pub is_whole: bool,
+    pub connect_options: &'a dyn Fn(&Node) -> ConnectOptions,
+    pub known_nodes: &'a Arc<KnownNodes>,
+    /// The checks of the shards are like its own.
+    pub checker: &'a Checker,
+}
+
+impl Division<'_> {
+    /// Finds the shards among the nodes, and the known ones among those.
+    pub fn apply(&self, shards: &mut Vec<Shard>) -> ShardChange {
+        let mut change = ShardChange::default();
+        let owners: Vec<_> = self.nodes.iter().filter(|node| !node.slots.is_empty()).collect();
+        let (known, unmatched) = matched(std::mem::take(shards), &owners);
+        match self.is_whole {
+            true => change.removed.extend(unmatched.iter().map(Shard::target)),
+            false => shards.extend(unmatched),
+        }
+
+        for (owner, known) in owners.into_iter().zip(known) {
+            let is_new = known.is_none();
+            if let Some(known) = known.as_ref().filter(|known| known.primary.name != owner.name) {
+                change.moved.push((known.target(), known.primary.name.clone(), owner.name.clone()));
+            }
+            if let Some(shard) = self.shard(owner, known, shards) {
+                change.added.extend(is_new.then(|| shard.clone()));
+                shards.push(shard);
+            }
+        }
+        shards.sort_by_key(|shard| shard.first);
+        change
+    }
+
+    /// The shard whose slots `owner` has: a `known` one keeps its name, and its tag while that is in its slots.
+    fn shard(&self, owner: &Node, known: Option<Shard>, others: &[Shard]) -> Option<Shard> {
+        let kept = known.as_ref().map(|known| known.tag.clone()).filter(|tag| is_in(tag, &owner.slots));
+        // Every slot has a number that hashes to it.
+        let tag = kept.or_else(|| topology::tag(&owner.slots))?;
+        let (name, first, checker) = match known {
+            Some(known) => {
+                let is_same = known.primary.name == owner.name && known.primary.hostname == owner.hostname;
+                let checker = Some(known.route.checker).filter(|_| is_same && known.tag == tag);
+                (known.name, known.first, checker)
+            }
+            None => (name(&owner.slots, others), owner.slots.iter().map(|range| *range.start()).min()?, None),
+        };
+
+        let connect_options = self.connect_options;
+        let new_checker = || Arc::new(self.checker.elsewhere(connect_options(owner), Some(Canary::tagged(&tag))));
+        let checker = checker.unwrap_or_else(new_checker);
+        let replicas = self.nodes.iter().filter(|node| node.replicates.as_ref() == Some(&owner.name));
+        let others = replicas.map(connect_options).collect();
+        let route = Route { checker, others, known_nodes: self.known_nodes.clone() };
+        Some(Shard { name, first, slots: owner.slots.clone(), tag, primary: owner.clone(), route })
+    }
+}
+
+/// Finds for each owner of slots the shard that it has now, and the shards that nobody has: a shard belongs to the
+/// node that has most of the slots which it had before.
+fn matched(shards: Vec<Shard>, owners: &[&Node]) -> (Vec<Option<Shard>>, Vec<Shard>) {
     let mut likeness = Vec::new();
-    for (place, shard) in before.iter().flatten().enumerate() {
+    for (place, shard) in shards.iter().enumerate() {
         for (owner, node) in owners.iter().enumerate() {
             let shared = shared(&shard.slots, &node.slots);
             if shared > 0 {
@@ -212,47 +262,15 @@ pub fn divide(
         }
     }
     likeness.sort_unstable();
+
+    let mut shards: Vec<_> = shards.into_iter().map(Some).collect();
     let mut known: Vec<Option<Shard>> = owners.iter().map(|_| None).collect();
     for (_, place, owner) in likeness {
         if known[owner].is_none() {
-            known[owner] = before[place].take();
+            known[owner] = shards[place].take();
         }
     }
-    for shard in before.into_iter().flatten() {
-        match whole {
-            true => change.removed.push(shard.target()),
-            false => shards.push(shard),
-        }
-    }
-    for (owner, known) in owners.into_iter().zip(known) {
-        let is_new = known.is_none();
-        if let Some(known) = known.as_ref().filter(|known| known.primary.name != owner.name) {
-            change.moved.push((known.target(), known.primary.name.clone(), owner.name.clone()));
-        }
-        let kept = known.as_ref().map(|known| known.tag.clone()).filter(|tag| is_in(tag, &owner.slots));
-        // Every slot has a number that hashes to it.
-        let Some(tag) = kept.or_else(|| topology::tag(&owner.slots)) else { continue };
-        let others =
-            nodes.iter().filter(|node| node.replicates.as_ref() == Some(&owner.name)).map(connect_options).collect();
-        let (name, first, checker) = match known {
-            Some(known) => {
-                let is_same = known.primary.name == owner.name && known.primary.hostname == owner.hostname;
-                let checker = Some(known.route.checker).filter(|_| is_same && known.tag == tag);
-                (known.name, known.first, checker)
-            }
-            None => {
-                (name(&owner.slots, shards), owner.slots.iter().map(|range| *range.start()).min().unwrap_or(0), None)
-            }
-        };
-        let checker =
-            checker.unwrap_or_else(|| Arc::new(like.elsewhere(connect_options(owner), Some(Canary::tagged(&tag)))));
-        let route = Route { checker, others, known_nodes: known_nodes.clone() };
-        let shard = Shard { name, first, slots: owner.slots.clone(), tag, primary: owner.clone(), route };
-        change.added.extend(is_new.then(|| shard.clone()));
-        shards.push(shard);
-    }
-    shards.sort_by_key(|shard| shard.first);
-    change
+    (known, shards.into_iter().flatten().collect())
 }
 
 /// `0-5460`, or `0-99,200,300-399`. Slots wander, so another shard may once have been seen with the same ones.

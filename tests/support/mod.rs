@@ -3,6 +3,8 @@
 #![allow(dead_code)]
 
 pub mod attacks;
+#[cfg(feature = "iam")]
+pub mod aws;
 pub mod certificates;
 pub mod cluster;
 pub mod env;

@@ -1,4 +1,4 @@
-//! From ledgers to a report: of a run, of the logs of a folder, and of several.
+//! Builds a report from ledgers: of a run, of the logs in one folder, or in several.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,21 +40,21 @@ impl From<Ledger> for Report {
     }
 }
 
-/// The report of the logs of one folder or of several: each is an endpoint of its own.
+/// Builds the report of the logs in one folder or in several. Each folder holds the logs of one endpoint.
 pub fn of_logs(folders: Vec<(Folder, Logs)>) -> Report {
     let several = folders.len() > 1;
     let reports = folders.into_iter().map(|(folder, logs)| {
         let skipped_lines = logs.skipped_lines;
         let failures_only = logs.failures_only;
-        // The checks of the two modes take unlike times: of all databases, and mostly of one.
+        // Checks of all databases and checks of a single one take different times, so latency is of one mode.
         let (dbs, mut cycles) = (Report::from(logs.dbs), Report::from(logs.cycles));
         if cycles.latency.is_none() {
             (cycles.latency, cycles.points) = (dbs.latency, dbs.points.clone());
         }
-        let both = Report { skipped_lines, failures_only, ..cycles.beside(Report { latency: None, ..dbs }) };
+        let both = Report { skipped_lines, failures_only, ..cycles.merge(Report { latency: None, ..dbs }) };
         if several { both.named(&folder) } else { both }
     });
-    reports.reduce(Report::beside).unwrap_or_default()
+    reports.reduce(Report::merge).unwrap_or_default()
 }
 
 impl Report {
@@ -64,8 +64,8 @@ impl Report {
         self
     }
 
-    /// Both, where the one fills gaps of the other.
-    fn beside(self, other: Report) -> Report {
+    /// Merges two reports; what one of them observed is no gap of the other.
+    fn merge(self, other: Report) -> Report {
         let (first, second) = match (self.span, other.span) {
             (_, None) => return Report { changes: [self.changes, other.changes].concat(), ..self },
             (None, _) => return Report { changes: [self.changes, other.changes].concat(), ..other },
@@ -80,7 +80,7 @@ impl Report {
             checks: self.checks + other.checks,
             failures: self.failures + other.failures,
             missed: self.missed + other.missed,
-            // Percentiles of unlike checks do not add up.
+            // Percentiles of different checks cannot be combined.
             latency: if self.latency.is_some() && other.latency.is_some() {
                 None
             } else {
@@ -97,12 +97,12 @@ impl Report {
         report
     }
 
-    /// For how long at least one of the rows was observed.
+    /// For how long at least one row was observed.
     fn observed(&self) -> Duration {
         let mut times = Vec::new();
         let mut known: Vec<&Arc<[Gap]>> = Vec::new();
         for row in &self.rows {
-            // All rows of one stream of checks share their gaps.
+            // All rows of one mode share their gaps.
             if known.iter().any(|gaps| Arc::ptr_eq(gaps, &row.gaps)) {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! A report as one page: no network, no script, light and dark, and fit for paper. The template escapes all text.
+//! A report as one HTML page: self-contained, without scripts, light and dark, printable. The template escapes all text.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const LISTED: usize = 200;
 #[template(path = "page.html", config = "src/report/askama.toml")]
 struct Page {
     title: String,
-    /// The headline figure, and whether it is a good one.
+    /// The headline, and whether there was no outage.
     headline: String,
     healthy: bool,
     summary: Vec<String>,
@@ -35,7 +35,7 @@ struct Page {
     ticks: Vec<String>,
     plot: Option<Plot>,
     rows: Vec<TableRow>,
-    /// A row tells its latency.
+    /// At least one row has latency.
     latencies: bool,
     outages: Vec<OutageRow>,
     unlisted: u64,
@@ -46,11 +46,11 @@ struct Page {
 /// One row of the timeline.
 struct Band {
     name: String,
-    marks: Vec<Mark>,
+    segments: Vec<Segment>,
 }
 
-/// A stretch of a row that was not simply up.
-struct Mark {
+/// A part of a row that was not up.
+struct Segment {
     x: String,
     width: String,
     class: &'static str,
@@ -104,7 +104,7 @@ struct ChangeRow {
 /// The page as text.
 ///
 /// # Errors
-/// The template cannot be filled, which no report is known to bring about.
+/// The template cannot be rendered; no report is known to cause that.
 pub fn render(report: &Report) -> anyhow::Result<String> {
     let folded = report.folded();
     let scale = Scale::of(report);
@@ -122,7 +122,7 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
         },
         healthy: report.outages() == 0,
         summary: summary(report),
-        bands: folded.iter().map(|rows| Band { name: name_of_rows(rows), marks: marks(&rows[0], &scale) }).collect(),
+        bands: folded.iter().map(|rows| Band { name: name_of_rows(rows), segments: segments(&rows[0], &scale) }).collect(),
         flags: flags(report, &scale),
         ticks: scale.ticks(),
         plot: plot(report, &scale),
@@ -147,7 +147,7 @@ fn summary(report: &Report) -> Vec<String> {
         lines.push(format!("{} to {}", stamp(first.stamp), stamp(last.stamp)));
     }
     if report.failures_only {
-        lines.push("only an error log was read: what succeeded is not known".to_owned());
+        lines.push("only an error log was read, which has no successful checks".to_owned());
     }
     let worst = report.rows.iter().flat_map(|row| &row.outages).max_by_key(|outage| outage.at_least());
     if let Some(outage) = worst {
@@ -155,7 +155,7 @@ fn summary(report: &Report) -> Vec<String> {
         lines.push(format!("longest outage: at least {} s{at_most}", seconds(outage.at_least())));
     }
     if !report.unobserved.is_zero() {
-        lines.push(format!("not observed in between: {}", length(report.unobserved)));
+        lines.push(format!("not observed: {}", length(report.unobserved)));
     }
     for (what, count) in [
         ("checks missed", report.missed),
@@ -169,7 +169,7 @@ fn summary(report: &Report) -> Vec<String> {
     lines
 }
 
-/// From moments to places on the time axis.
+/// Maps moments to positions on the time axis.
 struct Scale {
     span: Option<(Moment, Moment)>,
 }
@@ -185,7 +185,7 @@ impl Scale {
         (offset / (last.since - first.since).as_secs_f64()).min(1.0) * WIDTH
     }
 
-    /// The stamps of the axis: its ends, and what lies between at equal distances.
+    /// The labels of the axis, at equal distances.
     fn ticks(&self) -> Vec<String> {
         const PARTS: u32 = 4;
         let Some((first, last)) = self.span else { return Vec::new() };
@@ -199,23 +199,23 @@ impl Scale {
     }
 }
 
-/// Outages and what was not observed, of a row. What lies too close together to be told apart is one mark.
-fn marks(row: &Row, scale: &Scale) -> Vec<Mark> {
+/// The outages and the unobserved times of a row. Those too close together to be drawn apart are one segment.
+fn segments(row: &Row, scale: &Scale) -> Vec<Segment> {
     let Some((first, last)) = scale.span else { return Vec::new() };
     let mut outages: Vec<_> = row.outages.iter().map(|outage| (outage.span(), hover(outage))).collect();
-    let unlisted = row.unlisted_spans.iter().map(|span| (span, "outages too many to be listed".to_owned()));
+    let unlisted = row.unlisted_spans.iter().map(|span| (span, "outages that are not listed".to_owned()));
     outages.extend(unlisted);
     outages.sort_by_key(|(span, _)| *span);
     let mut gaps: Vec<_> =
         row.unobserved((first.since, last.since)).map(|span| (span, "not observed".to_owned())).collect();
     gaps.sort_by_key(|(span, _)| *span);
-    // What was not observed is not known to have been down, even inside an outage, so it lies on top.
-    let down = merged(outages, "outages", scale).into_iter().map(|mark| (mark, "down"));
-    let gap = merged(gaps, "times not observed", scale).into_iter().map(|mark| (mark, "gap"));
-    down.chain(gap).map(|(mark, class)| mark.drawn(class)).collect()
+    // Unobserved time is not known to have been down, even inside an outage, so it is drawn on top.
+    let down = merged(outages, "outages", scale).into_iter().map(|stretch| (stretch, "down"));
+    let gap = merged(gaps, "unobserved times", scale).into_iter().map(|stretch| (stretch, "gap"));
+    down.chain(gap).map(|(stretch, class)| stretch.drawn(class)).collect()
 }
 
-/// A mark before it is drawn.
+/// A segment before it is drawn.
 struct Stretch {
     from: f64,
     to: f64,
@@ -224,10 +224,10 @@ struct Stretch {
 }
 
 impl Stretch {
-    fn drawn(self, class: &'static str) -> Mark {
-        // Too short to be seen is still an outage.
+    fn drawn(self, class: &'static str) -> Segment {
+        // An outage too short to be seen is drawn wider.
         let width = (self.to - self.from).max(if class == "down" { 3.0 } else { 0.0 });
-        Mark { x: figure(self.from.min(WIDTH - width)), width: figure(width), class, title: self.title }
+        Segment { x: figure(self.from.min(WIDTH - width)), width: figure(width), class, title: self.title }
     }
 }
 
@@ -281,7 +281,7 @@ fn plot(report: &Report, scale: &Scale) -> Option<Plot> {
     if values.len() < 2 {
         return None;
     }
-    // A healthy check takes a fraction of a millisecond and a troubled one seconds, so the scale is logarithmic.
+    // Checks take from a fraction of a millisecond to seconds, so the scale is logarithmic.
     let bottom = lowest.log10().floor();
     let top = highest.log10().ceil().max(bottom + 1.0);
     let lowest = 10f64.powf(bottom);
@@ -293,7 +293,7 @@ fn plot(report: &Report, scale: &Scale) -> Option<Plot> {
         points.iter().enumerate().map(step).collect()
     };
     let (mut outline, mut mean) = (String::new(), String::new());
-    // Where nothing was observed there is no line.
+    // No line is drawn where nothing was observed.
     let apart = median_distance(&values) * 3.0;
     for run in values.chunk_by(|a, b| b.0 - a.0 <= apart) {
         let (Some((first, ..)), Some((last, ..))) = (run.first(), run.last()) else { continue };
@@ -346,7 +346,7 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// A coordinate: a tenth of a unit is less than anybody sees.
+/// A coordinate, to a tenth of a unit.
 fn figure(value: f64) -> String {
     let text = format!("{value:.1}");
     text.strip_suffix(".0").map(str::to_owned).unwrap_or(text)

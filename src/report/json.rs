@@ -1,4 +1,4 @@
-//! A report for programs: one JSON document. The README says what its fields mean.
+//! A report as one JSON document, for programs. The README explains the fields.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub fn render(report: &Report) -> String {
         databases: report.rows.iter().map(|row| Database::of(row, report.failures_only)).collect(),
         changes: report.changes.iter().map(Into::into).collect(),
     };
-    // Serialisation to memory fails only for maps with other keys than text, and there are none.
+    // Serialising to memory fails only for maps whose keys are not text; there are none.
     serde_json::to_string(&document).unwrap_or_default()
 }
 
@@ -51,7 +51,7 @@ struct Document<'r> {
     skipped_lines: u64,
     latency_us: Option<LatencyMicros>,
     databases: Vec<Database<'r>>,
-    changes: Vec<Change<'r>>,
+    changes: Vec<ChangeFields<'r>>,
 }
 
 #[derive(Serialize)]
@@ -114,7 +114,7 @@ impl<'r> Database<'r> {
             write: *write,
             checks: row.checks,
             failures: row.failures,
-            // An error log alone does not tell what succeeded.
+            // An error log has no successful checks.
             availability: (!failures_only).then_some(row.availability),
             latency_us: row.latency.map(Into::into),
             outages: row.outages.iter().map(Into::into).collect(),
@@ -169,7 +169,7 @@ impl From<&Outage> for OutageFields {
 }
 
 #[derive(Serialize)]
-struct Change<'r> {
+struct ChangeFields<'r> {
     #[serde(skip_serializing_if = "Option::is_none")]
     folder: Option<&'r str>,
     at: String,
@@ -183,9 +183,9 @@ struct Change<'r> {
     held: bool,
 }
 
-impl<'r> From<&'r (Folder, Changed)> for Change<'r> {
+impl<'r> From<&'r (Folder, Changed)> for ChangeFields<'r> {
     fn from((folder, changed): &'r (Folder, Changed)) -> Self {
-        Change {
+        ChangeFields {
             folder: folder.as_deref(),
             at: changed.at.rfc3339(),
             what: changed.change.aspect.as_str(),

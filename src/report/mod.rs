@@ -1,4 +1,6 @@
-//! What a run or a log comes to: one value, shown as text, as JSON and as a page.
+//! The result of a run or of logs: one value, rendered as text, JSON or an HTML page.
+//!
+//! It knows nothing of flags, and writes no file.
 
 pub mod build;
 pub mod html;
@@ -23,7 +25,7 @@ use crate::model::clock::Moment;
 use crate::model::clock::Stamp;
 use crate::model::subject::Subject;
 
-/// How long checks took that succeeded.
+/// How long successful checks took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Latency {
     pub p50: Duration,
@@ -45,7 +47,7 @@ impl Latency {
     }
 }
 
-/// What is known of one database, node, kept connection or cluster.
+/// The result for one database, node, shard, persistent connection or cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     pub subject: Subject,
@@ -56,15 +58,15 @@ pub struct Row {
     /// None where the records do not tell.
     pub latency: Option<Latency>,
     pub outages: Vec<Outage>,
-    /// Outages that are counted and not kept, since there were too many.
+    /// How many more outages there were than are kept.
     pub unlisted: u64,
     /// When it was not observed.
     pub gaps: Arc<[Gap]>,
-    /// When outages lay that are not kept.
+    /// When those outages were.
     pub unlisted_spans: Intervals,
-    /// When it was first and last observed, and all that was like it.
+    /// When the first and the last check of its mode began.
     pub span: Option<(Moment, Moment)>,
-    /// Whose logs these are, where there are those of several folders.
+    /// The folder of the logs, if several were read.
     pub folder: Folder,
 }
 
@@ -83,7 +85,7 @@ impl Row {
     }
 }
 
-/// All of it.
+/// The result of a run, or of logs.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// What was checked, where that is known.
@@ -92,23 +94,23 @@ pub struct Report {
     pub span: Option<(Moment, Moment)>,
     pub checks: u64,
     pub failures: u64,
-    /// Time in which nothing was observed: breaks, and while the process or its machine did not run.
+    /// Time in which nothing was observed: breaks, and while this process or its machine did not run.
     pub unobserved: Duration,
     pub latency: Option<Latency>,
     pub rows: Vec<Row>,
     pub changes: Vec<(Folder, Changed)>,
     /// Latency over time.
     pub points: Vec<(Duration, Span)>,
-    /// Checks that were due and not made.
+    /// Checks that were scheduled but not run.
     pub missed: u64,
     /// Of a run: checks still under way at its end, and records that could not be written.
     pub unfinished: Option<u64>,
     pub lost: Option<u64>,
     /// Of logs: lines that could not be read.
     pub skipped_lines: u64,
-    /// Nothing but an error log was read, which has no successes: neither availability nor an outage's end is known.
+    /// Only an error log was read, which has no successful checks: availability and the ends of outages are unknown.
     pub failures_only: bool,
-    /// What was read, for a title.
+    /// What was read, for the title.
     pub source: Option<String>,
 }
 
@@ -118,7 +120,7 @@ impl Report {
         self.rows.iter().map(|row| row.outages.len() as u64 + row.unlisted).sum()
     }
 
-    /// All outages by their beginnings; one that several databases shared is one.
+    /// All outages by when they began; one that several databases share is one incident.
     fn incidents(&self) -> Vec<Incident<'_>> {
         let mut incidents = BTreeMap::<_, Incident<'_>>::new();
         for row in &self.rows {
@@ -133,18 +135,18 @@ impl Report {
         incidents.into_values().collect()
     }
 
-    /// Neighbours of which the same is known, as ranges of rows.
+    /// Rows of neighbouring databases with the same result, together.
     fn folded(&self) -> Vec<&[Row]> {
         self.rows.chunk_by(same_but_for_the_database).collect()
     }
 }
 
-/// An outage, and whose it was.
+/// An outage, and the subjects that had it.
 struct Incident<'r> {
     folder: &'r Folder,
     subjects: Vec<&'r Subject>,
     outage: &'r Outage,
-    /// The longest of their upper bounds: they end with the checks that found each database well again.
+    /// The longest of their upper bounds: each ends with the check that passed again.
     at_most: Option<Duration>,
 }
 
@@ -159,14 +161,14 @@ impl Incident<'_> {
 
 fn same_but_for_the_database(a: &Row, b: &Row) -> bool {
     let counts = |row: &Row| (row.checks, row.failures, row.unlisted);
-    // How fast each was differs by microseconds and is no reason to show sixteen rows.
+    // Latency differs by microseconds, which is no reason to show sixteen rows.
     a.subject.is_before(&b.subject)
         && a.folder == b.folder
         && counts(a) == counts(b)
         && a.outages.iter().map(seen).eq(b.outages.iter().map(seen))
 }
 
-/// What two databases have to share for an outage to be the same.
+/// What makes the outages of two databases the same.
 fn seen(outage: &Outage) -> impl Ord + use<> {
     let stamp = |moment: Option<Moment>| moment.map(|moment| moment.stamp.at);
     (
@@ -188,7 +190,7 @@ fn in_folder(folder: &Folder, name: String) -> String {
     }
 }
 
-/// What a change was, in the words of the logs: without the stamp, and with run ids cut short.
+/// A change in the words of the logs, without its time and with short run ids.
 fn change_in_words((folder, changed): &(Folder, Changed)) -> String {
     let Change { aspect, from, to } = &changed.change;
     let who = in_folder(folder, changed.who.to_string());

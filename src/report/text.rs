@@ -1,4 +1,4 @@
-//! A report for people: readable at 80 columns, in a terminal, a mail or a ticket.
+//! A report as text for people: readable at 80 columns, in a terminal, a mail or a ticket.
 
 use std::fmt::{self, Display, Write as _};
 use std::io::IsTerminal as _;
@@ -8,7 +8,7 @@ use super::timeline::{State, bar};
 use super::{Latency, Report, change_in_words, name_of_rows, stamp};
 use crate::model::duration::seconds;
 
-/// How the reader sees it.
+/// How the text is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Columns.
@@ -19,11 +19,11 @@ pub struct Look {
 /// How many outages the text lists.
 const LISTED: usize = 100;
 
-/// Without a terminal nobody tells how wide a page is.
+/// The width where there is no terminal.
 const WIDTH: usize = 80;
 
 impl Look {
-    /// As wide as the terminal that standard output is, and in colour there unless `NO_COLOR` is set (no-color.org).
+    /// As wide as the terminal of standard output, and in colour there unless `NO_COLOR` is set (no-color.org).
     pub fn of_standard_output() -> Self {
         let colour =
             std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -77,10 +77,10 @@ fn overview(report: &Report, look: Look, f: &mut String) -> fmt::Result {
         writeln!(f, "from {} to {} ({whole})", stamp(first.stamp), stamp(last.stamp))?;
     }
     if report.failures_only {
-        writeln!(f, "only an error log was read: what succeeded is not known, and when an outage ended")?;
+        writeln!(f, "only an error log was read, which has no successful checks: when an outage ended is unknown")?;
     }
     if !report.unobserved.is_zero() {
-        writeln!(f, "not observed in between: {}", length(report.unobserved))?;
+        writeln!(f, "not observed: {}", length(report.unobserved))?;
     }
     for (what, count) in [
         ("checks still under way at the end", report.unfinished.unwrap_or(0)),
@@ -215,7 +215,7 @@ fn wrapped(text: &str, width: usize, f: &mut String) -> fmt::Result {
     writeln!(f, "{INDENT}{line}")
 }
 
-/// The share of checks that passed in percent; never rounded up, so that 100 % means all of them.
+/// The share of passed checks in percent; rounded down, so that 100 % means all of them.
 pub fn availability(checks: u64, failures: u64) -> String {
     let thousandths = u128::from(checks - failures.min(checks)) * 100_000 / u128::from(checks.max(1));
     format!("{}.{:03} %", thousandths / 1000, thousandths % 1000)
@@ -225,7 +225,7 @@ fn millis(duration: Duration) -> impl Display {
     format!("{:.1}", duration.as_secs_f64() * 1000.0)
 }
 
-/// A length for the eye: `35m`, `1h 2m 3s`, `50d 3h`, and milliseconds when it is shorter than a few seconds.
+/// A length for people: `35m`, `1h 2m 3s`, `50d 3h`, and milliseconds when it is shorter than a few seconds.
 pub fn length(duration: Duration) -> String {
     if duration < Duration::from_secs(5) {
         return format!("{} s", seconds(duration));
@@ -236,7 +236,7 @@ pub fn length(duration: Duration) -> String {
     parts.join(" ")
 }
 
-/// Seconds, and beside them what that is when there are many.
+/// Seconds, and in brackets hours and minutes where there are many.
 pub fn seconds_and_length(duration: Duration) -> String {
     match duration < Duration::from_secs(120) {
         true => format!("{} s", seconds(duration)),

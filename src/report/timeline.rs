@@ -1,20 +1,20 @@
-//! What was when, cut into equal spans of time: for the bar of the text and the bands of the page. Pure.
+//! Buckets time into up, down and unobserved, for the bar of the text report. Pure.
 
 use std::time::Duration;
 
 use super::{Report, Row};
 
-/// What a span of time was.
+/// The state of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Up,
-    /// At least one outage lies in it.
+    /// At least one outage overlaps it.
     Down,
-    /// All of it lies in a gap.
+    /// Nothing was observed in all of it.
     Unobserved,
 }
 
-/// The states of one row in `cells` equal spans from the first check to the last.
+/// The states of one row in `cells` equal buckets from the first check to the last.
 pub fn bar(report: &Report, row: &Row, cells: usize) -> Vec<State> {
     let Some((first, last)) = report.span else { return Vec::new() };
     let (start, length) = (first.since, last.since.saturating_sub(first.since));
@@ -26,7 +26,7 @@ pub fn bar(report: &Report, row: &Row, cells: usize) -> Vec<State> {
         let (from, to) = (edge(cell), if cell + 1 == cells { last.since } else { edge(cell + 1) });
         let holds = |at: Duration| from <= at && (at < to || cell + 1 == cells);
         let is_end = row.span.is_some_and(|(first, last)| holds(first.since) || holds(last.since));
-        // What was not observed is not known to have been down, even inside an outage.
+        // Unobserved time is not known to have been down, even inside an outage.
         if !is_end && from < to && unobserved.iter().any(|(begin, end)| *begin <= from && *end >= to) {
             return State::Unobserved;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::auth::password::Source;
+use crate::auth::password::PasswordSource;
 use crate::cli::args;
 use crate::cli::precedence::{Sources, flag_name, variable_name};
 use crate::cli::units;
@@ -34,7 +34,7 @@ pub struct Plan {
     /// How to speak TLS, if at all.
     pub tls: Option<tls::Settings>,
     /// The ACL user, if any, and where the password comes from.
-    pub login: Option<(Option<String>, Source)>,
+    pub login: Option<(Option<String>, PasswordSource)>,
     pub databases: Databases,
     /// Every node of a cluster is checked, not only the endpoint.
     pub cluster: bool,
@@ -201,7 +201,7 @@ fn plan(
     )?;
     #[cfg(feature = "iam")]
     ensure!(
-        tls.is_some() || !matches!(login, Some((_, Source::Iam(_)))),
+        tls.is_some() || !matches!(login, Some((_, PasswordSource::Iam(_)))),
         "--iam needs TLS, since ElastiCache takes tokens over nothing else; give --tls, or a URI with rediss://"
     );
     ensure!(
@@ -315,7 +315,7 @@ fn login(
     uri: Option<&Uri>,
     sources: &Sources<'_>,
     warnings: &mut Vec<String>,
-) -> anyhow::Result<Option<(Option<String>, Source)>> {
+) -> anyhow::Result<Option<(Option<String>, PasswordSource)>> {
     const VISIBLE: &str = "can be seen by everybody on this machine in the process list; \
                            REDISCLI_AUTH, --pass-file or --password-command keep it private";
     let chosen = sources.choose(&[
@@ -350,23 +350,23 @@ fn login(
         None => connection.user.clone(),
     };
     let from_flag = || match chosen? {
-        "password" => connection.password.clone().map(|text| Source::Given(Secret::new(text))),
-        "pass_file" => connection.pass_file.clone().map(Source::File),
-        "password_command" => connection.password_command.clone().map(Source::Command),
-        _ => Some(Source::Prompt),
+        "password" => connection.password.clone().map(|text| PasswordSource::Given(Secret::new(text))),
+        "pass_file" => connection.pass_file.clone().map(PasswordSource::File),
+        "password_command" => connection.password_command.clone().map(PasswordSource::Command),
+        _ => Some(PasswordSource::Prompt),
     };
     // What was typed beats a URI, and a URI beats the environment's password.
     let source = match uri_password {
-        Some(password) if typed.is_none() => Some(Source::Given(password)),
+        Some(password) if typed.is_none() => Some(PasswordSource::Given(password)),
         #[cfg(feature = "iam")]
-        _ if chosen == Some("iam") => Some(Source::Iam(iam(connection, user.as_deref())?)),
+        _ if chosen == Some("iam") => Some(PasswordSource::Iam(iam(connection, user.as_deref())?)),
         _ => from_flag(),
     };
     // The URI names the user and says that there is no password.
     let by_uri = user.is_some() && uri.is_some_and(|uri| uri.user == user && uri.password.is_some());
-    let source = source.or_else(|| by_uri.then(|| Source::Given(Secret::new(""))));
+    let source = source.or_else(|| by_uri.then(|| PasswordSource::Given(Secret::new(""))));
     #[cfg(feature = "iam")]
-    if !matches!(source, Some(Source::Iam(_))) {
+    if !matches!(source, Some(PasswordSource::Iam(_))) {
         for flag in ["iam_cache", "iam_serverless", "region"] {
             ensure!(!sources.typed(flag), "{} is of no use without --iam; give that too", flag_name(flag));
         }

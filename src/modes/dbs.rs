@@ -45,7 +45,8 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     }
     let keep_name = plan.tls.as_ref().is_some_and(|tls| tls.name.is_some());
     let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
-    let login = CredentialsProvider::fetch(plan.login, output.clone()).await?;
+    let notify = output.clone();
+    let login = CredentialsProvider::fetch(plan.login, Arc::new(move |text| notify.notice(text))).await?;
     let notify = output.clone();
     let log =
         Log::open(&plan.log, &[Destination::Health, Destination::Error], Arc::new(move |text| notify.notice(text)))?;

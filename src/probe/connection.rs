@@ -139,7 +139,7 @@ impl Connection {
         self.presented = Some(credentials.clone());
         let authenticated = self.authenticate(&credentials, deadline).await;
         if authenticated.as_ref().is_err_and(Failure::is_wrong_password) {
-            login.refused(&credentials);
+            login.rejected(&credentials);
         }
         authenticated
     }

@@ -58,7 +58,8 @@ pub async fn run(CyclesPlan { plan, schedule, held, json }: CyclesPlan) -> anyho
     let early = plan.log.folder.is_dir().then(|| lock(&plan.log.folder, &output)).transpose()?;
     let keep_name = plan.tls.as_ref().is_some_and(|tls| tls.name.is_some());
     let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
-    let login = CredentialsProvider::fetch(plan.login.clone(), output.clone()).await?;
+    let notify = output.clone();
+    let login = CredentialsProvider::fetch(plan.login.clone(), Arc::new(move |text| notify.notice(text))).await?;
     let _lock = match early {
         Some(lock) => lock,
         None => lock(&plan.log.folder, &output)?,

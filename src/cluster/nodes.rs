@@ -186,7 +186,7 @@ pub async fn scan(scanner: Checker, keep_name: bool, emit: &mut (dyn FnMut(Check
     let first = scanner.elsewhere(scanner.target.clone(), None);
     tasks.spawn(async move { first.run_until(end, &mut |outcome| drop(sender.send(outcome))).await });
     let mut early = Some(outcomes);
-    let Discovered { outcome, topology } = Discovery::new(scanner.clone()).look(Vec::new()).await;
+    let Discovered { outcome, topology } = Discovery::new(scanner.clone()).discover(Vec::new()).await;
     let asked = outcome.details.connection.peer;
     emit(Checked { who: Target::Cluster, place: usize::MAX, outcome });
     let mut fleet = Nodes::new(scanner.clone(), keep_name);

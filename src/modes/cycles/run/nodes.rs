@@ -27,7 +27,7 @@ impl Run {
         let (told, nodes) = oneshot::channel();
         let sender = self.sender.clone();
         self.launch(Target::Cluster, tick, |mut tell| async move {
-            let Discovered { outcome, topology } = scout.look(sources).await;
+            let Discovered { outcome, topology } = scout.discover(sources).await;
             tell(outcome);
             let topology = topology.filter(|topology| !topology.nodes.is_empty());
             // Who waits for it is gone only when the run is over, or was never there.

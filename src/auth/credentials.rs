@@ -1,5 +1,4 @@
-//! Who we are to the server, for as long as a run lasts: a password that was rotated meanwhile is fetched anew, and so
-//! is a token before it expires.
+//! Credentials that are refreshed during a run: a password after it was rotated, a token before it expires.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,122 +7,131 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use crate::auth::password::{Fetched, Source};
+use crate::auth::password::{Fetched, PasswordSource};
 use crate::model::secret::Credentials;
-use crate::output::console::Console;
 
-/// The least time from the beginning of one fetch to the beginning of the next. A server that refuses every check must
-/// not make a checker call on a secret store as often as it checks.
+/// The shortest time from the start of one fetch to the start of the next. If a server rejects every check, the secret
+/// store must not be asked as often as the server is checked.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// The credentials that hold now, and the way to newer ones. Clones share both.
+/// Receives messages for the user.
+pub type Notify = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// The current credentials, and where newer ones come from. Clones share both.
 #[derive(Clone)]
 pub struct CredentialsProvider(Arc<Shared>);
 
 struct Shared {
-    source: Source,
-    /// [`INTERVAL`]; tests have less time.
+    source: PasswordSource,
+    /// [`INTERVAL`], or less in tests.
     interval: Duration,
     state: Mutex<State>,
-    output: Console,
+    notify: Notify,
 }
 
 struct State {
     credentials: Arc<Credentials>,
-    pace: Pace,
+    limit: FetchLimit,
 }
 
 impl CredentialsProvider {
-    /// Fetches the password for the first time, if there is to be a login. `output` is told of later fetches that fail.
+    /// Fetches the password for the first time. `login` is the ACL user and the source of the password; without it there
+    /// is nothing to fetch. `notify` receives a message about each later fetch that fails.
     ///
     /// # Errors
-    /// The password cannot be had; see [`Source::fetch`].
-    pub async fn fetch(login: Option<(Option<String>, Source)>, output: Console) -> anyhow::Result<Option<Self>> {
+    /// The password cannot be fetched; see [`PasswordSource::fetch`].
+    pub async fn fetch(
+        login: Option<(Option<String>, PasswordSource)>,
+        notify: Notify,
+    ) -> anyhow::Result<Option<Self>> {
         let Some((user, source)) = login else { return Ok(None) };
-        Self::fetch_every(INTERVAL, user, source, output).await.map(Some)
+        Self::fetch_every(INTERVAL, user, source, notify).await.map(Some)
     }
 
     async fn fetch_every(
         interval: Duration,
         user: Option<String>,
-        source: Source,
-        output: Console,
+        source: PasswordSource,
+        notify: Notify,
     ) -> anyhow::Result<Self> {
-        let pace = Pace { began: Instant::now(), under_way: false };
+        let limit = FetchLimit { started: Instant::now(), is_running: false };
         let fetched = source.fetch().await?;
-        Ok(Self::begin_with(fetched, pace, interval, user, source, output))
+        Ok(Self::start(fetched, limit, interval, user, source, notify))
     }
 
-    /// From the first fetch on; must be called on a runtime.
-    fn begin_with(
+    /// Starts with what the first fetch returned. Must be called on a runtime.
+    fn start(
         Fetched { password, good_for }: Fetched,
-        pace: Pace,
+        limit: FetchLimit,
         interval: Duration,
         user: Option<String>,
-        source: Source,
-        output: Console,
+        source: PasswordSource,
+        notify: Notify,
     ) -> Self {
-        let state = State { credentials: Arc::new(Credentials { user, password }), pace };
-        let login = CredentialsProvider(Arc::new(Shared { source, interval, state: Mutex::new(state), output }));
+        let state = State { credentials: Arc::new(Credentials { user, password }), limit };
+        let provider = CredentialsProvider(Arc::new(Shared { source, interval, state: Mutex::new(state), notify }));
+
         if let Some(good_for) = good_for {
-            tokio::spawn(login.clone().keep_fresh(good_for));
+            tokio::spawn(provider.clone().keep_fresh(good_for));
         }
-        login
+        provider
     }
 
-    /// What AUTH sends now.
+    /// The current credentials.
     pub fn credentials(&self) -> Arc<Credentials> {
         self.state().credentials.clone()
     }
 
-    /// Takes note that the server refused `credentials`. Where newer ones may be had, they are fetched aside, so that
-    /// no check waits for them; until then, and when that fails, the old ones stay.
-    pub fn refused(&self, credentials: &Arc<Credentials>) {
-        // A check that began before the last fetch was over says nothing about what that brought.
-        let outdated = !Arc::ptr_eq(credentials, &self.state().credentials);
-        if self.0.source.can_change() && !outdated && self.begin() {
-            let login = self.clone();
-            tokio::spawn(async move { login.renew().await });
+    /// Must be called when the server rejected `credentials`. If the source may have newer ones, they are fetched in the
+    /// background, so that no check waits. Until then, and if that fails, the old ones stay.
+    pub fn rejected(&self, credentials: &Arc<Credentials>) {
+        // A check that started before the last fetch ended says nothing about what that returned.
+        let is_outdated = !Arc::ptr_eq(credentials, &self.state().credentials);
+        if self.0.source.can_change() && !is_outdated && self.may_fetch() {
+            let provider = self.clone();
+            tokio::spawn(async move { provider.refresh().await });
         }
     }
 
-    fn begin(&self) -> bool {
-        self.state().pace.begin(Instant::now(), self.0.interval)
+    fn may_fetch(&self) -> bool {
+        self.state().limit.start(Instant::now(), self.0.interval)
     }
 
-    /// Fetches anew, and says on standard error if that fails. Returns for how long what was fetched is good.
-    async fn renew(&self) -> Option<Duration> {
+    /// Fetches again, and notifies the user if that fails. Returns how long the new password may be used.
+    async fn refresh(&self) -> Option<Duration> {
         let fetched = self.0.source.fetch_aside().await;
         let mut state = self.state();
-        state.pace.end();
+        state.limit.end();
+
         match fetched {
             Ok(Fetched { password, good_for }) => {
-                let same = password == state.credentials.password;
-                debug!("{} gave {} password", self.0.source, if same { "the same" } else { "another" });
-                if !same {
+                let is_same = password == state.credentials.password;
+                debug!("{} returned {} password", self.0.source, if is_same { "the same" } else { "another" });
+                if !is_same {
                     state.credentials = Arc::new(Credentials { user: state.credentials.user.clone(), password });
                 }
                 good_for
             }
             Err(error) => {
                 drop(state);
-                self.0.output.notice(format_args!("{error:#}; the old password stays"));
+                (self.0.notify)(&format!("{error:#}; the old password stays"));
                 None
             }
         }
     }
 
-    /// Renews what expires, whether or not anything is checked meanwhile: a break between cycles may outlast a token.
+    /// Refreshes a token before it expires, even if nothing is checked meanwhile: a break between cycles may be longer than
+    /// its lifetime.
     async fn keep_fresh(self, mut good_for: Duration) {
         loop {
             sleep(good_for).await;
-            let renewed = if self.begin() { self.renew().await } else { None };
-            good_for = renewed.unwrap_or(self.0.interval);
+            let refreshed = if self.may_fetch() { self.refresh().await } else { None };
+            good_for = refreshed.unwrap_or(self.0.interval);
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing is left half done under this lock.
+        // No code that holds this lock can leave the state inconsistent.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -134,25 +142,26 @@ impl fmt::Debug for CredentialsProvider {
     }
 }
 
-/// When the last fetch began, and whether it is over.
+/// Limits how often passwords are fetched: not while a fetch is running, and not sooner than an interval after the start
+/// of the last.
 #[derive(Clone, Copy, Debug)]
-struct Pace {
-    began: Instant,
-    under_way: bool,
+struct FetchLimit {
+    started: Instant,
+    is_running: bool,
 }
 
-impl Pace {
-    /// Whether a fetch may begin now. If so, it has begun.
-    fn begin(&mut self, now: Instant, interval: Duration) -> bool {
-        let may = !self.under_way && now.saturating_duration_since(self.began) >= interval;
-        if may {
-            *self = Pace { began: now, under_way: true };
+impl FetchLimit {
+    /// Whether a fetch may start now. If so, it counts as started.
+    fn start(&mut self, now: Instant, interval: Duration) -> bool {
+        let may_start = !self.is_running && now.saturating_duration_since(self.started) >= interval;
+        if may_start {
+            *self = FetchLimit { started: now, is_running: true };
         }
-        may
+        may_start
     }
 
     fn end(&mut self) {
-        self.under_way = false;
+        self.is_running = false;
     }
 }
 
@@ -164,19 +173,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fetch_may_begin_once_a_minute_and_never_beside_another() {
+    fn a_fetch_starts_once_a_minute_and_never_while_another_runs() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut pace = Pace { began: start, under_way: false };
-        assert!(!pace.begin(after(0), INTERVAL), "the first fetch counts");
-        assert!(!pace.begin(after(59), INTERVAL));
-        assert!(pace.begin(after(60), INTERVAL));
-        assert!(!pace.begin(after(60), INTERVAL), "overlapping checks start it once");
-        assert!(!pace.begin(after(600), INTERVAL), "one that hangs is not joined by another");
-        pace.end();
-        assert!(!pace.begin(after(119), INTERVAL));
-        assert!(pace.begin(after(120), INTERVAL), "a minute after the beginning, not the end");
-        assert!(!pace.begin(start, INTERVAL), "whatever the clock says");
+        let mut limit = FetchLimit { started: start, is_running: false };
+        assert!(!limit.start(after(0), INTERVAL), "the first fetch counts");
+        assert!(!limit.start(after(59), INTERVAL));
+        assert!(limit.start(after(60), INTERVAL));
+        assert!(!limit.start(after(60), INTERVAL), "overlapping checks start it once");
+        assert!(!limit.start(after(600), INTERVAL), "not while one hangs");
+        limit.end();
+        assert!(!limit.start(after(119), INTERVAL));
+        assert!(limit.start(after(120), INTERVAL), "a minute after the start, not the end");
+        assert!(!limit.start(start, INTERVAL), "whatever the clock shows");
     }
 
     /// A command that takes its password from a file and counts its runs in another.
@@ -185,10 +194,14 @@ mod tests {
         format!("echo run >>{folder}/runs; sleep 0.1; cat {folder}/password")
     }
 
-    fn login_from(folder: &Path, interval: Duration) -> impl Future<Output = CredentialsProvider> {
+    fn silent() -> Notify {
+        Arc::new(|_| {})
+    }
+
+    fn provider_from(folder: &Path, interval: Duration) -> impl Future<Output = CredentialsProvider> {
         let command = command_in(folder);
         let fetched = async move {
-            CredentialsProvider::fetch_every(interval, Some("ops".into()), Source::Command(command), Console::direct())
+            CredentialsProvider::fetch_every(interval, Some("ops".into()), PasswordSource::Command(command), silent())
                 .await
         };
         async { fetched.await.unwrap() }
@@ -215,60 +228,53 @@ mod tests {
     }
 
     #[test]
-    fn refusals_that_overlap_fetch_once_and_delay_nobody() {
+    fn overlapping_rejections_cause_one_fetch_and_no_delay() {
         in_a_folder(|folder| async move {
-            let login = login_from(&folder, Duration::ZERO).await;
+            let login = provider_from(&folder, Duration::ZERO).await;
             let first = login.credentials();
             std::fs::write(folder.join("password"), "second\n").unwrap();
             let start = Instant::now();
             for _ in 0..50 {
-                login.refused(&first);
+                login.rejected(&first);
                 assert_eq!(login.credentials().password.reveal(), "first");
             }
-            assert!(start.elapsed() < Duration::from_millis(90), "nobody waits for the command");
+            assert!(start.elapsed() < Duration::from_millis(90), "no check waits for the command");
             until(|| login.credentials().password.reveal() == "second").await;
             assert_eq!(login.credentials().user.as_deref(), Some("ops"));
-            login.refused(&first);
+            login.rejected(&first);
             sleep(Duration::from_millis(50)).await;
-            assert_eq!(runs(&folder), 2, "what was refused is no longer what holds");
-            login.refused(&login.credentials());
+            assert_eq!(runs(&folder), 2, "the rejected credentials are not the current ones");
+            login.rejected(&login.credentials());
             until(|| runs(&folder) == 3).await;
         });
     }
 
     #[test]
-    fn a_fetch_that_fails_leaves_the_old_password_and_is_tried_again() {
+    fn a_failed_fetch_keeps_the_old_password_and_is_tried_again() {
         in_a_folder(|folder| async move {
-            let login = login_from(&folder, Duration::ZERO).await;
+            let login = provider_from(&folder, Duration::ZERO).await;
             std::fs::remove_file(folder.join("password")).unwrap();
             let first = login.credentials();
-            login.refused(&first);
-            until(|| runs(&folder) == 2 && !login.state().pace.under_way).await;
+            login.rejected(&first);
+            until(|| runs(&folder) == 2 && !login.state().limit.is_running).await;
             assert!(Arc::ptr_eq(&login.credentials(), &first));
             std::fs::write(folder.join("password"), "second\n").unwrap();
-            login.refused(&first);
+            login.rejected(&first);
             until(|| login.credentials().password.reveal() == "second").await;
         });
     }
 
     #[test]
-    fn what_expires_is_renewed_without_a_refusal() {
+    fn what_expires_is_refreshed_without_a_rejection() {
         in_a_folder(|folder| async move {
             std::fs::write(folder.join("password"), "second\n").unwrap();
             let fetched = Fetched {
                 password: crate::model::secret::Secret::new("first"),
                 good_for: Some(Duration::from_millis(30)),
             };
-            let pace = Pace { began: Instant::now(), under_way: false };
-            let source = Source::Command(command_in(&folder));
-            let login = CredentialsProvider::begin_with(
-                fetched,
-                pace,
-                Duration::from_millis(20),
-                None,
-                source,
-                Console::direct(),
-            );
+            let limit = FetchLimit { started: Instant::now(), is_running: false };
+            let source = PasswordSource::Command(command_in(&folder));
+            let login = CredentialsProvider::start(fetched, limit, Duration::from_millis(20), None, source, silent());
             assert_eq!(login.credentials().password.reveal(), "first");
             until(|| login.credentials().password.reveal() == "second").await;
             until(|| runs(&folder) >= 2).await;
@@ -276,13 +282,12 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_change_is_not_fetched_anew() {
+    fn what_cannot_change_is_not_fetched_again() {
         in_a_folder(|_| async {
-            let source = Source::Given(crate::model::secret::Secret::new("hunter2"));
-            let login =
-                CredentialsProvider::fetch_every(Duration::ZERO, None, source, Console::direct()).await.unwrap();
-            login.refused(&login.credentials());
-            assert!(!login.state().pace.under_way);
+            let source = PasswordSource::Given(crate::model::secret::Secret::new("hunter2"));
+            let login = CredentialsProvider::fetch_every(Duration::ZERO, None, source, silent()).await.unwrap();
+            login.rejected(&login.credentials());
+            assert!(!login.state().limit.is_running);
             assert!(!format!("{login:?}").contains("hunter2"));
         });
     }

@@ -12,12 +12,12 @@ use tokio::process::{Child, Command};
 
 use crate::model::secret::Secret;
 
-/// How long `--password-command` may take. A checker in cron must end by itself.
+/// How long `--password-command` may take. A check in cron must end by itself.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
-/// Where the password is. Its debug output is the flag alone: a command line may hold a secret too.
+/// Where the password comes from. Its debug output is the flag alone, because a command line may hold a secret too.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum PasswordSource {
     /// From a flag, a URI or the environment.
     Given(Secret),
     /// The first line of a file.
@@ -31,8 +31,7 @@ pub enum Source {
     Iam(crate::auth::iam::Signer),
 }
 
-/// A password, and for how long it may be used before it has to be fetched anew; none for as long as the server takes
-/// it.
+/// A password, and how long it may be used before it must be fetched again. None until the server rejects it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
     pub password: Secret,
@@ -45,10 +44,10 @@ impl From<Secret> for Fetched {
     }
 }
 
-impl Source {
-    /// Whether a later fetch may bring another password, without anybody being asked.
+impl PasswordSource {
+    /// Whether a later fetch may return another password, without a prompt.
     pub fn can_change(&self) -> bool {
-        !matches!(self, Source::Given(_) | Source::Prompt)
+        !matches!(self, PasswordSource::Given(_) | PasswordSource::Prompt)
     }
 
     /// Fetches the password.
@@ -57,59 +56,59 @@ impl Source {
     /// The file cannot be read, the command fails, or there is no terminal to ask on; the text names the flag.
     pub async fn fetch(&self) -> anyhow::Result<Fetched> {
         match self {
-            Source::Given(secret) => Ok(secret.clone().into()),
-            Source::File(path) => read(path).map(Fetched::from),
-            Source::Command(command) => {
+            PasswordSource::Given(secret) => Ok(secret.clone().into()),
+            PasswordSource::File(path) => read(path).map(Fetched::from),
+            PasswordSource::Command(command) => {
                 let mut shell = shell(command);
-                // Who asks on the terminal must be in the group that it listens to, and that is ours: there only the
-                // shell is ended when it is given up, since what it started cannot be told from our own neighbours in a
-                // pipe. Under cron and nohup, where nobody can be asked, all of it is.
+                // A command that prompts on the terminal must be in its foreground process group, which is ours. Then only
+                // the shell is killed on a timeout: its children cannot be told from other processes in our pipeline.
+                // Without a terminal, as under cron and nohup, the shell gets a group of its own, which is killed whole.
                 if File::open("/dev/tty").is_err() {
                     shell.process_group(0);
                 }
                 run(&mut shell).await.map(Fetched::from)
             }
-            Source::Prompt => rpassword::prompt_password("Password: ")
+            PasswordSource::Prompt => rpassword::prompt_password("Password: ")
                 .map(|text| Secret::new(text).into())
                 .context("--askpass: cannot ask without a terminal; use REDISCLI_AUTH or --pass-file"),
             #[cfg(feature = "iam")]
-            Source::Iam(signer) => signer.fetch().await,
+            PasswordSource::Iam(signer) => signer.fetch().await,
         }
     }
 
-    /// Fetches the password while checks go on: what hangs must neither hold them up nor pile up.
+    /// Fetches the password while checks go on. A fetch that hangs must neither delay them nor leave processes behind.
     ///
     /// # Errors
     /// As [`fetch`](Self::fetch).
     pub async fn fetch_aside(&self) -> anyhow::Result<Fetched> {
         match self {
-            Source::File(path) => {
+            PasswordSource::File(path) => {
                 let path = path.clone();
                 tokio::task::spawn_blocking(move || read(&path)).await?.map(Fetched::from)
             }
-            // In a process group of its own it cannot ask on the terminal, but all of it can be ended.
-            Source::Command(command) => run(shell(command).process_group(0)).await.map(Fetched::from),
+            // In a process group of its own it cannot prompt on the terminal, but can be killed with its children.
+            PasswordSource::Command(command) => run(shell(command).process_group(0)).await.map(Fetched::from),
             other => other.fetch().await,
         }
     }
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for PasswordSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
 /// The flag.
-impl fmt::Display for Source {
+impl fmt::Display for PasswordSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Source::Given(_) => "-a",
-            Source::File(_) => "--pass-file",
-            Source::Command(_) => "--password-command",
-            Source::Prompt => "--askpass",
+            PasswordSource::Given(_) => "-a",
+            PasswordSource::File(_) => "--pass-file",
+            PasswordSource::Command(_) => "--password-command",
+            PasswordSource::Prompt => "--askpass",
             #[cfg(feature = "iam")]
-            Source::Iam(_) => "--iam",
+            PasswordSource::Iam(_) => "--iam",
         })
     }
 }
@@ -122,8 +121,8 @@ fn read(path: &Path) -> anyhow::Result<Secret> {
     first_line(&text).with_context(|| format!("--pass-file: {at} has no password in its first line"))
 }
 
-/// The command line may hold pipes and variables, as in a crontab, so a shell reads it. Its standard error stays ours:
-/// what it complains of is for the user to see.
+/// The command may hold pipes and variables, as in a crontab, so a shell runs it. It shares our standard error, where the
+/// user sees its messages.
 fn shell(command: &str) -> Command {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
@@ -139,7 +138,7 @@ async fn run(shell: &mut Command) -> anyhow::Result<Secret> {
             humantime::format_duration(COMMAND_LIMIT)
         );
     };
-    group.leave();
+    group.keep();
     let output = output.context("--password-command: cannot read what the command prints")?;
     if !output.status.success() {
         bail!("--password-command: the command failed ({}); run it by hand to see why", output.status);
@@ -148,7 +147,7 @@ async fn run(shell: &mut Command) -> anyhow::Result<Secret> {
     first_line(&text).context("--password-command: the command printed no password")
 }
 
-/// The processes that a shell started, if it leads a group of its own. They are ended when this is dropped.
+/// The process group of a shell, if it leads its own. It is killed when this is dropped.
 struct Group(Option<Pid>);
 
 impl Group {
@@ -157,8 +156,8 @@ impl Group {
         Group(pid.filter(|pid| getpgid(Some(*pid)) == Ok(*pid)))
     }
 
-    /// The shell has ended; what it left in the background is meant to stay.
-    fn leave(&mut self) {
+    /// Keeps the processes: the shell has ended, and what it left in the background is meant to stay.
+    fn keep(&mut self) {
         self.0 = None;
     }
 }
@@ -166,13 +165,13 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(pid) = self.0.take() {
-            // One that is gone already needs no ending.
+            // It may have ended already.
             let _ = kill_process_group(pid, Signal::KILL);
         }
     }
 }
 
-/// Without what editors on Windows add: a byte order mark, and a carriage return before the line end or in its place.
+/// The first line, without what editors on Windows add: a byte order mark, and a carriage return.
 fn first_line(text: &str) -> Option<Secret> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let line = text.lines().next().unwrap_or_default();
@@ -189,7 +188,7 @@ mod tests {
         for text in ["pass", "pass\n", "pass\r\n", "pass\r", "\u{feff}pass\r\nmore", "\u{feff}pass"] {
             assert_eq!(first_line(text), Some(Secret::new("pass")), "{text:?}");
         }
-        assert_eq!(first_line(" p\ra ss \n"), Some(Secret::new(" p\ra ss ")), "what else there is belongs to it");
+        assert_eq!(first_line(" p\ra ss \n"), Some(Secret::new(" p\ra ss ")), "all else is part of it");
         for text in ["", "\n", "\r", "\u{feff}\r\nmore"] {
             assert_eq!(first_line(text), None, "{text:?}");
         }
@@ -202,7 +201,7 @@ mod tests {
         let command = format!("sleep 1000 & echo $! >{0}.new; mv {0}.new {0}; wait", file.display());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let command_line = runtime.block_on(async {
-            let source = Source::Command(command);
+            let source = PasswordSource::Command(command);
             tokio::spawn(async move { source.fetch_aside().await });
             while !file.exists() {
                 tokio::time::sleep(Duration::from_millis(5)).await;

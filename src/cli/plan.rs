@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::auth::password::Source as PasswordSource;
+use crate::auth::password::PasswordSource;
 use crate::cli::args;
 use crate::cli::precedence::{Sources, flag_name, variable_name};
 use crate::cli::units;

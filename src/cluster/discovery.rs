@@ -1,65 +1,65 @@
-//! Asking a cluster for its topology: at the endpoint, or at any node that is known already.
+//! Asks a cluster for its topology: at the endpoint, or at any node that is already known.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use redis::Value;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::cluster::topology::{self, Dialled, Topology};
-use crate::model::failure::{Failure, Kind, Phase};
-use crate::model::outcome::Outcome;
-use crate::model::outcome::{ConnectionInfo, Details};
+use crate::cluster::topology::{Dialled, Topology};
+use crate::model::failure::{Failure, Kind};
+use crate::model::outcome::{ConnectionInfo, Details, Outcome};
 use crate::probe::checker::Checker;
-use crate::probe::connection::ConnectOptions;
-use crate::probe::connection::{Connection, unexpected};
+use crate::probe::connection::{ConnectOptions, Connection};
 use crate::probe::deadline::Deadline;
+use crate::probe::resp::{self, Reply, unexpected};
 
-/// The most bytes that a reply about the topology may have: 500 nodes take some 150,000, and slots that lie scattered
-/// as many again.
+/// The largest reply about a topology that is accepted, in bytes. That of 500 nodes has some 150,000, and twice as many if
+/// their slots are scattered.
 const MAX_TOPOLOGY: usize = 4 << 20;
 
 /// Asks a cluster for its topology.
 #[derive(Debug)]
 pub struct Discovery {
-    scanner: Arc<Checker>,
-    /// A node did not know CLUSTER SHARDS: an engine before 7.0.
-    asks_slots: AtomicBool,
+    checker: Arc<Checker>,
+    /// A node did not know CLUSTER SHARDS, so its engine is older than Redis 7.0.
+    lacks_shards: AtomicBool,
 }
 
-/// What a look came to.
+/// What was discovered.
 #[derive(Debug)]
 pub struct Discovered {
-    /// Whether the cluster as a whole is served.
+    /// Whether every slot of the cluster is served.
     pub outcome: Outcome,
     pub topology: Option<Topology>,
 }
 
 impl Discovery {
-    /// A scout that asks the endpoint of `scanner` first.
-    pub fn new(scanner: Arc<Checker>) -> Self {
-        Discovery { scanner, asks_slots: AtomicBool::new(false) }
+    /// Asks the endpoint of `checker` first.
+    pub fn new(checker: Arc<Checker>) -> Self {
+        Discovery { checker, lacks_shards: AtomicBool::new(false) }
     }
 
-    /// Asks the endpoint, and when it cannot be asked one of the nodes that are known already. Each may take half of the
-    /// time that is left, so that one which hangs does not hide the next.
+    /// Asks the endpoint, and if that fails the nodes in `known`, one after the other. Each may use half of the remaining
+    /// time, so that one which hangs does not hide the next.
     ///
-    /// Where slots have no primary at all, another node is asked too: one that was started anew knows of none.
-    pub async fn look(&self, known: Vec<ConnectOptions>) -> Discovered {
+    /// If the reply leaves slots without any owner, another node is asked as well: a node that was restarted may know of
+    /// no others.
+    pub async fn discover(&self, known: Vec<ConnectOptions>) -> Discovered {
         let start = Instant::now();
-        let left = || self.scanner.timeout.saturating_sub(start.elapsed());
+        let left = || self.checker.timeout.saturating_sub(start.elapsed());
         let share = |is_last| if is_last { left() } else { left() / 2 };
-        let mut best = self.ask(&self.scanner.target, start, share(known.is_empty())).await;
+
+        let mut best = self.ask(&self.checker.target, start, share(known.is_empty())).await;
         let mut rest = known.iter();
         while !best.topology.as_ref().is_some_and(Topology::is_whole) && !left().is_zero() {
             let Some(target) = rest.next() else { break };
             let is_second_opinion = best.topology.is_some();
-            let sight = self.ask(target, start, share(rest.len() == 0)).await;
-            if sight.topology.as_ref().is_some_and(|found| !is_second_opinion || found.is_whole()) {
-                best = sight;
-            } else if is_second_opinion && sight.topology.is_some() {
+            let next = self.ask(target, start, share(rest.len() == 0)).await;
+            if next.topology.as_ref().is_some_and(|found| !is_second_opinion || found.is_whole()) {
+                best = next;
+            } else if is_second_opinion && next.topology.is_some() {
                 break;
             }
         }
@@ -67,97 +67,113 @@ impl Discovery {
     }
 
     async fn ask(&self, target: &ConnectOptions, start: Instant, limit: Duration) -> Discovered {
-        // It names the user's limit, whatever share of that this is.
-        let deadline =
-            Deadline::at(start + self.scanner.timeout, self.scanner.timeout).no_later_than(Instant::now() + limit);
-        let mut contact = ConnectionInfo::default();
+        // A timeout names the user's limit, whatever share of that this node gets.
+        let timeout = self.checker.timeout;
+        let deadline = Deadline::at(start + timeout, timeout).no_later_than(Instant::now() + limit);
+        let mut info = ConnectionInfo::default();
+
         let asked = async {
-            let mut connection = Connection::open(target, &self.scanner.resolver, deadline, &mut contact).await?;
-            connection.allow(MAX_TOPOLOGY);
-            let host = contact.peer.map_or("127.0.0.1".to_owned(), |peer| peer.ip().to_string());
+            let mut connection = Connection::open(target, &self.checker.resolver, deadline, &mut info).await?;
+            connection.set_reply_limit(MAX_TOPOLOGY);
+            let host = info.peer.map_or("127.0.0.1".to_owned(), |peer| peer.ip().to_string());
             self.topology(&mut connection, Dialled { host: &host, tls: target.tls.is_some() }, deadline).await
         };
         let (topology, result) = match asked.await {
             Ok((topology, result)) => (Some(topology), result),
             Err(failure) => {
-                debug!("the topology cannot be had from {}: {failure}", target.endpoint);
+                debug!("no topology from {}: {failure}", target.endpoint);
                 (None, Err(failure))
             }
         };
-        let details = Details { elapsed: start.elapsed(), connection: Arc::new(contact), ..Details::default() };
+
+        let details = Details { elapsed: start.elapsed(), connection: Arc::new(info), ..Details::default() };
         Discovered { outcome: Outcome { db: 0, write: false, result, details }, topology }
     }
 
-    /// Asks over an open connection: the nodes and the state, in one round trip, or in two where the engine turns out to be
-    /// an old one.
+    /// Asks over an open connection. Returns the topology, and whether every slot is served.
     async fn topology(
         &self,
         connection: &mut Connection,
         dialled: Dialled<'_>,
         deadline: Deadline,
     ) -> Result<(Topology, Result<(), Failure>), Failure> {
-        let known_as_old = self.asks_slots.load(Ordering::Relaxed);
-        let (mut shards, mut old) = (None, None);
-        let info = if known_as_old {
-            let [slots, nodes, info] = asked(connection, ["SLOTS", "NODES", "INFO"], deadline).await?;
-            old = Some((slots, nodes));
-            info
-        } else {
-            let [reply, info] = asked(connection, ["SHARDS", "INFO"], deadline).await?;
-            if lacks_shards(&reply) {
-                self.asks_slots.store(true, Ordering::Relaxed);
-                let [slots, nodes] = asked(connection, ["SLOTS", "NODES"], deadline).await?;
-                old = Some((slots, nodes));
-            }
-            shards = Some(reply);
-            info
-        };
-        let topology = match (&old, &shards) {
-            (Some((slots, nodes)), _) => {
-                Topology::from_slots(slots, nodes, dialled).ok_or_else(|| refused("CLUSTER SLOTS", slots))
-            }
-            (None, Some(reply)) => {
-                Topology::from_shards(reply, dialled).ok_or_else(|| refused("CLUSTER SHARDS", reply))
-            }
-            (None, None) => Err(Failure::new(Kind::Protocol, "no reply about the topology")),
-        }?;
-        let verdict = match topology::text(&info) {
+        let (nodes, info) = self.ask_nodes_and_state(connection, deadline).await?;
+        let topology = nodes.topology(dialled)?;
+
+        let verdict = match info.text() {
             Some(info) => topology.verdict(info),
-            // That slots are not served is worse than that the state cannot be known.
+            // Slots that are not served are worse than an unknown state.
             None => topology.verdict("").and_then(|()| Err(refused("CLUSTER INFO", &info))),
         };
         Ok((topology, verdict))
     }
+
+    /// Asks for the nodes and the reply to CLUSTER INFO: in one round trip, or in two if the engine turns out to be old.
+    async fn ask_nodes_and_state(
+        &self,
+        connection: &mut Connection,
+        deadline: Deadline,
+    ) -> Result<(NodeReplies, Reply), Failure> {
+        if self.lacks_shards.load(Ordering::Relaxed) {
+            let commands = ["CLUSTER SLOTS", "CLUSTER NODES", "CLUSTER INFO"];
+            let [slots, nodes, info] = ask(connection, commands, deadline).await?;
+            return Ok((NodeReplies::Slots { slots, nodes }, info));
+        }
+
+        let [shards, info] = ask(connection, ["CLUSTER SHARDS", "CLUSTER INFO"], deadline).await?;
+        if !is_unknown_subcommand(&shards) {
+            return Ok((NodeReplies::Shards(shards), info));
+        }
+
+        self.lacks_shards.store(true, Ordering::Relaxed);
+        let [slots, nodes] = ask(connection, ["CLUSTER SLOTS", "CLUSTER NODES"], deadline).await?;
+        Ok((NodeReplies::Slots { slots, nodes }, info))
+    }
 }
 
-/// Sends CLUSTER with each of these subcommands, in one write, and reads the replies.
-async fn asked<const N: usize>(
-    connection: &mut Connection,
-    subcommands: [&'static str; N],
-    deadline: Deadline,
-) -> Result<[Value; N], Failure> {
-    let mut commands = Vec::new();
-    for subcommand in subcommands {
-        redis::cmd("CLUSTER").arg(subcommand).write_packed_command(&mut commands);
+/// The replies that list the nodes.
+enum NodeReplies {
+    /// To CLUSTER SHARDS.
+    Shards(Reply),
+    /// To CLUSTER SLOTS and CLUSTER NODES, of engines before Redis 7.0.
+    Slots { slots: Reply, nodes: Reply },
+}
+
+impl NodeReplies {
+    fn topology(&self, dialled: Dialled<'_>) -> Result<Topology, Failure> {
+        match self {
+            NodeReplies::Shards(shards) => {
+                Topology::from_shards(shards, dialled).ok_or_else(|| refused("CLUSTER SHARDS", shards))
+            }
+            NodeReplies::Slots { slots, nodes } => {
+                Topology::from_slots(slots, nodes, dialled).ok_or_else(|| refused("CLUSTER SLOTS", slots))
+            }
+        }
     }
-    connection.send(&commands).await;
-    let mut replies = [const { Value::Nil }; N];
-    for (reply, subcommand) in replies.iter_mut().zip(subcommands) {
-        let phase = || {
-            Phase::Reply(match subcommand {
-                "SHARDS" => "CLUSTER SHARDS",
-                "SLOTS" => "CLUSTER SLOTS",
-                "NODES" => "CLUSTER NODES",
-                _ => "CLUSTER INFO",
-            })
-        };
-        *reply = deadline.bound(phase, connection.reply()).await?;
+}
+
+/// Sends commands of two words in one write and reads the replies.
+async fn ask<const N: usize>(
+    connection: &mut Connection,
+    commands: [&'static str; N],
+    deadline: Deadline,
+) -> Result<[Reply; N], Failure> {
+    let mut packed = Vec::new();
+    for command in commands {
+        let words: Vec<_> = command.split(' ').map(str::as_bytes).collect();
+        resp::pack(&mut packed, &words);
+    }
+    connection.send(&packed, commands.first().unwrap_or(&"CLUSTER"), deadline).await?;
+
+    let mut replies = [const { Reply::Nil }; N];
+    for (reply, command) in replies.iter_mut().zip(commands) {
+        *reply = connection.reply(command, deadline).await?;
     }
     Ok(replies)
 }
 
-/// The failure that a reply is, and what to do about it.
-fn refused(command: &str, reply: &Value) -> Failure {
+/// The failure that the reply means, with what the user can do about it.
+fn refused(command: &str, reply: &Reply) -> Failure {
     let failure = unexpected(command, reply);
     let text = failure.detail.to_lowercase();
     match failure.kind {
@@ -169,8 +185,8 @@ fn refused(command: &str, reply: &Value) -> Failure {
     }
 }
 
-/// Engines before 7.0 do not know the subcommand, and word that differently.
-fn lacks_shards(reply: &Value) -> bool {
+/// Engines before Redis 7.0 do not know CLUSTER SHARDS, and their error texts differ.
+fn is_unknown_subcommand(reply: &Reply) -> bool {
     let failure = unexpected("CLUSTER SHARDS", reply);
     failure.kind == Kind::Error && failure.detail.to_lowercase().contains("subcommand")
 }

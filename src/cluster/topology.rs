@@ -7,9 +7,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use redis::Value;
-
 use crate::model::failure::{Failure, Kind};
+use crate::probe::resp::Reply;
 
 /// How many slots a cluster has (redis.io, cluster specification).
 pub const SLOTS: u16 = 16_384;
@@ -50,12 +49,12 @@ pub struct Dialled<'a> {
 
 impl Topology {
     /// Reads the reply to CLUSTER SHARDS; none when it is not one.
-    pub fn from_shards(reply: &Value, dialled: Dialled<'_>) -> Option<Self> {
+    pub fn from_shards(reply: &Reply, dialled: Dialled<'_>) -> Option<Self> {
         let mut nodes = Vec::new();
         for shard in items(reply)? {
             let first_of_shard = nodes.len();
             for node in items(field(shard, "nodes")?)? {
-                let word = |name| field(node, name).and_then(text);
+                let word = |name| field(node, name).and_then(Reply::text);
                 let port = |name| field(node, name).and_then(number);
                 let port =
                     if dialled.tls { port("tls-port").or(port("port")) } else { port("port").or(port("tls-port")) };
@@ -82,7 +81,7 @@ impl Topology {
     }
 
     /// Reads the replies to CLUSTER SLOTS and CLUSTER NODES; none when the first is not one.
-    pub fn from_slots(slots: &Value, nodes: &Value, dialled: Dialled<'_>) -> Option<Self> {
+    pub fn from_slots(slots: &Reply, nodes: &Reply, dialled: Dialled<'_>) -> Option<Self> {
         let mut found: Vec<Node> = Vec::new();
         for entry in items(slots)? {
             let [from, to, servers @ ..] = items(entry)? else { return None };
@@ -90,8 +89,8 @@ impl Topology {
             for (place, server) in servers.iter().enumerate() {
                 let [host, port, more @ ..] = items(server)? else { return None };
                 // Behind the id, Redis 7.0 lists other addresses and the host name.
-                let hostname = more.get(1).and_then(|others| field(others, "hostname")).and_then(text);
-                let Some(node) = node_at(text(host), number(port), hostname, dialled) else { continue };
+                let hostname = more.get(1).and_then(|others| field(others, "hostname")).and_then(Reply::text);
+                let Some(node) = node_at(host.text(), number(port), hostname, dialled) else { continue };
                 let at = found.iter().position(|known| known.name == node.name).unwrap_or_else(|| {
                     found.push(node);
                     found.len() - 1
@@ -105,7 +104,7 @@ impl Topology {
                 }
             }
         }
-        for (node, failing) in text(nodes).unwrap_or_default().lines().filter_map(|line| listed(line, dialled)) {
+        for (node, failing) in nodes.text().unwrap_or_default().lines().filter_map(|line| listed(line, dialled)) {
             match found.iter_mut().find(|known| known.name == node.name) {
                 Some(known) => known.failing = failing,
                 None => found.push(Node { failing, ..node }),
@@ -203,39 +202,30 @@ fn node_at(host: Option<&str>, port: Option<u16>, hostname: Option<&str>, dialle
     })
 }
 
-fn items(value: &Value) -> Option<&[Value]> {
-    match value {
-        Value::Array(items) | Value::Set(items) => Some(items),
+fn items(reply: &Reply) -> Option<&[Reply]> {
+    match reply {
+        Reply::Array(items) | Reply::Set(items) => Some(items),
         _ => None,
     }
 }
 
 /// The value of a name: in a map, or in a flat list of names and values where protocol 2 has no maps.
-fn field<'v>(value: &'v Value, name: &str) -> Option<&'v Value> {
-    let is = |key: &Value| text(key) == Some(name);
-    match value {
-        Value::Map(pairs) => pairs.iter().find(|(key, _)| is(key)).map(|(_, value)| value),
-        value => items(value)?.chunks_exact(2).find(|pair| is(&pair[0])).map(|pair| &pair[1]),
+fn field<'r>(reply: &'r Reply, name: &str) -> Option<&'r Reply> {
+    let is = |key: &Reply| key.text() == Some(name);
+    match reply {
+        Reply::Map(pairs) => pairs.iter().find(|(key, _)| is(key)).map(|(_, value)| value),
+        list => items(list)?.chunks_exact(2).find(|pair| is(&pair[0])).map(|pair| &pair[1]),
     }
 }
 
-/// A text, however the protocol wraps it.
-pub fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
-        _ => None,
+fn number(reply: &Reply) -> Option<u16> {
+    match reply {
+        Reply::Int(number) => u16::try_from(*number).ok(),
+        other => other.text()?.parse().ok(),
     }
 }
 
-fn number(value: &Value) -> Option<u16> {
-    match value {
-        Value::Int(number) => u16::try_from(*number).ok(),
-        value => text(value)?.parse().ok(),
-    }
-}
-
-fn range(pair: &[Value]) -> Option<RangeInclusive<u16>> {
+fn range(pair: &[Reply]) -> Option<RangeInclusive<u16>> {
     let (from, to) = (number(pair.first()?)?, number(pair.get(1)?)?);
     (from <= to && to < SLOTS).then_some(from..=to)
 }
@@ -264,17 +254,12 @@ pub fn slot(key: &[u8]) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::resp::tests::captured;
 
     const HERE: Dialled<'static> = Dialled { host: "10.0.0.1", tls: false };
 
-    /// A captured reply.
-    fn reply(file: &str) -> Value {
-        let path = format!("{}/tests/replies/{file}.resp", env!("CARGO_MANIFEST_DIR"));
-        redis::parse_redis_value(&std::fs::read(path).unwrap()).unwrap()
-    }
-
     fn info(file: &str) -> String {
-        text(&reply(file)).unwrap().to_owned()
+        captured(file).text().unwrap().to_owned()
     }
 
     /// `port` with `p` for a primary, `!` for one that fails, and its slots.
@@ -290,7 +275,7 @@ mod tests {
     #[test]
     fn shards_tell_all_nodes_in_both_protocols() {
         for file in ["shards", "shards-resp3"] {
-            let topology = Topology::from_shards(&reply(file), HERE).unwrap();
+            let topology = Topology::from_shards(&captured(file), HERE).unwrap();
             assert_eq!(
                 shown(&topology),
                 ["21100p 0-5460", "21101p 5461-10922", "21102p 10923-16383", "21103", "21104", "21105"],
@@ -305,8 +290,8 @@ mod tests {
 
     #[test]
     fn a_shard_that_is_down_is_counted_by_its_slots() {
-        let by_shards = Topology::from_shards(&reply("shards-down"), HERE).unwrap();
-        let by_slots = Topology::from_slots(&reply("slots-down"), &reply("nodes-down"), HERE).unwrap();
+        let by_shards = Topology::from_shards(&captured("shards-down"), HERE).unwrap();
+        let by_slots = Topology::from_slots(&captured("slots-down"), &captured("nodes-down"), HERE).unwrap();
         for topology in [by_shards, by_slots] {
             assert_eq!(
                 shown(&topology),
@@ -322,11 +307,11 @@ mod tests {
 
     #[test]
     fn slots_alone_tell_only_primaries_that_fail_by_the_info() {
-        let topology = Topology::from_slots(&reply("slots-down"), &Value::Nil, HERE).unwrap();
+        let topology = Topology::from_slots(&captured("slots-down"), &Reply::Nil, HERE).unwrap();
         assert_eq!(topology.verdict(""), Ok(()));
         let failure = topology.verdict(&info("info-down")).unwrap_err();
         assert_eq!(failure.to_string(), "clusterdown: 5461 slots without a primary");
-        let whole = Topology::from_slots(&reply("slots"), &Value::Nil, HERE).unwrap();
+        let whole = Topology::from_slots(&captured("slots"), &Reply::Nil, HERE).unwrap();
         assert_eq!(shown(&whole), ["21100p 0-5460", "21101p 5461-10922", "21102p 10923-16383"]);
         let failure = whole.verdict("cluster_state:fail\r\n").unwrap_err();
         assert_eq!(failure.to_string(), "clusterdown: cluster_state:fail");
@@ -334,24 +319,24 @@ mod tests {
 
     #[test]
     fn a_node_that_knows_nobody_is_where_it_was_reached() {
-        let alone = Topology::from_shards(&reply("shards-alone"), HERE).unwrap();
+        let alone = Topology::from_shards(&captured("shards-alone"), HERE).unwrap();
         assert_eq!(&*alone.nodes[0].name, "10.0.0.1:21100");
         assert!(!alone.is_whole());
         assert_eq!(alone.verdict("").unwrap_err().to_string(), "clusterdown: 16384 slots without a primary");
         let six = Dialled { host: "fd00::1", tls: false };
-        assert_eq!(&*Topology::from_shards(&reply("shards-alone"), six).unwrap().nodes[0].name, "[fd00::1]:21100");
+        assert_eq!(&*Topology::from_shards(&captured("shards-alone"), six).unwrap().nodes[0].name, "[fd00::1]:21100");
     }
 
     #[test]
     fn tls_has_a_port_of_its_own() {
-        let bulk = |text: &str| Value::BulkString(text.into());
-        let node = |ports: &[(&str, i64)], host: Value| {
+        let bulk = |text: &str| Reply::Bulk(text.into());
+        let node = |ports: &[(&str, i64)], host: Reply| {
             let mut fields = vec![bulk("endpoint"), host, bulk("role"), bulk("master")];
-            fields.extend(ports.iter().flat_map(|(name, port)| [bulk(name), Value::Int(*port)]));
-            let nodes = Value::Array(vec![Value::Array(fields)]);
-            Value::Array(vec![Value::Array(vec![bulk("slots"), Value::Array(vec![]), bulk("nodes"), nodes])])
+            fields.extend(ports.iter().flat_map(|(name, port)| [bulk(name), Reply::Int(*port)]));
+            let nodes = Reply::Array(vec![Reply::Array(fields)]);
+            Reply::Array(vec![Reply::Array(vec![bulk("slots"), Reply::Array(vec![]), bulk("nodes"), nodes])])
         };
-        let read = |reply: &Value, tls| {
+        let read = |reply: &Reply, tls| {
             let topology = Topology::from_shards(reply, Dialled { tls, ..HERE }).unwrap();
             topology.nodes.iter().map(|node| node.name.to_string()).collect::<Vec<_>>()
         };
@@ -360,7 +345,7 @@ mod tests {
         let one = node(&[("tls-port", 6380)], bulk("?"));
         assert_eq!((read(&one, false), read(&one, true)), (vec!["10.0.0.1:6380".into()], vec!["10.0.0.1:6380".into()]));
         let nobody = Vec::<String>::new();
-        assert_eq!(read(&node(&[], Value::Nil), true), nobody);
+        assert_eq!(read(&node(&[], Reply::Nil), true), nobody);
         for host in ["a b", "a\nNODE", "a\u{1b}[2J", &"a".repeat(256)] {
             assert_eq!(read(&node(&[("port", 6379)], bulk(host)), false), nobody, "{host:?}");
         }
@@ -379,14 +364,14 @@ mod tests {
 
     #[test]
     fn what_is_no_topology_is_none() {
-        let bulk = |text: &str| Value::BulkString(text.into());
-        let broken = [Value::Nil, Value::Okay, bulk("x"), Value::Array(vec![Value::Int(1)])];
+        let bulk = |text: &str| Reply::Bulk(text.into());
+        let broken = [Reply::Nil, Reply::Ok, bulk("x"), Reply::Array(vec![Reply::Int(1)])];
         for value in broken {
             assert_eq!(Topology::from_shards(&value, HERE), None);
-            assert_eq!(Topology::from_slots(&value, &Value::Nil, HERE), None);
+            assert_eq!(Topology::from_slots(&value, &Reply::Nil, HERE), None);
         }
-        let odd = Value::Array(vec![Value::Array(vec![Value::Int(9), Value::Int(5), Value::Array(vec![])])]);
-        assert_eq!(Topology::from_slots(&odd, &Value::Nil, HERE), None);
+        let odd = Reply::Array(vec![Reply::Array(vec![Reply::Int(9), Reply::Int(5), Reply::Array(vec![])])]);
+        assert_eq!(Topology::from_slots(&odd, &Reply::Nil, HERE), None);
     }
 
     #[test]

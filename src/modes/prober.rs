@@ -179,7 +179,7 @@ impl Prober {
             self.launch_undecided(endpoint, tick, started);
         }
         self.launch_with_result(Target::Cluster, tick, |report| async move {
-            let Discovered { outcome, topology } = discovery.look(sources).await;
+            let Discovered { outcome, topology } = discovery.discover(sources).await;
             let asked = outcome.details.connection.peer;
             report.outcome(outcome);
             Some(Looked { tick, started, asked, topology: topology.filter(|topology| !topology.nodes.is_empty()) })

@@ -60,7 +60,7 @@ impl Session {
         let take = || Lock::take(folder, &console);
         let early = (lock && folder.is_dir()).then(take).transpose()?;
         let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
-        let login = CredentialsProvider::fetch(plan.login.clone(), console.clone()).await?;
+        let login = CredentialsProvider::fetch(plan.login.clone(), notify(&console)).await?;
         let lock = match early {
             None if lock => Some(take()?),
             early => early,

@@ -1,46 +1,44 @@
-//! `--canary`: a write that is part of each check. Only a write sees a demoted primary, or one whose writes are paused.
+//! `--canary`: a write as part of each check. Only a write detects a demoted primary, or one whose writes are paused.
 //!
-//! The key is our own: it carries the tool's name and a random part, expires by itself, and is deleted at once.
+//! The key is used by nobody else: its name holds the tool's name and a random part. It is deleted at once, and expires if
+//! that fails.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use redis::Value;
-
-use crate::model::failure::{Failure, Kind, Phase};
-use crate::probe::connection::{Connection, unexpected};
+use crate::model::failure::{Failure, Kind};
+use crate::probe::connection::Connection;
 use crate::probe::deadline::Deadline;
+use crate::probe::resp::{self, Reply, unexpected};
 
-/// How long a key may stay when its deletion fails.
-const EXPIRY: Duration = Duration::from_secs(10);
+/// When a key expires whose deletion failed, in milliseconds.
+const EXPIRY_MS: &[u8] = b"10000";
 
-/// The writes of one run. All of its keys are in one slot, should the server be a node of a cluster: so they are either
-/// always its own or never.
+/// The writes of one run. All keys hash to one slot, so that a cluster node serves either all of them or none.
 #[derive(Clone, Debug)]
 pub struct Canary {
     prefix: String,
     written: Arc<AtomicU64>,
-    /// That the server is a node of a cluster is known.
+    /// The user or the topology says that the server is a node of a cluster.
     in_cluster: bool,
 }
 
 impl Canary {
-    /// A canary whose keys nobody else has.
+    /// A canary with keys of a random name.
     pub fn new() -> Self {
         Canary { prefix: format!("redis-health:canary:{{{:016x}}}:", random()), ..Self::tagged("") }.of_cluster(false)
     }
 
-    /// The same, for a server that is said to be a node of a cluster, or not to be.
+    /// The same, for a server that is known to be a node of a cluster, or not.
     #[must_use]
     pub fn of_cluster(self, in_cluster: bool) -> Self {
         Canary { in_cluster, ..self }
     }
 
-    /// A canary for a cluster. Its keys hold `tag`, a text in braces, which a cluster hashes in place of the whole key (redis.io, cluster
-    /// specification: hash tags).
+    /// A canary for the shard of a cluster that owns `tag`, a text in braces. A cluster hashes that in place of the whole
+    /// key (redis.io, cluster specification: hash tags).
     pub fn tagged(tag: &str) -> Self {
         Canary {
             prefix: format!("redis-health:canary:{:016x}:{tag}", random()),
@@ -49,18 +47,18 @@ impl Canary {
         }
     }
 
-    /// Appends the commands of one write: each has a key of its own, since checks may overlap.
-    pub fn pack(&self, commands: &mut Vec<u8>) -> Write {
+    /// Appends the commands of one write. Each write has its own key, because checks may overlap.
+    pub fn pack(&self, commands: &mut Vec<u8>) -> PendingWrite {
         let value = self.written.fetch_add(1, Ordering::Relaxed).to_string();
         let key = format!("{}{value}", self.prefix);
-        redis::cmd("SET").arg(&key).arg(&value).arg("PX").arg(EXPIRY.as_millis() as u64).write_packed_command(commands);
-        redis::cmd("GET").arg(&key).write_packed_command(commands);
-        redis::cmd("DEL").arg(&key).write_packed_command(commands);
-        Write { value, in_cluster: self.in_cluster }
+        resp::pack(commands, &[b"SET", key.as_bytes(), value.as_bytes(), b"PX", EXPIRY_MS]);
+        resp::pack(commands, &[b"GET", key.as_bytes()]);
+        resp::pack(commands, &[b"DEL", key.as_bytes()]);
+        PendingWrite { value, in_cluster: self.in_cluster }
     }
 }
 
-/// The standard library seeds its hashers from the system's random source.
+/// A random number: the standard library seeds its hashers from the system's random source.
 fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
@@ -71,33 +69,33 @@ impl Default for Canary {
     }
 }
 
-/// The keys that it writes, for people.
+/// The pattern of its keys.
 impl fmt::Display for Canary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}*", self.prefix)
     }
 }
 
-/// A write whose replies are to come.
-pub struct Write {
+/// A write that was packed and whose replies are not yet read.
+pub struct PendingWrite {
     value: String,
     in_cluster: bool,
 }
 
-impl Write {
-    /// Reads the replies: whether the write was taken and read back.
+impl PendingWrite {
+    /// Reads the replies. The inner result says whether the write was accepted and read back.
     ///
     /// # Errors
-    /// The connection broke or stalled, and the write with it.
+    /// The connection broke or stalled.
     pub async fn confirm(
         self,
         connection: &mut Connection,
         deadline: Deadline,
     ) -> Result<Result<(), Failure>, Failure> {
-        let mut reply = async |command| deadline.bound(|| Phase::Reply(command), connection.reply()).await;
-        let set = reply("SET").await?;
-        let get = reply("GET").await?;
-        let del = reply("DEL").await?;
+        let set = connection.reply("SET", deadline).await?;
+        let get = connection.reply("GET", deadline).await?;
+        let del = connection.reply("DEL", deadline).await?;
+
         Ok(self.verdict(&set, &get, &del).map_err(|failure| {
             if !self.in_cluster && failure.detail.starts_with("MOVED ") {
                 return failure.with_advice("a cluster: use --cluster");
@@ -106,18 +104,18 @@ impl Write {
         }))
     }
 
-    fn verdict(&self, set: &Value, get: &Value, del: &Value) -> Result<(), Failure> {
-        if *set != Value::Okay {
+    fn verdict(&self, set: &Reply, get: &Reply, del: &Reply) -> Result<(), Failure> {
+        if *set != Reply::Ok {
             return Err(unexpected("SET", set));
         }
         match get {
-            Value::BulkString(bytes) if *bytes == self.value.as_bytes() => {}
-            Value::BulkString(_) => return Err(Failure::new(Kind::Canary, "another value was read back")),
-            Value::Nil => return Err(Failure::new(Kind::Canary, "the key was not there when read back")),
+            Reply::Bulk(bytes) if *bytes == self.value.as_bytes() => {}
+            Reply::Bulk(_) => return Err(Failure::new(Kind::Canary, "another value was read back")),
+            Reply::Nil => return Err(Failure::new(Kind::Canary, "the key was not there when read back")),
             other => return Err(unexpected("GET", other)),
         }
         match del {
-            Value::Int(_) => Ok(()),
+            Reply::Int(_) => Ok(()),
             other => Err(unexpected("DEL", other)),
         }
     }
@@ -129,14 +127,14 @@ mod tests {
 
     #[test]
     fn a_write_passes_only_if_it_was_read_back() {
-        let write = Write { value: "7".into(), in_cluster: false };
-        let bulk = |text: &str| Value::BulkString(text.into());
-        let one = Value::Int(1);
-        assert_eq!(write.verdict(&Value::Okay, &bulk("7"), &one), Ok(()));
-        let kind = |set: &Value, get: &Value, del: &Value| write.verdict(set, get, del).unwrap_err().kind;
-        assert_eq!(kind(&Value::Okay, &bulk("6"), &one), Kind::Canary);
-        assert_eq!(kind(&Value::Okay, &Value::Nil, &one), Kind::Canary);
-        assert_eq!(kind(&Value::Okay, &bulk("7"), &Value::Okay), Kind::Protocol);
-        assert_eq!(kind(&Value::Nil, &Value::Nil, &one), Kind::Protocol);
+        let write = PendingWrite { value: "7".into(), in_cluster: false };
+        let bulk = |text: &str| Reply::Bulk(text.into());
+        let one = Reply::Int(1);
+        assert_eq!(write.verdict(&Reply::Ok, &bulk("7"), &one), Ok(()));
+        let kind = |set: &Reply, get: &Reply, del: &Reply| write.verdict(set, get, del).unwrap_err().kind;
+        assert_eq!(kind(&Reply::Ok, &bulk("6"), &one), Kind::Canary);
+        assert_eq!(kind(&Reply::Ok, &Reply::Nil, &one), Kind::Canary);
+        assert_eq!(kind(&Reply::Ok, &bulk("7"), &Reply::Ok), Kind::Protocol);
+        assert_eq!(kind(&Reply::Nil, &Reply::Nil, &one), Kind::Protocol);
     }
 }

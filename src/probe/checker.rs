@@ -1,129 +1,161 @@
-//! One pass over logical databases on one connection: SELECT n and PING for each index, pipelined.
+//! Checks logical databases over one connection: SELECT n and PING for each index, pipelined.
 //!
-//! A checker must not load the server that is being upgraded, so all indexes share a connection for as long as it
-//! holds. Each index is settled by its own replies, as they come. A connection that breaks or stalls fails the
-//! first index it left unanswered, and the rest go on over a new one; a connection that answered nothing at all settles
-//! all remaining indexes. So a hung endpoint costs one timeout for any number of databases, a mid-scan stall two.
+//! A checker must not load the server that is being upgraded, so all indexes share a connection for as long as it works.
+//! Each index is settled by its own replies, as they are received. A connection that breaks or stalls fails the first
+//! index that it left unanswered, and the remaining ones go on over a new connection. If a connection answered nothing
+//! at all, all remaining indexes fail. So a server that hangs costs one timeout for any number of databases, and a stall
+//! in the middle costs two.
 
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use redis::Value;
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::model::databases::Databases;
-use crate::model::failure::{Failure, Kind, Phase};
+use crate::model::duration::brief;
+use crate::model::failure::{Failure, Kind};
 use crate::model::outcome::{ConnectionInfo, Details, Outcome};
 use crate::model::server::Role;
-use crate::probe::canary::Canary;
-use crate::probe::connection::ConnectOptions;
-use crate::probe::connection::{Connection, unexpected};
+use crate::probe::canary::{Canary, PendingWrite};
+use crate::probe::connection::{ConnectOptions, Connection};
 use crate::probe::deadline::Deadline;
 use crate::probe::resolve::Resolver;
-use crate::probe::server_info::ServerInfo;
+use crate::probe::resp::{self, Reply, unexpected};
+use crate::probe::server_info::{InfoQueries, ServerInfo};
 
-/// How many SELECT and PING pairs are sent ahead of their replies: few enough for any socket buffer, enough that a
-/// round trip is shared by many.
-const CHUNK: u32 = 1024;
+/// How many indexes may wait for their replies: few enough for any socket buffer, enough that many share a round trip.
+const MAX_WAITING: u32 = 1024;
 
-/// How many indexes are first asked for when their number is unknown; it doubles from there.
+/// How many indexes are sent at once. The server works on one half of those that wait while we read the other.
+const CHUNK: u32 = MAX_WAITING / 2;
+
+/// How many indexes are sent first when their number is unknown. Each further chunk is twice as large.
 const FIRST_CHUNK: u32 = 32;
 
-/// How to scan.
+/// What to check, and how.
 #[derive(Debug)]
 pub struct Checker {
     pub target: ConnectOptions,
     pub resolver: Resolver,
     pub databases: Databases,
-    /// The time that one check may take, from name look-up to the last reply.
+    /// How long one check may take, from name look-up to the last reply.
     pub timeout: Duration,
-    /// The time that the whole scan may take.
+    /// How long the checks of all databases may take.
     pub deadline: Duration,
     pub identify: ServerInfo,
     /// The role that the server must have for a check to pass.
     pub expect_role: Option<Role>,
     /// The write that is part of each check.
     pub canary: Option<Canary>,
-    /// How many indexes were settled over all scans, for whoever watches.
+    /// How many indexes were settled since the start, for a progress bar.
     pub settled: AtomicU64,
 }
 
-/// Where the outcomes of a scan go, as soon as each is known.
+/// Receives each outcome as soon as it is known.
 pub type Emit<'a> = &'a mut (dyn FnMut(Outcome) + Send);
 
-/// How far a scan is.
-struct Pass<'a> {
+/// How far the check of all databases is.
+struct Progress<'a> {
     emit: Emit<'a>,
     start: Instant,
-    /// When the scan has to be over.
+    /// When all must be settled.
     end: Instant,
+    /// The first index that is not settled, and the last one to settle.
     next: u32,
     last: u32,
-    /// Whether an index was settled already.
+    /// Whether any index was settled.
     settled: bool,
-    /// The present connection.
-    contact: Arc<ConnectionInfo>,
+    /// The current connection.
+    connection: Arc<ConnectionInfo>,
     /// When the last index was settled, or the connection opened.
     since: Instant,
-    /// Why no more writes are tried: one of them ran out of time, and the next would too.
+    /// Set when a write timed out: no more writes are tried, because the next one would time out too.
     unwritable: Option<Failure>,
 }
 
-/// How one connection's turn ended.
-enum Turn {
-    /// Every index is settled, or the server's last database was found.
+/// Why a connection is no longer used.
+enum ConnectionEnd {
+    /// Every index is settled, or the last database of the server was found.
     Finished,
-    /// The connection is of no use any more, and the next index goes on over another one.
+    /// The last index was settled by a failure that the connection did not survive. The next goes on over a new one.
     Lost,
-    /// The connection broke and that fails the next index; `answered` tells whether it had been of any use.
+    /// The connection broke, which fails the next index. `answered` tells whether any index was answered over it.
     Broke { failure: Failure, answered: bool },
 }
 
+/// Commands that were sent over a connection and whose replies are read one index at a time.
+struct Pipeline<'c> {
+    connection: &'c mut Connection,
+    /// When the next index must be settled.
+    deadline: Deadline,
+    commands: Vec<u8>,
+    /// The first index that was not sent.
+    unsent: u32,
+    /// How many indexes are sent at once, and how many may still wait for their replies when that is done.
+    chunk: u32,
+    may_wait: u32,
+    /// What the server is asked about itself, behind the first index. Empty once that is answered.
+    queries: InfoQueries,
+    /// Writes of indexes that were sent, in their order.
+    writes: VecDeque<PendingWrite>,
+    /// Whether the server has the expected role, which decides for all indexes.
+    role: Result<(), Failure>,
+    /// A reply proved that the server serves this connection.
+    answered: bool,
+}
+
 impl Checker {
-    /// Checks every database once. Each outcome is emitted as soon as it is known, so that a caller who drops this
-    /// future loses none.
+    /// Checks every database once. Each outcome is emitted as soon as it is known, so that none is lost if this future is
+    /// dropped.
     pub async fn run(&self, emit: Emit<'_>) {
         self.run_until(Instant::now() + self.deadline, emit).await;
     }
 
-    /// The same, as a part of something that has to be over at `end`. What runs out of time names the user's limits.
+    /// Like [`run`](Self::run), but all must be settled at `end`. The text of a timeout still names the user's limits.
     pub async fn run_until(&self, end: Instant, emit: Emit<'_>) {
-        let mut pass = Pass { end, ..self.pass(self.databases, emit) };
-        while pass.next <= pass.last {
-            if Instant::now() >= pass.end {
+        let mut progress = Progress { end, ..self.begin(self.databases, emit) };
+        while progress.next <= progress.last {
+            if Instant::now() >= progress.end {
                 let limit = humantime::format_duration(self.deadline);
                 let text = format!("not reached within the scan's deadline of {limit}");
-                return self.settle_rest(&mut pass, &Failure::new(Kind::Timeout, text));
+                return self.fail_rest(&mut progress, &Failure::new(Kind::Timeout, text));
             }
-            let deadline = self.deadline_of(&pass);
-            let mut contact = ConnectionInfo::default();
-            let opened = Connection::open(&self.target, &self.resolver, deadline, &mut contact).await;
-            pass.contact = Arc::new(contact);
-            let turn = match opened {
-                Ok(mut connection) => self.ask_all(&mut pass, &mut connection, deadline).await,
-                Err(failure) => Turn::Broke { failure, answered: false },
-            };
-            match turn {
-                Turn::Finished => return,
-                Turn::Lost => {}
-                Turn::Broke { failure, answered } => {
-                    debug!("DB {}: {failure}", pass.next);
-                    // Only the first index had its whole time when the scan's own deadline is what passed.
-                    if Instant::now() >= pass.end && pass.settled {
+
+            match self.connect_and_ask(&mut progress).await {
+                ConnectionEnd::Finished => return,
+                ConnectionEnd::Lost => {}
+                ConnectionEnd::Broke { failure, answered } => {
+                    debug!("DB {}: {failure}", progress.next);
+                    // If the deadline of all databases is what passed, only the first index had the time of a check.
+                    if Instant::now() >= progress.end && progress.settled {
                         continue;
                     }
                     if !answered {
-                        return self.settle_rest(&mut pass, &failure);
+                        return self.fail_rest(&mut progress, &failure);
                     }
-                    self.settle(&mut pass, Settled::failed(failure));
+                    self.settle(&mut progress, Settled::failed(failure));
                 }
             }
         }
     }
 
-    /// The same checks for another server, with the writes that fit there.
+    async fn connect_and_ask(&self, progress: &mut Progress<'_>) -> ConnectionEnd {
+        let deadline = Deadline::after(self.timeout).no_later_than(progress.end);
+        let mut info = ConnectionInfo::default();
+        let opened = Connection::open(&self.target, &self.resolver, deadline, &mut info).await;
+        progress.connection = Arc::new(info);
+
+        match opened {
+            Ok(mut connection) => self.ask_all(progress, &mut connection, deadline).await,
+            Err(failure) => ConnectionEnd::Broke { failure, answered: false },
+        }
+    }
+
+    /// The same checks for another server, with the writes that are meant for it.
     pub fn elsewhere(&self, target: ConnectOptions, canary: Option<Canary>) -> Self {
         Checker {
             target,
@@ -138,158 +170,254 @@ impl Checker {
         }
     }
 
-    /// Checks one database before `deadline` over a connection that is open already, and says whether it can be used
-    /// again.
+    /// Checks one database before `deadline` over an open connection. Returns whether the connection can be used again.
     pub async fn ask_one(
         &self,
         connection: &mut Connection,
-        contact: Arc<ConnectionInfo>,
+        info: Arc<ConnectionInfo>,
         db: u32,
         deadline: Deadline,
         emit: Emit<'_>,
     ) -> bool {
-        let mut pass = self.pass(Databases::One(db), emit);
-        pass.contact = contact;
-        match self.ask_all(&mut pass, connection, deadline).await {
-            Turn::Finished => true,
-            Turn::Lost => false,
-            Turn::Broke { failure, .. } => {
-                self.settle(&mut pass, Settled::failed(failure));
+        let mut progress = self.begin(Databases::One(db), emit);
+        progress.connection = info;
+        match self.ask_all(&mut progress, connection, deadline).await {
+            ConnectionEnd::Finished => true,
+            ConnectionEnd::Lost => false,
+            ConnectionEnd::Broke { failure, .. } => {
+                self.settle(&mut progress, Settled::failed(failure));
                 false
             }
         }
     }
 
-    fn pass<'a>(&self, databases: Databases, emit: Emit<'a>) -> Pass<'a> {
+    fn begin<'a>(&self, databases: Databases, emit: Emit<'a>) -> Progress<'a> {
         let start = Instant::now();
         let (next, last) = databases.range().into_inner();
-        Pass {
+        Progress {
             emit,
             start,
             end: start + self.deadline,
             next,
             last,
             settled: false,
-            contact: Arc::default(),
+            connection: Arc::default(),
             since: start,
             unwritable: None,
         }
     }
 
-    fn deadline_of(&self, pass: &Pass<'_>) -> Deadline {
-        Deadline::after(self.timeout).no_later_than(pass.end)
-    }
-
     /// Settles the next index.
-    fn settle(&self, pass: &mut Pass<'_>, Settled { write, result, waits, at }: Settled) {
-        debug!("DB {}: SELECT after {:?}, PING after {:?}, {:?}", pass.next, waits.select, waits.ping, result);
+    fn settle(&self, progress: &mut Progress<'_>, Settled { write, result, waits, at }: Settled) {
+        debug!(
+            "DB {}: SELECT after {}, PING after {}, {}",
+            progress.next,
+            brief(waits.select),
+            brief(waits.ping),
+            result.as_ref().map_or_else(|failure| format!("failed: {failure}"), |()| "passed".to_owned())
+        );
         let details = Details {
-            elapsed: at - pass.start,
+            elapsed: at - progress.start,
             select: waits.select,
             ping: waits.ping,
             write: waits.write,
-            connection: pass.contact.clone(),
+            connection: progress.connection.clone(),
         };
-        pass.since = at;
-        (pass.emit)(Outcome { db: pass.next, write, result, details });
-        pass.next += 1;
-        pass.settled = true;
+        (progress.emit)(Outcome { db: progress.next, write, result, details });
+
+        progress.since = at;
+        progress.next += 1;
+        progress.settled = true;
         self.settled.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Fails all that is left. Where the number of databases is not known, that is one.
-    fn settle_rest(&self, pass: &mut Pass<'_>, failure: &Failure) {
-        let last = if self.databases == Databases::Auto { pass.next } else { pass.last };
-        while pass.next <= last {
-            self.settle(pass, Settled::failed(failure.clone()));
+    /// Fails all remaining indexes. Where the number of databases is unknown, that is one.
+    fn fail_rest(&self, progress: &mut Progress<'_>, failure: &Failure) {
+        let last = if self.databases == Databases::Auto { progress.next } else { progress.last };
+        while progress.next <= last {
+            self.settle(progress, Settled::failed(failure.clone()));
         }
     }
 
-    /// Settles indexes over a connection for as long as it lasts.
-    async fn ask_all(&self, pass: &mut Pass<'_>, connection: &mut Connection, mut deadline: Deadline) -> Turn {
-        pass.since = Instant::now();
-        let auto = self.databases == Databases::Auto;
-        let mut chunk = match (auto, &self.canary) {
-            (false, _) => CHUNK,
-            (true, None) => FIRST_CHUNK,
-            // Past the last database SELECT fails, and a write sent along would go to that last one.
-            (true, Some(_)) => 1,
-        };
-        let mut questions = self.identify.questions(self.expect_role);
-        let mut role = Ok(());
-        let mut answered = false;
-        let mut commands = Vec::new();
-        while pass.next <= pass.last {
-            let chunk_last = pass.last.min(pass.next + (chunk - 1));
-            let mut writes = Vec::new();
-            commands.clear();
-            for db in pass.next..=chunk_last {
-                pack_check(&mut commands, db);
-                if db == pass.next {
-                    questions.pack(&mut commands);
-                }
-                if let Some(canary) = self.canary.as_ref().filter(|_| pass.unwritable.is_none()) {
-                    writes.push(canary.pack(&mut commands));
-                }
-            }
-            if chunk > 1 {
-                chunk = CHUNK.min(chunk * 2);
-            }
-            let mut writes = writes.into_iter();
-            if let Err(failure) = deadline.bound(|| Phase::Reply("SELECT"), sent(connection, &commands)).await {
-                return Turn::Broke { failure, answered };
-            }
-            while pass.next <= chunk_last {
-                let replies = two_replies(connection, deadline, pass.since, &mut answered).await;
-                let Replies { select, ping, mut waits, mut at } = match replies {
-                    Ok(replies) => replies,
-                    Err(failure) => return Turn::Broke { failure, answered },
-                };
-                let end_of_range = auto && select.as_ref().is_err_and(|failure| !speaks_of_one_index(failure));
-                let beyond = pass.next > 0 && select.as_ref().is_err_and(|failure| failure.kind == Kind::NoSuchDb);
-                if end_of_range && beyond {
-                    return Turn::Finished;
-                }
-                if questions.any() {
-                    let asked = std::mem::take(&mut questions);
-                    let (identity, verdict) = self.identify.learn(asked, connection, deadline).await;
-                    role = verdict;
-                    if let Some(identity) = identity {
-                        Arc::make_mut(&mut pass.contact).identity = identity;
-                    }
-                }
-                // A PING after a failed SELECT is answered by the database before it, and proves nothing.
-                let read = select.and(ping).and_then(|()| role.clone());
-                let written = match writes.next() {
-                    Some(write) => {
-                        let written = write.confirm(connection, deadline).await;
-                        waits.write = at.elapsed();
-                        at += waits.write;
-                        written
-                    }
-                    None => Ok(pass.unwritable.clone().map_or(Ok(()), Err)),
-                };
-                let (write, result) = match (read, &written) {
-                    (Ok(()), Ok(Ok(()))) => (false, Ok(())),
-                    (Ok(()), Ok(Err(failure)) | Err(failure)) => (true, Err(failure.clone())),
-                    (Err(failure), _) => (false, Err(failure)),
-                };
-                self.settle(pass, Settled { write, result, waits, at });
-                if let Err(failure) = written {
-                    pass.unwritable = Some(failure).filter(|failure| failure.kind == Kind::Timeout);
-                    return Turn::Lost;
-                }
-                if end_of_range {
-                    return Turn::Finished;
-                }
-                deadline = Deadline::at(at + self.timeout, self.timeout).no_later_than(pass.end);
+    /// Settles indexes over a connection for as long as it works.
+    async fn ask_all(
+        &self,
+        progress: &mut Progress<'_>,
+        connection: &mut Connection,
+        deadline: Deadline,
+    ) -> ConnectionEnd {
+        progress.since = Instant::now();
+        let mut pipeline = self.pipeline(progress.next, connection, deadline);
+
+        while progress.next <= progress.last {
+            match self.ask_next(progress, &mut pipeline).await {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(end)) => return end,
+                Err(failure) => return ConnectionEnd::Broke { failure, answered: pipeline.answered },
             }
         }
-        Turn::Finished
+        ConnectionEnd::Finished
+    }
+
+    fn pipeline<'c>(&self, first: u32, connection: &'c mut Connection, deadline: Deadline) -> Pipeline<'c> {
+        let (chunk, may_wait) = match (self.databases == Databases::Auto, &self.canary) {
+            (false, _) => (CHUNK, MAX_WAITING),
+            // What is sent past the last database is wasted.
+            (true, None) => (FIRST_CHUNK, 0),
+            // There SELECT fails, and a write sent along would go to the database before.
+            (true, Some(_)) => (1, 0),
+        };
+        Pipeline {
+            connection,
+            deadline,
+            commands: Vec::new(),
+            unsent: first,
+            chunk,
+            may_wait,
+            queries: self.identify.queries(self.expect_role),
+            writes: VecDeque::new(),
+            role: Ok(()),
+            answered: false,
+        }
+    }
+
+    /// Settles the next index over the connection.
+    ///
+    /// # Errors
+    /// The connection broke or stalled before the replies to SELECT and PING.
+    async fn ask_next(
+        &self,
+        progress: &mut Progress<'_>,
+        pipeline: &mut Pipeline<'_>,
+    ) -> Result<ControlFlow<ConnectionEnd>, Failure> {
+        while pipeline.has_room(progress) {
+            self.pack_chunk(progress, pipeline);
+            pipeline.send().await?;
+        }
+
+        let Replies { select, ping, mut waits, mut at } = pipeline.replies(progress.since).await?;
+        let is_range_end =
+            self.databases == Databases::Auto && select.as_ref().is_err_and(|failure| !is_per_database_error(failure));
+        if is_range_end && progress.next > 0 && select.as_ref().is_err_and(|failure| failure.kind == Kind::NoSuchDb) {
+            return Ok(ControlFlow::Break(ConnectionEnd::Finished));
+        }
+
+        if pipeline.queries.any() {
+            self.read_server_info(progress, pipeline).await;
+        }
+        // After a failed SELECT the database before answers the PING, which proves nothing.
+        let read = select.and(ping).and_then(|()| pipeline.role.clone());
+
+        let written = match pipeline.writes.pop_front() {
+            Some(write) => {
+                let written = write.confirm(pipeline.connection, pipeline.deadline).await;
+                waits.write = at.elapsed();
+                at += waits.write;
+                written
+            }
+            None => Ok(progress.unwritable.clone().map_or(Ok(()), Err)),
+        };
+        let (write, result) = match (read, &written) {
+            (Ok(()), Ok(Ok(()))) => (false, Ok(())),
+            (Ok(()), Ok(Err(failure)) | Err(failure)) => (true, Err(failure.clone())),
+            (Err(failure), _) => (false, Err(failure)),
+        };
+        self.settle(progress, Settled { write, result, waits, at });
+
+        if let Err(failure) = written {
+            progress.unwritable = Some(failure).filter(|failure| failure.kind == Kind::Timeout);
+            return Ok(ControlFlow::Break(ConnectionEnd::Lost));
+        }
+        if is_range_end {
+            return Ok(ControlFlow::Break(ConnectionEnd::Finished));
+        }
+        pipeline.deadline = Deadline::at(at + self.timeout, self.timeout).no_later_than(progress.end);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Packs the commands of the next indexes, to be sent in one write.
+    fn pack_chunk(&self, progress: &Progress<'_>, pipeline: &mut Pipeline<'_>) {
+        let Pipeline { commands, unsent, chunk, may_wait, queries, writes, .. } = pipeline;
+        let is_first = commands.is_empty();
+        let last = progress.last.min(*unsent + (*chunk - 1));
+
+        commands.clear();
+        commands.reserve((last - *unsent + 1) as usize * CHECK_LENGTH);
+        for db in *unsent..=last {
+            pack_check(commands, db);
+            if is_first && db == *unsent {
+                queries.pack(commands);
+            }
+            if let Some(canary) = self.canary.as_ref().filter(|_| progress.unwritable.is_none()) {
+                writes.push_back(canary.pack(commands));
+            }
+        }
+        *unsent = last + 1;
+        if *may_wait == 0 && *chunk > 1 {
+            *chunk = MAX_WAITING.min(*chunk * 2);
+        }
+    }
+
+    /// Reads what the server tells about itself, and whether its role is the expected one.
+    async fn read_server_info(&self, progress: &mut Progress<'_>, pipeline: &mut Pipeline<'_>) {
+        let queries = std::mem::take(&mut pipeline.queries);
+        let (identity, role) = self.identify.read(queries, pipeline.connection, pipeline.deadline).await;
+        pipeline.role = role;
+        if let Some(identity) = identity {
+            Arc::make_mut(&mut progress.connection).identity = identity;
+        }
     }
 }
 
-/// What the commands of one index came to.
+impl Pipeline<'_> {
+    /// Whether more indexes are to be sent before the next replies are read.
+    fn has_room(&self, progress: &Progress<'_>) -> bool {
+        let waiting = self.unsent - progress.next;
+        self.unsent <= progress.last && (waiting == 0 || waiting + self.chunk <= self.may_wait)
+    }
+
+    /// Sends the packed commands.
+    async fn send(&mut self) -> Result<(), Failure> {
+        self.connection.send(&self.commands, "SELECT", self.deadline).await
+    }
+
+    /// Reads the replies to SELECT and PING, for which the wait began at `start`.
+    ///
+    /// `answered` becomes true with the first reply that is not an error, or with the second of any kind. A lone error
+    /// before the connection ends was meant for the connection and not for an index.
+    ///
+    /// # Errors
+    /// The connection broke or stalled.
+    async fn replies(&mut self, start: Instant) -> Result<Replies, Failure> {
+        let reads = self.connection.reads();
+
+        let select = match self.connection.reply("SELECT", self.deadline).await? {
+            Reply::Ok => Ok(()),
+            other => Err(unexpected("SELECT", &other)),
+        };
+        self.answered |= select.is_ok();
+        let selected = self.received_at(reads, start);
+
+        let ping = match self.connection.reply("PING", self.deadline).await {
+            Ok(Reply::Pong) => Ok(()),
+            Ok(other) => Err(unexpected("PING", &other)),
+            Err(broken) => return Err(select.err().unwrap_or(broken)),
+        };
+        self.answered = true;
+        let at = self.received_at(reads, start);
+
+        let waits = Waits { select: selected - start, ping: at - selected, write: Duration::ZERO };
+        Ok(Replies { select, ping, waits, at })
+    }
+
+    /// Now, if the connection was read since it had been read `reads` times, and `start` otherwise: replies that came
+    /// together with those before were not waited for. The clock is read for each read, not for each of 20,000 replies.
+    fn received_at(&self, reads: u64, start: Instant) -> Instant {
+        if self.connection.reads() == reads { start } else { Instant::now() }
+    }
+}
+
+/// The verdict on one index.
 struct Settled {
     write: bool,
     result: Result<(), Failure>,
@@ -311,59 +439,27 @@ struct Waits {
     write: Duration,
 }
 
-/// What SELECT and PING came to.
+/// What the replies to SELECT and PING mean.
 struct Replies {
     select: Result<(), Failure>,
     ping: Result<(), Failure>,
     waits: Waits,
-    /// When the second came.
+    /// When the second was received.
     at: Instant,
 }
 
-/// Reads the replies to SELECT and PING, which are waited for since `start`.
-///
-/// # Errors
-/// The connection broke or stalled. `answered` becomes true with the first reply that is not an error, or with the
-/// second of any kind: a lone error before the end of a connection was meant for the connection, not for an index.
-async fn two_replies(
-    connection: &mut Connection,
-    deadline: Deadline,
-    start: Instant,
-    answered: &mut bool,
-) -> Result<Replies, Failure> {
-    let select = match deadline.bound(|| Phase::Reply("SELECT"), connection.reply()).await? {
-        Value::Okay => Ok(()),
-        other => Err(unexpected("SELECT", &connection.discreet(other))),
-    };
-    *answered |= select.is_ok();
-    let selected = Instant::now();
-    match deadline.bound(|| Phase::Reply("PING"), connection.reply()).await {
-        Ok(reply) => {
-            *answered = true;
-            let ping = match reply {
-                Value::SimpleString(text) if text == "PONG" => Ok(()),
-                other => Err(unexpected("PING", &connection.discreet(other))),
-            };
-            let at = Instant::now();
-            let waits = Waits { select: selected - start, ping: at - selected, ..Waits::default() };
-            Ok(Replies { select, ping, waits, at })
-        }
-        Err(broken) => Err(select.err().unwrap_or(broken)),
-    }
-}
+/// The most bytes that SELECT and PING of one index have.
+const CHECK_LENGTH: usize = b"*2\r\n$6\r\nSELECT\r\n$7\r\n1199999\r\n*1\r\n$4\r\nPING\r\n".len();
 
-async fn sent(connection: &mut Connection, commands: &[u8]) -> Result<(), Failure> {
-    connection.send(commands).await;
-    Ok(())
-}
-
-/// Appends SELECT and PING as a client sends them.
+/// Appends SELECT and PING.
 fn pack_check(commands: &mut Vec<u8>, db: u32) {
-    redis::cmd("SELECT").arg(db).write_packed_command(commands);
-    redis::cmd("PING").write_packed_command(commands);
+    let mut digits = [0; resp::MAX_DIGITS];
+    resp::pack(commands, &[b"SELECT", resp::decimal(&mut digits, db.into())]);
+    commands.extend_from_slice(resp::PING);
 }
 
-/// Whether the next index may fare better. A server that refuses everything would otherwise be asked for a million.
-fn speaks_of_one_index(failure: &Failure) -> bool {
+/// Whether the failure is about one index, so that the next may pass. Otherwise a server that refuses everything would be
+/// asked for a million indexes.
+fn is_per_database_error(failure: &Failure) -> bool {
     matches!(failure.kind, Kind::NoPerm) && failure.detail.contains("database")
 }

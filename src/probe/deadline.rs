@@ -1,4 +1,4 @@
-//! The hard end of a check: whatever waits, waits no longer.
+//! The deadline of a check. Every wait ends with it.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use crate::model::failure::{Failure, Phase};
 
-/// A deadline that is noticed later than this was missed by us, not by the server.
+/// If a timer fires later than this, the delay is ours and not the server's.
 const STALLED: Duration = Duration::from_millis(100);
 
-/// When a check must be over, and how long it had in all.
+/// When a check must be over, and how much time it had in all.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     at: Instant,
@@ -23,28 +23,28 @@ impl Deadline {
         Deadline { at: Instant::now() + limit, limit }
     }
 
-    /// A deadline at the moment `at`, for what had `limit` in all.
+    /// A deadline at `at`, for a check that had `limit` in all.
     pub fn at(at: Instant, limit: Duration) -> Self {
         Deadline { at, limit }
     }
 
-    /// How much time is left.
+    /// The remaining time.
     pub fn left(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
 
-    /// This deadline, or the moment `at` if that comes first.
+    /// This deadline, or `at` if that is earlier.
     pub fn no_later_than(self, at: Instant) -> Self {
         Deadline { at: self.at.min(at), ..self }
     }
 
     /// Waits for `work` until the deadline.
     ///
-    /// Time in which this process did not run is not the server's: when the deadline is noticed late, as after a
-    /// suspension, the work gets that time once more, though no more than it had in all.
+    /// Time in which this process did not run, as during a suspension, does not count. If the timer fires late, the work
+    /// gets the delay as extra time, but at most as much as the limit.
     ///
     /// # Errors
-    /// The work's own failure, or one of kind `timeout` that names `phase`.
+    /// The failure of `work`, or one of kind `timeout` that names `phase`.
     pub async fn bound<T, E: Into<Failure>>(
         self,
         phase: impl FnOnce() -> Phase,

@@ -7,8 +7,7 @@ pub mod checker;
 pub mod connection;
 pub mod deadline;
 pub mod persistent;
-#[cfg(test)]
-mod reply_properties;
 pub mod resolve;
+pub mod resp;
 pub mod server_info;
 pub mod tls;

@@ -1,6 +1,6 @@
-//! TLS on a stream of our own: whom to trust, what to present, the handshake, and what its errors mean.
+//! TLS: which certificates to trust, which to present, the handshake, and what its errors mean.
 //!
-//! Roots and keys are read once in a process, and only when TLS is wanted: a plain check pays nothing for it.
+//! Roots and keys are read once in a process, and only with `--tls`, so that checks without TLS are not slowed down.
 
 use std::fmt;
 use std::io;
@@ -32,26 +32,26 @@ use tracing::debug;
 use crate::model::endpoint::Endpoint;
 use crate::model::failure::{Failure, Kind};
 
-/// How many of a certificate's names a failure lists; a shared one may have a hundred.
+/// How many names of a certificate a failure lists. A shared certificate may have a hundred.
 const NAMES_SHOWN: usize = 4;
 
 const PLAIN_SERVER: &str = "the server does not speak TLS";
 
-/// How to speak TLS, as the user said it.
+/// The TLS options of the user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// The file or folder of the CA certificates to trust; without one, those of the system.
+    /// The file or folder with the CA certificates to trust. None for those of the system.
     pub ca: Option<PathBuf>,
-    /// The client certificate, and the key that belongs to it; both or none.
+    /// The client certificate and its private key: both or neither.
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
-    /// The name to ask for and to find in the server's certificate, where it is not the host's.
+    /// The TLS server name, if it is not the host.
     pub name: Option<String>,
-    /// Accept whatever certificate the server has.
+    /// Accept any server certificate.
     pub insecure: bool,
 }
 
-/// All that a handshake needs.
+/// What a handshake needs.
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ClientConfig>,
@@ -65,7 +65,7 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Reads the files that `settings` names, for handshakes with `endpoint`.
+    /// Reads the files named in `settings`, for handshakes with `endpoint`.
     ///
     /// # Errors
     /// A file cannot be used, or no certificate can hold the host's name; the text names the flag and the remedy.
@@ -84,23 +84,23 @@ impl Tls {
             }
             _ => builder.with_no_client_auth(),
         };
-        // A resumed session brings no certificate, and one that expires in the middle of a run is a failure to be seen.
+        // A resumed session shows no certificate, so one that expires during a run would go unnoticed.
         config.resumption = Resumption::disabled();
         Ok(Tls { config: Arc::new(config), name })
     }
 
-    /// The same for a server that is to have this name in its certificate; unchanged where none can have it.
+    /// The same for a server whose certificate must hold `name`. Unchanged if that is not a valid server name.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         let name = ServerName::try_from(name.to_owned()).unwrap_or_else(|_| self.name.clone());
         Tls { config: self.config.clone(), name }
     }
 
-    /// Agrees on TLS with the server at the other end of `stream`.
+    /// Negotiates TLS with the server at the other end of `stream`.
     ///
     /// # Errors
-    /// A failure of kind `tls` that says what is wrong with the server or its certificate; the kinds of a plain
-    /// connection when it broke.
+    /// A failure of kind `tls` that says what is wrong with the server or its certificate, or the failure of the
+    /// connection if that broke.
     pub async fn handshake(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
         let connector = TlsConnector::from(self.config.clone());
         connector.connect(self.name.clone(), stream).await.map_err(|error| match error.kind() {
@@ -110,13 +110,12 @@ impl Tls {
     }
 }
 
-/// Waits, and then looks whether the server that leaves a handshake unanswered speaks plainly; if so, that is the failure,
-/// and otherwise this never ends.
+/// Detects a server without TLS, which leaves a handshake unanswered. After `patience` it sends a plain PING over another
+/// connection. Returns the failure if that is answered, and otherwise never.
 ///
-/// Redis answers nothing to a TLS greeting: to its parser (`processInlineBuffer` of `networking.c`) that is the beginning of
-/// a line, and the null byte in it hides every end of one. A plain PING over a connection of its own is answered in any
-/// state, if only with an error.
-pub async fn unmask_plain_server(peer: SocketAddr, patience: Duration) -> Failure {
+/// Redis does not answer a TLS ClientHello: its parser takes that for the beginning of a line, and the null byte in it hides
+/// the line end (`processInlineBuffer` of `networking.c`). A plain PING is answered in any state, if only with an error.
+pub async fn detect_plaintext_server(peer: SocketAddr, patience: Duration) -> Failure {
     tokio::time::sleep(patience).await;
     let first_byte = async {
         let mut stream = TcpStream::connect(peer).await?;
@@ -129,8 +128,8 @@ pub async fn unmask_plain_server(peer: SocketAddr, patience: Duration) -> Failur
     }
 }
 
-/// What the two sides agreed on, for whoever wants it explained.
-pub fn agreement(stream: &TlsStream<TcpStream>) -> String {
+/// The negotiated version and cipher suite, for `-v`.
+pub fn negotiated(stream: &TlsStream<TcpStream>) -> String {
     let (_, session) = stream.get_ref();
     let version = match session.protocol_version() {
         Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
@@ -138,7 +137,7 @@ pub fn agreement(stream: &TlsStream<TcpStream>) -> String {
         _ => "TLS",
     };
     match session.negotiated_cipher_suite() {
-        Some(suite) => format!("{version} with {:?}", suite.suite()),
+        Some(suite) => format!("{version} with {}", suite.suite().as_str().unwrap_or("an unknown cipher suite")),
         None => version.to_owned(),
     }
 }
@@ -156,7 +155,7 @@ fn server_name(sni: Option<&str>, endpoint: &Endpoint) -> anyhow::Result<ServerN
 fn verifier(settings: &Settings, provider: &Arc<CryptoProvider>) -> anyhow::Result<Arc<dyn ServerCertVerifier>> {
     let (roots, given) = match &settings.ca {
         Some(path) => given_roots(path)?,
-        // Reading the system's takes longer than the check.
+        // Reading those of the system takes longer than the check, and they are not used.
         None if settings.insecure => (RootCertStore::empty(), Vec::new()),
         None => (system_roots()?, Vec::new()),
     };
@@ -171,7 +170,7 @@ fn verifier(settings: &Settings, provider: &Arc<CryptoProvider>) -> anyhow::Resu
     Ok(Arc::new(Verifier { inner, given }))
 }
 
-/// What `--cacert` says to trust. A certificate that cannot be read is no reason to trust none of the others.
+/// The certificates of `--cacert`. One that cannot be read does not invalidate the others.
 fn given_roots(path: &Path) -> anyhow::Result<(RootCertStore, Vec<CertificateDer<'static>>)> {
     let shown = path.display();
     let metadata = std::fs::metadata(path)
@@ -188,7 +187,7 @@ fn given_roots(path: &Path) -> anyhow::Result<(RootCertStore, Vec<CertificateDer
     Ok((roots, loaded.certs))
 }
 
-/// What this system trusts, or `SSL_CERT_FILE` and `SSL_CERT_DIR` say in its place.
+/// The certificates that this system trusts, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 fn system_roots() -> anyhow::Result<RootCertStore> {
     let roots = usable("--tls", &rustls_native_certs::load_native_certs());
     ensure!(
@@ -204,11 +203,11 @@ fn usable(flag: &str, loaded: &CertificateResult) -> RootCertStore {
     }
     let mut roots = RootCertStore::empty();
     let (good, bad) = roots.add_parsable_certificates(loaded.certs.iter().cloned());
-    debug!("{flag}: {good} CA certificates to trust, {bad} that cannot be used");
+    debug!("{flag}: {good} CA certificates are trusted, {bad} cannot be used");
     roots
 }
 
-/// The client certificate with its key.
+/// Reads the client certificate and its private key.
 fn identity(certificate: &Path, key: &Path, provider: &CryptoProvider) -> anyhow::Result<CertifiedKey> {
     let (shown, key_shown) = (certificate.display(), key.display());
     let pem = std::fs::read(certificate)
@@ -222,7 +221,7 @@ fn identity(certificate: &Path, key: &Path, provider: &CryptoProvider) -> anyhow
         .with_context(|| format!("--key: cannot read {key_shown}; give a readable file with the private key"))?;
     let encrypted = pem.windows(9).any(|window| window == b"ENCRYPTED");
     ensure!(!encrypted, "--key: the key in {key_shown} is encrypted; decrypt it with openssl pkey");
-    // Neither error is repeated, so that no byte of a key can come with it.
+    // Neither error text is shown, because it may quote the key.
     let key = PrivateKeyDer::from_pem_slice(&pem)
         .ok()
         .and_then(|key| provider.key_provider.load_private_key(key).ok())
@@ -230,7 +229,7 @@ fn identity(certificate: &Path, key: &Path, provider: &CryptoProvider) -> anyhow
             format!("--key: there is no usable key in {key_shown}; give an RSA, EC or Ed25519 key in PEM")
         })?;
     let identity = CertifiedKey::new(chain, key);
-    // Whatever else there may be to say against the certificate is for the server to say.
+    // The server decides about everything else in the certificate.
     ensure!(
         identity.keys_match() != Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)),
         "--key: the key in {key_shown} does not belong to the certificate in {shown}; give the one that does"
@@ -238,13 +237,13 @@ fn identity(certificate: &Path, key: &Path, provider: &CryptoProvider) -> anyhow
     Ok(identity)
 }
 
-/// What is said of a self-signed certificate instead of an unknown issuer.
+/// The text for a self-signed certificate, instead of that for an unknown issuer.
 #[derive(Debug, thiserror::Error)]
 #[error("certificate is self-signed (give it with --cacert to trust it)")]
 struct SelfSigned;
 
-/// Verifies as the web does, and accepts a CA's own certificate from a server where the user gave that very one:
-/// `openssl req -x509` makes such, and redis-cli takes them.
+/// Verifies as browsers do, and also accepts a CA certificate as a server's if it is the one that the user gave: `openssl
+/// req -x509` creates such certificates, and redis-cli accepts them.
 #[derive(Debug)]
 struct Verifier {
     inner: Arc<WebPkiServerVerifier>,
@@ -264,7 +263,7 @@ impl ServerCertVerifier for Verifier {
         let Err(Error::InvalidCertificate(error)) = &verdict else { return verdict };
         let is_a_ca = webpki_error(error) == Some(&webpki::Error::CaUsedAsEndEntity);
         if is_a_ca && self.given.iter().any(|given| given == end_entity) {
-            // It is within its time: that is checked before.
+            // Its validity period was checked before.
             verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
             return Ok(ServerCertVerified::assertion());
         }
@@ -308,7 +307,7 @@ fn webpki_error(error: &CertificateError) -> Option<&webpki::Error> {
     }
 }
 
-/// For `--insecure`: accepts whatever certificate comes, without looking into it.
+/// For `--insecure`: accepts any certificate without reading it.
 #[derive(Debug)]
 struct AnyCertificate {
     schemes: Vec<SignatureScheme>,
@@ -349,7 +348,7 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// The failure that an error of a stream is: one of TLS, or of the connection itself.
+/// The failure for an error of a stream: that of TLS, or that of the connection below.
 pub fn failure_of(error: io::Error) -> Failure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(error) => Failure::new(Kind::Tls, explanation(error)),
@@ -408,7 +407,7 @@ fn names(presented: &[String]) -> String {
     };
     let shown: Vec<_> = presented.iter().take(NAMES_SHOWN).map(bare).collect();
     match presented.len() {
-        // Its common name does not count, for long in browsers and never in rustls.
+        // Browsers and rustls ignore the common name.
         0 => "no name (it has no subjectAltName)".to_owned(),
         count if count > NAMES_SHOWN => format!("{} and {} more names", shown.join(", "), count - NAMES_SHOWN),
         _ => shown.join(", "),
@@ -438,7 +437,7 @@ fn alert_name(alert: AlertDescription) -> String {
 fn remedy(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::CertificateRequired => " (the server wants a client certificate: give --cert and --key)",
-        // What OpenSSL answers in TLS 1.2 to either.
+        // OpenSSL sends this for both reasons in TLS 1.2.
         AlertDescription::HandshakeFailure => " (no cipher in common, or a client certificate is missing)",
         AlertDescription::ProtocolVersion => " (the server speaks neither TLS 1.2 nor 1.3)",
         AlertDescription::UnrecognisedName => " (give the name that the server expects with --sni)",

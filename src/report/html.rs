@@ -122,7 +122,10 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
         },
         healthy: report.outages() == 0,
         summary: summary(report),
-        bands: folded.iter().map(|rows| Band { name: name_of_rows(rows), segments: segments(&rows[0], &scale) }).collect(),
+        bands: folded
+            .iter()
+            .map(|rows| Band { name: name_of_rows(rows), segments: segments(&rows[0], &scale) })
+            .collect(),
         flags: flags(report, &scale),
         ticks: scale.ticks(),
         plot: plot(report, &scale),

@@ -30,8 +30,8 @@ pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
         report.checks > 0,
         "no check was found in {}{}; name other logs, or another --since and --until",
         names.join(", "),
-        if report.skipped_lines > 0 {
-            format!(", {} lines cannot be read", report.skipped_lines)
+        if report.missing.skipped_lines > 0 {
+            format!(", {} lines cannot be read", report.missing.skipped_lines)
         } else {
             String::new()
         }

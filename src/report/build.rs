@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Latency, Report, Row};
+use super::{Latency, Missing, Report, Row};
 use crate::history::ledger::{Gap, Ledger};
 use crate::log::read::Folder;
 use crate::log::read::Logs;
@@ -34,7 +34,7 @@ impl From<Ledger> for Report {
             rows: rows.collect(),
             changes: ledger.changes.into_iter().map(|changed| (None, changed)).collect(),
             points: ledger.series.points().collect(),
-            missed: ledger.missed,
+            missing: Missing { missed_checks: ledger.missed, ..Missing::default() },
             ..Report::default()
         }
     }
@@ -44,17 +44,27 @@ impl From<Ledger> for Report {
 pub fn of_logs(folders: Vec<(Folder, Logs)>) -> Report {
     let several = folders.len() > 1;
     let reports = folders.into_iter().map(|(folder, logs)| {
-        let skipped_lines = logs.skipped_lines;
-        let failures_only = logs.failures_only;
         // Checks of all databases and checks of a single one take different times, so latency is of one mode.
         let (dbs, mut cycles) = (Report::from(logs.dbs), Report::from(logs.cycles));
         if cycles.latency.is_none() {
             (cycles.latency, cycles.points) = (dbs.latency, dbs.points.clone());
         }
-        let both = Report { skipped_lines, failures_only, ..cycles.merge(Report { latency: None, ..dbs }) };
+        let mut both = cycles.merge(Report { latency: None, ..dbs });
+        (both.missing.skipped_lines, both.missing.failures_only) = (logs.skipped_lines, logs.failures_only);
         if several { both.named(&folder) } else { both }
     });
     reports.reduce(Report::merge).unwrap_or_default()
+}
+
+impl Missing {
+    fn merge(self, other: Missing) -> Missing {
+        Missing {
+            missed_checks: self.missed_checks + other.missed_checks,
+            skipped_lines: self.skipped_lines + other.skipped_lines,
+            failures_only: self.failures_only && other.failures_only,
+            ..Missing::default()
+        }
+    }
 }
 
 impl Report {
@@ -66,9 +76,10 @@ impl Report {
 
     /// Merges two reports; what one of them observed is no gap of the other.
     fn merge(self, other: Report) -> Report {
+        let missing = self.missing.merge(other.missing);
         let (first, second) = match (self.span, other.span) {
-            (_, None) => return Report { changes: [self.changes, other.changes].concat(), ..self },
-            (None, _) => return Report { changes: [self.changes, other.changes].concat(), ..other },
+            (_, None) => return Report { changes: [self.changes, other.changes].concat(), missing, ..self },
+            (None, _) => return Report { changes: [self.changes, other.changes].concat(), missing, ..other },
             (Some(first), Some(second)) => (first, second),
         };
         let begin = if first.0.since <= second.0.since { first.0 } else { second.0 };
@@ -79,7 +90,7 @@ impl Report {
             span: Some((begin, end)),
             checks: self.checks + other.checks,
             failures: self.failures + other.failures,
-            missed: self.missed + other.missed,
+            missing,
             // Percentiles of different checks cannot be combined.
             latency: if self.latency.is_some() && other.latency.is_some() {
                 None
@@ -89,8 +100,6 @@ impl Report {
             points: if self.points.is_empty() { other.points } else { self.points },
             rows: self.rows.into_iter().chain(other.rows).collect(),
             changes,
-            skipped_lines: self.skipped_lines + other.skipped_lines,
-            failures_only: self.failures_only && other.failures_only,
             ..Report::default()
         };
         report.unobserved = (end.since - begin.since).saturating_sub(report.observed());

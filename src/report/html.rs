@@ -29,10 +29,7 @@ struct Page {
     headline: String,
     healthy: bool,
     summary: Vec<String>,
-    bands: Vec<Band>,
-    /// Changes on the time axis.
-    flags: Vec<Flag>,
-    ticks: Vec<String>,
+    timeline: Timeline,
     plot: Option<Plot>,
     rows: Vec<TableRow>,
     /// At least one row has latency.
@@ -41,6 +38,15 @@ struct Page {
     unlisted: u64,
     changes: Vec<ChangeRow>,
     version: &'static str,
+}
+
+/// The states of all rows over time.
+struct Timeline {
+    bands: Vec<Band>,
+    /// Changes on the time axis.
+    flags: Vec<Flag>,
+    /// The labels of the time axis.
+    ticks: Vec<String>,
 }
 
 /// One row of the timeline.
@@ -117,20 +123,15 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
         },
         headline: match report.checks {
             0 => "no check".to_owned(),
-            failures if report.failures_only => format!("{failures} failures"),
+            failures if report.missing.failures_only => format!("{failures} failures"),
             checks => availability(checks, report.failures),
         },
         healthy: report.outages() == 0,
         summary: summary(report),
-        bands: folded
-            .iter()
-            .map(|rows| Band { name: name_of_rows(rows), segments: segments(&rows[0], &scale) })
-            .collect(),
-        flags: flags(report, &scale),
-        ticks: scale.ticks(),
+        timeline: timeline(report, &folded, &scale),
         plot: plot(report, &scale),
         latencies: report.rows.iter().any(|row| row.latency.is_some()),
-        rows: folded.iter().map(|rows| table_row(rows, report.failures_only)).collect(),
+        rows: folded.iter().map(|rows| table_row(rows, report.missing.failures_only)).collect(),
         unlisted: incidents.len().saturating_sub(LISTED) as u64
             + folded.iter().map(|rows| rows[0].unlisted).sum::<u64>(),
         outages: incidents.iter().take(LISTED).map(outage_row).collect(),
@@ -144,12 +145,17 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
     Ok(page.render()?)
 }
 
+fn timeline(report: &Report, folded: &[&[Row]], scale: &Scale) -> Timeline {
+    let band = |rows: &&[Row]| Band { name: name_of_rows(rows), segments: segments(&rows[0], scale) };
+    Timeline { bands: folded.iter().map(band).collect(), flags: flags(report, scale), ticks: scale.ticks() }
+}
+
 fn summary(report: &Report) -> Vec<String> {
     let mut lines = vec![format!("{} checks, {} failed", report.checks, report.failures)];
     if let Some((first, last)) = report.span {
         lines.push(format!("{} to {}", stamp(first.stamp), stamp(last.stamp)));
     }
-    if report.failures_only {
+    if report.missing.failures_only {
         lines.push("only an error log was read, which has no successful checks".to_owned());
     }
     let worst = report.rows.iter().flat_map(|row| &row.outages).max_by_key(|outage| outage.at_least());
@@ -160,15 +166,7 @@ fn summary(report: &Report) -> Vec<String> {
     if !report.unobserved.is_zero() {
         lines.push(format!("not observed: {}", length(report.unobserved)));
     }
-    for (what, count) in [
-        ("checks missed", report.missed),
-        ("records that could not be written", report.lost.unwrap_or(0)),
-        ("lines that could not be read", report.skipped_lines),
-    ] {
-        if count > 0 {
-            lines.push(format!("{what}: {count}"));
-        }
-    }
+    lines.extend(report.missing.counts().into_iter().map(|(what, count)| format!("{what}: {count}")));
     lines
 }
 

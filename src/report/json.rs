@@ -20,12 +20,12 @@ pub fn render(report: &Report) -> String {
         checks: report.checks,
         failures: report.failures,
         unobserved_s: report.unobserved.as_secs_f64(),
-        unfinished_checks: report.unfinished,
-        missed_checks: report.missed,
-        lost_records: report.lost,
-        skipped_lines: report.skipped_lines,
+        unfinished_checks: report.missing.unfinished_checks,
+        missed_checks: report.missing.missed_checks,
+        lost_records: report.missing.lost_records,
+        skipped_lines: report.missing.skipped_lines,
         latency_us: report.latency.map(Into::into),
-        databases: report.rows.iter().map(|row| Database::of(row, report.failures_only)).collect(),
+        databases: report.rows.iter().map(|row| Database::of(row, report.missing.failures_only)).collect(),
         changes: report.changes.iter().map(Into::into).collect(),
     };
     // Serialising to memory fails only for maps whose keys are not text; there are none.

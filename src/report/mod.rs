@@ -101,17 +101,40 @@ pub struct Report {
     pub changes: Vec<(Folder, Changed)>,
     /// Latency over time.
     pub points: Vec<(Duration, Span)>,
+    /// What the report cannot know.
+    pub missing: Missing,
+    /// What was read, for the title.
+    pub source: Option<String>,
+}
+
+/// What is missing in a report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
     /// Checks that were scheduled but not run.
-    pub missed: u64,
-    /// Of a run: checks still under way at its end, and records that could not be written.
-    pub unfinished: Option<u64>,
-    pub lost: Option<u64>,
+    pub missed_checks: u64,
+    /// Of a run: checks that a signal cut off.
+    pub unfinished_checks: Option<u64>,
+    /// Of a run: records that could not be written.
+    pub lost_records: Option<u64>,
     /// Of logs: lines that could not be read.
     pub skipped_lines: u64,
     /// Only an error log was read, which has no successful checks: availability and the ends of outages are unknown.
     pub failures_only: bool,
-    /// What was read, for the title.
-    pub source: Option<String>,
+}
+
+impl Missing {
+    /// What is counted, in words.
+    fn counts(&self) -> Vec<(&'static str, u64)> {
+        [
+            ("checks still under way at the end", self.unfinished_checks.unwrap_or(0)),
+            ("checks missed", self.missed_checks),
+            ("records that could not be written", self.lost_records.unwrap_or(0)),
+            ("lines that could not be read", self.skipped_lines),
+        ]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .collect()
+    }
 }
 
 impl Report {

@@ -67,7 +67,7 @@ fn overview(report: &Report, look: Look, f: &mut String) -> fmt::Result {
         (0, _) => "no check was made".to_owned(),
         (1, 0) => "1 check, which passed".to_owned(),
         (checks, 0) => format!("{checks} checks, none failed"),
-        (_, failures) if report.failures_only => format!("{failures} failed checks"),
+        (_, failures) if report.missing.failures_only => format!("{failures} failed checks"),
         (1, _) => "1 check, which failed".to_owned(),
         (checks, failures) => format!("{checks} checks, {failures} failed, availability {share}"),
     };
@@ -76,21 +76,14 @@ fn overview(report: &Report, look: Look, f: &mut String) -> fmt::Result {
         let whole = length(last.since.saturating_sub(first.since));
         writeln!(f, "from {} to {} ({whole})", stamp(first.stamp), stamp(last.stamp))?;
     }
-    if report.failures_only {
+    if report.missing.failures_only {
         writeln!(f, "only an error log was read, which has no successful checks: when an outage ended is unknown")?;
     }
     if !report.unobserved.is_zero() {
         writeln!(f, "not observed: {}", length(report.unobserved))?;
     }
-    for (what, count) in [
-        ("checks still under way at the end", report.unfinished.unwrap_or(0)),
-        ("checks missed", report.missed),
-        ("records that could not be written", report.lost.unwrap_or(0)),
-        ("lines that could not be read", report.skipped_lines),
-    ] {
-        if count > 0 {
-            writeln!(f, "{what}: {count}")?;
-        }
+    for (what, count) in report.missing.counts() {
+        writeln!(f, "{what}: {count}")?;
     }
     Ok(())
 }
@@ -105,7 +98,8 @@ fn table(report: &Report, look: Look, f: &mut String) -> fmt::Result {
     }
     writeln!(f, "\n{}", look.heading(&head))?;
     for (name, row) in rows {
-        let share = if report.failures_only { "–".to_owned() } else { availability(row.checks, row.failures) };
+        let share =
+            if report.missing.failures_only { "–".to_owned() } else { availability(row.checks, row.failures) };
         let available = format!("{share:>9}");
         let available = if row.failures > 0 { look.bad(&available) } else { available };
         if name.len() > width {

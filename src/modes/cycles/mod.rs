@@ -67,8 +67,10 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
 
 /// What the whole run came to.
 fn summary(Recorded { ledger, unfinished, lost }: Recorded, endpoint: String, is_json: bool) -> String {
-    let report =
-        Report { endpoint: Some(endpoint), unfinished: Some(unfinished), lost: Some(lost), ..Report::from(ledger) };
+    let mut report = Report { endpoint: Some(endpoint), ..Report::from(ledger) };
+    report.missing.unfinished_checks = Some(unfinished);
+    report.missing.lost_records = Some(lost);
+
     match is_json {
         true => json::render(&report),
         false => format!("\n{}", text::render(&report, &Look::of_standard_output())),

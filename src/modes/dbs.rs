@@ -59,7 +59,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     prober.abort();
 
     let finished = std::mem::take(&mut *finished.lock().unwrap_or_else(PoisonError::into_inner));
-    let checks = in_order(finished, &prober.order());
+    let checks = in_order(finished, &prober.targets());
     let scan = Scan {
         at: tick.at.stamp,
         unchecked: count.map(|count| count.saturating_sub(checks.len() as u64)),

@@ -1,0 +1,195 @@
+//! All nodes and shards of a cluster: which checks a tick starts, and what a discovery adds to them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Prober;
+use super::lane::Report;
+use crate::cluster::discovery::{Discovered, Discovery};
+use crate::cluster::nodes::{Member, Nodes};
+use crate::cluster::shards::Route;
+use crate::cluster::topology::Topology;
+use crate::model::change::TopologyChange;
+use crate::model::clock::Moment;
+use crate::model::event::{Event, Tick};
+use crate::model::outcome::Outcome;
+use crate::model::subject::Target;
+use crate::probe::checker::Checker;
+
+/// The nodes of a cluster, and how they are discovered.
+pub struct Cluster {
+    nodes: Nodes,
+    discovery: Arc<Discovery>,
+    /// Checks of the endpoint itself, by tick, while no node is known: as whom they report depends on what discovery
+    /// finds.
+    undecided: BTreeMap<u64, oneshot::Sender<Decision>>,
+}
+
+/// What a discovery found.
+pub struct TopologyFound {
+    tick: Tick,
+    /// When the tick's checks began.
+    started: Instant,
+    /// The address that was asked.
+    asked: Option<SocketAddr>,
+    /// None where nobody told of nodes.
+    topology: Option<Topology>,
+}
+
+/// As whom the endpoint's own check reports.
+enum Decision {
+    /// Nobody told of nodes.
+    AsEndpoint,
+    /// It is the node that was asked, if the check was made at the same address; otherwise the node is checked now.
+    AsNode(Report, SocketAddr, Arc<Checker>),
+}
+
+impl Cluster {
+    /// No node is known yet. `keep_name` says that the name in the endpoint's certificate is every node's, whatever host
+    /// name it announces.
+    pub fn new(checker: &Arc<Checker>, keep_name: bool) -> Self {
+        Cluster {
+            nodes: Nodes::new(checker.clone(), keep_name),
+            discovery: Arc::new(Discovery::new(checker.clone())),
+            undecided: BTreeMap::new(),
+        }
+    }
+
+    /// The nodes by address, and then the shards by their slots.
+    pub fn targets(&self) -> impl Iterator<Item = Target> {
+        let nodes = self.nodes.members().iter().map(Member::target);
+        nodes.chain(self.nodes.shards().iter().map(|shard| shard.target()))
+    }
+}
+
+impl Prober {
+    /// Starts the checks of all nodes and shards that are known, and a discovery beside them.
+    pub(super) fn start_cluster(&mut self, tick: Tick, started: Instant) {
+        let Some(Cluster { nodes, discovery, .. }) = &self.cluster else { return };
+        let (known, shards, sources) = (nodes.members().to_vec(), nodes.shards().to_vec(), nodes.sources());
+        let (discovery, endpoint) = (discovery.clone(), nodes.endpoint());
+        let is_unknown = known.is_empty();
+
+        for member in known {
+            self.launch_node(member, tick, started);
+        }
+        for shard in shards {
+            self.launch_route(shard.target(), shard.route, tick, started);
+        }
+        if is_unknown {
+            self.launch_undecided(endpoint, tick, started);
+        }
+        self.launch_with_result(Target::Cluster, tick, |report| async move {
+            let Discovered { outcome, topology } = discovery.discover(sources).await;
+            let asked = outcome.details.connection.peer;
+            report.outcome(outcome);
+            Some(TopologyFound {
+                tick,
+                started,
+                asked,
+                topology: topology.filter(|topology| !topology.nodes.is_empty()),
+            })
+        });
+    }
+
+    /// Checks the endpoint itself, before it is known whether it is a node: it mostly is, and need not wait until it
+    /// has told of the others. A node is only read, so nothing is written before that is known.
+    fn launch_undecided(&mut self, endpoint: Route, tick: Tick, started: Instant) {
+        let (sender, decision) = oneshot::channel();
+        if let Some(cluster) = &mut self.cluster {
+            cluster.undecided.insert(tick.number, sender);
+        }
+        let reader = self.checker.elsewhere(self.checker.target.clone(), None);
+        self.launch(Target::Endpoint, tick, |as_endpoint| async move {
+            let end = started + reader.deadline;
+            let mut outcomes = Vec::new();
+            reader.run_until(end, &mut |outcome| outcomes.push(outcome)).await;
+
+            let report = match decision.await {
+                Ok(Decision::AsEndpoint) if endpoint.checker.canary.is_some() && any_passed(&outcomes) => {
+                    return write_to_endpoint(&endpoint, started, &as_endpoint).await;
+                }
+                Ok(Decision::AsEndpoint) => as_endpoint,
+                Ok(Decision::AsNode(as_node, asked, _)) if was_made_at(&outcomes, asked) => as_node,
+                Ok(Decision::AsNode(as_node, _, checker)) => {
+                    return checker.run_until(end, &mut |outcome| as_node.outcome(outcome)).await;
+                }
+                // The checks of the nodes stand in its place.
+                Err(_) => return,
+            };
+            outcomes.into_iter().for_each(|outcome| report.outcome(outcome));
+        });
+    }
+
+    /// Takes what a discovery found: nodes and shards that are new are checked at once.
+    pub(super) fn take_topology(&mut self, TopologyFound { tick, started, asked, topology }: TopologyFound) {
+        let Some(cluster) = &mut self.cluster else { return };
+        let mut undecided = cluster.undecided.remove(&tick.number);
+        let Some(topology) = topology else {
+            if let Some(undecided) = undecided {
+                // The task is gone only when the run is over.
+                let _ = undecided.send(Decision::AsEndpoint);
+            }
+            return;
+        };
+
+        let found = cluster.nodes.take(tick.number, topology);
+        let change = found.change();
+        if change != TopologyChange::default() {
+            (self.send)(Event::TopologyChanged { tick, change });
+        }
+
+        // Their lines belong to the tick; how long they last is measured from now.
+        let now = Moment { since: tick.at.since + started.elapsed(), ..tick.at };
+        let tick = Tick { at: now, ..tick };
+        for member in found.added {
+            let is_asked = asked.is_some_and(|asked| member.is_at(asked));
+            match asked.zip(undecided.take_if(|_| is_asked)) {
+                Some((asked, undecided)) => {
+                    let report = self.report(member.target(), tick);
+                    // The task is gone only when the run is over.
+                    let _ = undecided.send(Decision::AsNode(report, asked, member.checker));
+                }
+                None => self.launch_node(member, tick, started),
+            }
+        }
+        for shard in found.new_shards {
+            self.launch_route(shard.target(), shard.route, tick, started);
+        }
+    }
+
+    fn launch_node(&mut self, member: Member, tick: Tick, started: Instant) {
+        self.launch(member.target(), tick, |report| async move {
+            member.checker.run_until(started + member.checker.deadline, &mut |outcome| report.outcome(outcome)).await;
+        });
+    }
+
+    /// Starts a check of whoever takes the writes.
+    fn launch_route(&mut self, target: Target, route: Route, tick: Tick, started: Instant) {
+        self.launch(target, tick, |report| async move {
+            route.check_until(started + route.checker.deadline, &mut |outcome| report.outcome(outcome)).await;
+        });
+    }
+}
+
+/// Checks the endpoint once more, with the write that is part of its check where nobody tells of nodes.
+async fn write_to_endpoint(endpoint: &Route, started: Instant, report: &Report) {
+    let before = started.elapsed();
+    let mut emit = |mut outcome: Outcome| {
+        outcome.details.elapsed += before;
+        report.outcome(outcome);
+    };
+    endpoint.check_until(started + endpoint.checker.deadline, &mut emit).await;
+}
+
+fn any_passed(outcomes: &[Outcome]) -> bool {
+    outcomes.iter().any(|outcome| outcome.result.is_ok())
+}
+
+fn was_made_at(outcomes: &[Outcome], address: SocketAddr) -> bool {
+    outcomes.first().is_some_and(|outcome| outcome.details.connection.peer == Some(address))
+}

@@ -1,0 +1,105 @@
+//! The checks of one target: which are under way, and how each reports.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::debug;
+
+use super::SendEvent;
+use crate::model::event::{CheckFinished, Event, Tick};
+use crate::model::outcome::Outcome;
+use crate::model::subject::{Subject, Target};
+
+/// The checks of one target that are under way, and whether the target is up.
+#[derive(Default)]
+pub struct Lane(Mutex<LaneState>);
+
+#[derive(Default)]
+struct LaneState {
+    under_way: BTreeSet<u64>,
+    /// The number of the last check that began, and of the last that reported an outcome.
+    begun: u64,
+    reported: u64,
+    /// The last outcome was a failure.
+    is_down: bool,
+}
+
+impl Lane {
+    fn state(&self) -> MutexGuard<'_, LaneState> {
+        // Nothing is left half done under this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_begun(&self, number: u64) -> bool {
+        self.state().begun >= number
+    }
+
+    pub fn begin(&self, number: u64) {
+        let mut state = self.state();
+        state.under_way.insert(number);
+        state.begun = state.begun.max(number);
+    }
+}
+
+impl LaneState {
+    /// The lowest number of a check that is under way; the highest of all where there is none.
+    fn oldest(&self) -> u64 {
+        self.under_way.first().copied().unwrap_or(u64::MAX)
+    }
+}
+
+/// How a task reports the check that it makes. Dropped, the check is over.
+pub struct Report {
+    pub target: Target,
+    pub tick: Tick,
+    pub lane: Arc<Lane>,
+    /// Its subjects name the database.
+    pub has_db: bool,
+    pub send: SendEvent,
+    pub failures: Arc<AtomicU64>,
+}
+
+impl Report {
+    /// Reports what came of one database.
+    pub fn outcome(&self, outcome: Outcome) {
+        let mut state = self.lane.state();
+        state.reported = state.reported.max(self.tick.number);
+        let oldest = state.oldest();
+        let was_down = std::mem::replace(&mut state.is_down, outcome.result.is_err());
+        drop(state);
+
+        if let Err(failure) = &outcome.result {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            if !was_down {
+                debug!("{} is down: {failure}", self.target);
+            }
+        } else if was_down {
+            debug!("{} is up again", self.target);
+        }
+        let subject = self.subject(&outcome);
+        (self.send)(Event::CheckFinished(CheckFinished { subject, tick: self.tick, outcome, oldest }));
+    }
+
+    fn subject(&self, outcome: &Outcome) -> Subject {
+        Subject {
+            who: self.target.clone(),
+            db: self.has_db.then_some(outcome.db),
+            write: outcome.write && self.target.reads_and_writes(),
+        }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let mut state = self.lane.state();
+        state.under_way.remove(&self.tick.number);
+        let (oldest, has_held_back) = (state.oldest(), state.reported > self.tick.number);
+        drop(state);
+
+        // Only what a later check brought can have been held back.
+        if has_held_back {
+            (self.send)(Event::CheckEnded { target: self.target.clone(), oldest });
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Starts the checks of a tick and tells of them as they finish: of the endpoint, of the kept connection, and of all
+//! nodes and shards of a cluster. `dbs` drives it once, `cycles` at each tick.
+//!
+//! Each check is a task of its own with a fresh connection, so that one which hangs delays no other. It reports each
+//! database at once, from within the task, so that nothing else on this thread can come between a check that is over
+//! and its event.
+
+mod cluster;
+mod lane;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{Instrument as _, debug_span};
+
+use cluster::{Cluster, TopologyFound};
+use lane::{Lane, Report};
+
+use crate::model::databases::Databases;
+use crate::model::event::{Event, Tick};
+use crate::model::subject::Target;
+use crate::probe::checker::Checker;
+use crate::probe::persistent::PersistentConnection;
+
+/// Where events go. It must not block.
+pub type SendEvent = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// Starts checks, and knows which are under way.
+pub struct Prober {
+    checker: Arc<Checker>,
+    /// The nodes of a cluster, which are checked in the endpoint's place.
+    cluster: Option<Cluster>,
+    held: Option<Arc<PersistentConnection>>,
+    send: SendEvent,
+    lanes: BTreeMap<Target, Arc<Lane>>,
+    tasks: JoinSet<Option<TopologyFound>>,
+    /// How many checks failed, over all targets.
+    failures: Arc<AtomicU64>,
+    /// A single database is named too.
+    names_single_db: bool,
+}
+
+impl Prober {
+    /// Checks the endpoint of `checker` at each tick. The subjects of its checks name the database where there are
+    /// several, or a single one too.
+    pub fn new(checker: Arc<Checker>, names_single_db: bool, send: SendEvent) -> Self {
+        Prober {
+            checker,
+            cluster: None,
+            held: None,
+            send,
+            lanes: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            failures: Arc::default(),
+            names_single_db,
+        }
+    }
+
+    /// Checks all nodes and shards of the cluster at the endpoint instead; see [`Cluster::new`].
+    #[must_use]
+    pub fn of_cluster(self, keep_name: bool) -> Self {
+        Prober { cluster: Some(Cluster::new(&self.checker, keep_name)), ..self }
+    }
+
+    /// Checks over a kept connection too.
+    #[must_use]
+    pub fn with_held(self) -> Self {
+        let held = Some(Arc::new(PersistentConnection::new(self.checker.clone())));
+        Prober { held, ..self }
+    }
+
+    /// Starts the checks of one tick.
+    pub fn start(&mut self, tick: Tick) {
+        (self.send)(Event::TickStarted(tick));
+        let started = Instant::now();
+        match self.cluster {
+            None => {
+                let checker = self.checker.clone();
+                self.launch(Target::Endpoint, tick, |report| async move {
+                    checker.run_until(started + checker.deadline, &mut |outcome| report.outcome(outcome)).await;
+                });
+            }
+            Some(_) => self.start_cluster(tick, started),
+        }
+        if let Some(held) = self.held.clone() {
+            self.launch(Target::Held, tick, |report| async move {
+                held.check(&mut |outcome| report.outcome(outcome)).await;
+            });
+        }
+    }
+
+    /// Waits until a check ended, and starts what follows from it: the nodes that a discovery found are checked
+    /// at once. Never ends while no check is under way.
+    pub async fn progress(&mut self) {
+        match self.tasks.join_next().await {
+            Some(Ok(Some(found))) => self.take_topology(found),
+            // A task that was aborted reports nothing.
+            Some(_) => {}
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether no check is under way.
+    pub fn is_idle(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Ends all checks, and gives how many were under way.
+    pub fn abort(&mut self) -> u64 {
+        while self.tasks.try_join_next().is_some() {}
+        let unfinished = self.tasks.len() as u64;
+        self.tasks.abort_all();
+        unfinished
+    }
+
+    /// How many checks failed so far.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// The targets in the order in which a block lists them: nodes by address, shards by their slots, and the cluster as
+    /// a whole.
+    pub fn targets(&self) -> Vec<Target> {
+        let of_cluster = self.cluster.iter().flat_map(Cluster::targets);
+        std::iter::once(Target::Endpoint).chain(of_cluster).chain([Target::Cluster]).collect()
+    }
+
+    fn launch<Work, Doing>(&mut self, target: Target, tick: Tick, work: Work)
+    where
+        Work: FnOnce(Report) -> Doing,
+        Doing: Future<Output = ()> + Send + 'static,
+    {
+        self.launch_with_result(target, tick, |report| {
+            let doing = work(report);
+            async move {
+                doing.await;
+                None
+            }
+        });
+    }
+
+    /// Starts a task that checks a target, unless that was begun at this tick already: discoveries may name a
+    /// node in turns.
+    fn launch_with_result<Work, Doing>(&mut self, target: Target, tick: Tick, work: Work)
+    where
+        Work: FnOnce(Report) -> Doing,
+        Doing: Future<Output = Option<TopologyFound>> + Send + 'static,
+    {
+        if self.lane(&target).is_begun(tick.number) {
+            return;
+        }
+        let endpoint = &self.checker.target.endpoint;
+        let span = debug_span!("check", number = tick.number, %target, %endpoint);
+        let report = self.report(target, tick);
+        self.tasks.spawn(work(report).instrument(span));
+    }
+
+    fn report(&mut self, target: Target, mut tick: Tick) -> Report {
+        tick.writes &= target.reads_and_writes();
+        let lane = self.lane(&target);
+        lane.begin(tick.number);
+        let is_single = matches!(self.checker.databases, Databases::One(_));
+        let has_db = match target {
+            Target::Held | Target::Cluster => false,
+            Target::Shard(_) => !is_single,
+            Target::Endpoint | Target::Node(_) => !is_single || self.names_single_db,
+        };
+        let (send, failures) = (self.send.clone(), self.failures.clone());
+        Report { target, tick, lane, has_db, send, failures }
+    }
+
+    fn lane(&mut self, target: &Target) -> Arc<Lane> {
+        self.lanes.entry(target.clone()).or_default().clone()
+    }
+}

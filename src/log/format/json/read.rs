@@ -1,5 +1,5 @@
 //! From a JSON object to what it says. Most lines are checks, and serde reads composed shapes several times more slowly
-//! than flat ones, so checks and the databases of scans are read as one flat shape.
+//! than flat ones, so checks and the databases of scans are read as flat shapes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::model::server::{Identity, Role};
 use crate::model::signal::Signal;
 use crate::model::subject::{Subject, Target};
 
-/// What is read of a check, or of one database of a scan.
+/// What is read of a check: reading who answered too would take an eighth longer, and the marks tell what changed.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct CheckLine<'a> {
@@ -28,6 +28,26 @@ struct CheckLine<'a> {
     kind_of_line: Option<Text<'a>>,
     #[serde(borrow)]
     mode: Option<Text<'a>>,
+    #[serde(borrow)]
+    node: Option<Text<'a>>,
+    #[serde(borrow)]
+    shard: Option<Text<'a>>,
+    db: Option<u32>,
+    held: bool,
+    cluster: bool,
+    write: bool,
+    ok: Option<bool>,
+    #[serde(borrow)]
+    kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    detail: Option<Text<'a>>,
+    elapsed_us: Option<u64>,
+}
+
+/// What is read of one database of a scan.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct DatabaseLine<'a> {
     #[serde(borrow)]
     node: Option<Text<'a>>,
     #[serde(borrow)]
@@ -60,7 +80,7 @@ struct ScanLine<'a> {
     #[serde(borrow)]
     at: Text<'a>,
     #[serde(borrow)]
-    databases: Vec<CheckLine<'a>>,
+    databases: Vec<DatabaseLine<'a>>,
     #[serde(default)]
     canary: bool,
 }
@@ -88,8 +108,8 @@ fn read_check(line: &CheckLine<'_>, zone: &mut Zone) -> Option<Entry> {
             Some("cycles") => Some(Mode::Cycles),
             _ => None,
         },
-        subject: read_check_subject(line),
-        result: read_result(line)?,
+        subject: subject(&line.node, &line.shard, (line.held, line.cluster, line.write), line.db),
+        result: result(line.ok, &line.kind, &line.detail)?,
         elapsed: line.elapsed_us.map(Duration::from_micros),
     })
 }
@@ -97,16 +117,17 @@ fn read_check(line: &CheckLine<'_>, zone: &mut Zone) -> Option<Entry> {
 fn read_scan(line: &ScanLine<'_>, zone: &mut Zone, emit: &mut dyn FnMut(Entry)) -> Option<()> {
     let at = read_stamp(&line.at, zone)?;
     // Nothing of a scan that cannot be read whole is taken.
-    let results: Vec<_> = line.databases.iter().map(read_result).collect::<Option<_>>()?;
+    let results: Vec<_> =
+        line.databases.iter().map(|line| result(line.ok, &line.kind, &line.detail)).collect::<Option<_>>()?;
 
     emit(Entry::BlockBegan(at));
     if line.canary {
         emit(Entry::BlockWrites);
     }
-    for (database, result) in line.databases.iter().zip(results) {
-        let elapsed = database.elapsed_us.map(Duration::from_micros);
-        let (subject, contact) = (read_check_subject(database), read_contact(database));
-        emit(Entry::CheckResult { subject, result, elapsed, contact });
+    for (line, result) in line.databases.iter().zip(results) {
+        let elapsed = line.elapsed_us.map(Duration::from_micros);
+        let subject = subject(&line.node, &line.shard, (line.held, line.cluster, line.write), line.db);
+        emit(Entry::CheckResult { subject, result, elapsed, contact: read_contact(line) });
     }
     emit(Entry::BlockEnded);
     Some(())
@@ -150,10 +171,6 @@ fn read_stamp(text: &Text<'_>, zone: &mut Zone) -> Option<Stamp> {
     zone.read_rfc3339(&text.0)
 }
 
-fn read_check_subject(line: &CheckLine<'_>) -> Subject {
-    subject(&line.node, &line.shard, (line.held, line.cluster, line.write), line.db)
-}
-
 fn read_subject(fields: &SubjectFields<'_>) -> Subject {
     subject(&fields.node, &fields.shard, (fields.held, fields.cluster, fields.write), fields.db)
 }
@@ -174,17 +191,17 @@ fn subject(
     Subject { who, db, write }
 }
 
-fn read_result(line: &CheckLine<'_>) -> Option<Result<(), Failure>> {
-    if line.ok? {
+fn result(ok: Option<bool>, kind: &Option<Text<'_>>, detail: &Option<Text<'_>>) -> Option<Result<(), Failure>> {
+    if ok? {
         return Some(Ok(()));
     }
-    let detail = line.detail.as_ref().map_or("", |detail| &*detail.0);
-    let kind = line.kind.as_ref()?.0.parse();
+    let detail = detail.as_ref().map_or("", |detail| &*detail.0);
+    let kind = kind.as_ref()?.0.parse();
     Some(Err(kind.map_or_else(|_| legacy::failure(detail), |kind| Failure::new(kind, detail))))
 }
 
 /// Who answered for a database of a scan, as far as that is told.
-fn read_contact(line: &CheckLine<'_>) -> Option<Box<ConnectionInfo>> {
+fn read_contact(line: &DatabaseLine<'_>) -> Option<Box<ConnectionInfo>> {
     let text = |text: &Option<Text<'_>>| text.as_ref().map(|text| text.0.to_string());
     let role = text(&line.role);
     let identity = Identity {

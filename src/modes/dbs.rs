@@ -112,7 +112,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
             at,
             mode: Mode::Dbs,
             subject: subject.clone(),
-            count: 1,
+            number: 1,
             result: result.clone(),
             details: details.clone(),
         })

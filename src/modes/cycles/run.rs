@@ -235,7 +235,7 @@ impl Run {
                 if cycle < schedule.cycles {
                     self.status.in_break = true;
                     let now = if late >= TOLERANCE { self.now().earlier(late) } else { self.now() };
-                    self.mark(Mark::CycleCompleted { cycle, pause: schedule.pause, at: now.stamp });
+                    self.mark(Mark::CycleCompleted { cycle, break_duration: schedule.pause, at: now.stamp });
                     if !schedule.pause.is_zero() {
                         self.gap.get_or_insert(now);
                     }
@@ -337,7 +337,7 @@ impl Run {
             at: tick.at.stamp,
             mode: Mode::Cycles,
             subject: subject.clone(),
-            count: tick.number,
+            number: tick.number,
             result: outcome.result.clone(),
             details: outcome.details.clone(),
         };

@@ -172,7 +172,7 @@ mod tests {
             at: at(1),
             mode: Mode::Cycles,
             subject,
-            count: 7,
+            number: 7,
             result,
             details,
         };
@@ -219,7 +219,7 @@ mod tests {
         for (mark, expected) in [
             (Mark::CycleStarted { cycle: 1, at: at(1) }, r#""cycle_started","cycle":1"#),
             (
-                Mark::CycleCompleted { cycle: 1, pause: seconds(300), at: at(1) },
+                Mark::CycleCompleted { cycle: 1, break_duration: seconds(300), at: at(1) },
                 r#""cycle_completed","cycle":1,"pause_s":300.0"#,
             ),
             (Mark::AllFinished { at: at(1) }, r#""all_finished""#),

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Line, MarkFields, SubjectFields, Text};
 use crate::log::format::legacy;
-use crate::log::format::timestamp::Zone;
+use crate::log::format::timestamp::TimestampReader;
 use crate::log::record::{Entry, Mark, Mode, Unreadable};
 use crate::model::change::{Aspect, Change};
 use crate::model::clock::Stamp;
@@ -89,20 +89,22 @@ struct ScanLine<'a> {
 ///
 /// # Errors
 /// It is not an object of the shape that is written here.
-pub fn read(line: &str, zone: &mut Zone, emit: &mut dyn FnMut(Entry)) -> Result<(), Unreadable> {
+pub fn read(line: &str, timestamps: &mut TimestampReader, emit: &mut dyn FnMut(Entry)) -> Result<(), Unreadable> {
     let check: CheckLine<'_> = serde_json::from_str(line).map_err(|_| Unreadable)?;
     let read = match check.kind_of_line.as_ref().map(|kind| &*kind.0) {
-        Some("check") => read_check(&check, zone).map(emit),
-        Some("scan") => serde_json::from_str(line).ok().and_then(|scan| read_scan(&scan, zone, emit)),
-        Some(_) => serde_json::from_str(line).ok().and_then(|mark| read_mark(&mark, zone)).map(Entry::Mark).map(emit),
+        Some("check") => read_check(&check, timestamps).map(emit),
+        Some("scan") => serde_json::from_str(line).ok().and_then(|scan| read_scan(&scan, timestamps, emit)),
+        Some(_) => {
+            serde_json::from_str(line).ok().and_then(|mark| read_mark(&mark, timestamps)).map(Entry::Mark).map(emit)
+        }
         None => None,
     };
     read.ok_or(Unreadable)
 }
 
-fn read_check(line: &CheckLine<'_>, zone: &mut Zone) -> Option<Entry> {
+fn read_check(line: &CheckLine<'_>, timestamps: &mut TimestampReader) -> Option<Entry> {
     Some(Entry::Check {
-        at: read_stamp(line.at.as_ref()?, zone)?,
+        at: read_stamp(line.at.as_ref()?, timestamps)?,
         mode: match line.mode.as_ref().map(|mode| &*mode.0) {
             Some("dbs") => Some(Mode::Dbs),
             Some("cycles") => Some(Mode::Cycles),
@@ -114,8 +116,8 @@ fn read_check(line: &CheckLine<'_>, zone: &mut Zone) -> Option<Entry> {
     })
 }
 
-fn read_scan(line: &ScanLine<'_>, zone: &mut Zone, emit: &mut dyn FnMut(Entry)) -> Option<()> {
-    let at = read_stamp(&line.at, zone)?;
+fn read_scan(line: &ScanLine<'_>, timestamps: &mut TimestampReader, emit: &mut dyn FnMut(Entry)) -> Option<()> {
+    let at = read_stamp(&line.at, timestamps)?;
     // Nothing of a scan that cannot be read whole is taken.
     let results: Vec<_> =
         line.databases.iter().map(|line| result(line.ok, &line.kind, &line.detail)).collect::<Option<_>>()?;
@@ -133,21 +135,21 @@ fn read_scan(line: &ScanLine<'_>, zone: &mut Zone, emit: &mut dyn FnMut(Entry)) 
     Some(())
 }
 
-fn read_mark(Line { at, fields }: &Line<'_, MarkFields<'_>>, zone: &mut Zone) -> Option<Mark> {
-    let at = read_stamp(at, zone)?;
+fn read_mark(Line { at, fields }: &Line<'_, MarkFields<'_>>, timestamps: &mut TimestampReader) -> Option<Mark> {
+    let at = read_stamp(at, timestamps)?;
     Some(match fields {
         MarkFields::CycleStarted { cycle } => Mark::CycleStarted { cycle: *cycle, at },
         MarkFields::CycleCompleted { cycle, pause_s } => {
-            Mark::CycleCompleted { cycle: *cycle, pause: read_seconds(*pause_s)?, at }
+            Mark::CycleCompleted { cycle: *cycle, break_duration: read_seconds(*pause_s)?, at }
         }
         MarkFields::AllFinished => Mark::AllFinished { at },
         MarkFields::Stopped { signal } => Mark::Stopped { signal: Signal::named(&signal.0)?, at },
         MarkFields::Canary => Mark::Canary { at },
         MarkFields::NotObserved { from, to, missed } => {
-            Mark::NotObserved { from: read_stamp(from, zone)?, to: read_stamp(to, zone)?, missed: *missed }
+            Mark::NotObserved { from: read_stamp(from, timestamps)?, to: read_stamp(to, timestamps)?, missed: *missed }
         }
         MarkFields::RecordsLost { from, to, count } => {
-            Mark::RecordsLost { from: read_stamp(from, zone)?, to: read_stamp(to, zone)?, count: *count }
+            Mark::RecordsLost { from: read_stamp(from, timestamps)?, to: read_stamp(to, timestamps)?, count: *count }
         }
         MarkFields::Change { who, what, from, to } => {
             let aspect = Aspect::ALL.into_iter().find(|aspect| aspect.as_str() == what.0)?;
@@ -167,8 +169,8 @@ fn read_mark(Line { at, fields }: &Line<'_, MarkFields<'_>>, zone: &mut Zone) ->
     })
 }
 
-fn read_stamp(text: &Text<'_>, zone: &mut Zone) -> Option<Stamp> {
-    zone.read_rfc3339(&text.0)
+fn read_stamp(text: &Text<'_>, timestamps: &mut TimestampReader) -> Option<Stamp> {
+    timestamps.read_rfc3339(&text.0)
 }
 
 fn read_subject(fields: &SubjectFields<'_>) -> Subject {

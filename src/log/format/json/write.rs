@@ -105,12 +105,12 @@ struct StoppedFields<'a> {
 /// `f` fails; memory does not.
 pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
     let line = match record {
-        Record::Check { at, mode, subject, count, result, details } => text_of(
+        Record::Check { at, mode, subject, number, result, details } => text_of(
             *at,
             CheckFields::Check {
                 mode: Text::of(mode_name(*mode)),
                 subject: subject_fields(subject),
-                number: *count,
+                number: *number,
                 result: result_fields(result, details),
             },
         ),
@@ -191,8 +191,8 @@ fn result_fields<'r>(result: &Result<(), Failure>, details: &'r Details) -> Resu
 fn mark_fields(mark: &Mark) -> (Stamp, MarkFields<'_>) {
     match mark {
         Mark::CycleStarted { cycle, at } => (*at, MarkFields::CycleStarted { cycle: *cycle }),
-        Mark::CycleCompleted { cycle, pause, at } => {
-            (*at, MarkFields::CycleCompleted { cycle: *cycle, pause_s: pause.as_secs_f64() })
+        Mark::CycleCompleted { cycle, break_duration, at } => {
+            (*at, MarkFields::CycleCompleted { cycle: *cycle, pause_s: break_duration.as_secs_f64() })
         }
         Mark::AllFinished { at } => (*at, MarkFields::AllFinished),
         Mark::Stopped { signal, at } => (*at, MarkFields::Stopped { signal: Text::shown(signal) }),

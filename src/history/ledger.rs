@@ -156,9 +156,9 @@ impl Ledger {
     }
 
     /// Takes what a live run told of the outage of a subject that ended last.
-    pub fn know_bounds(&mut self, subject: &Subject, at_least: Duration, at_most: Option<Duration>) {
+    pub fn set_reported_bounds(&mut self, subject: &Subject, at_least: Duration, at_most: Option<Duration>) {
         if let Some(account) = self.accounts.get_mut(subject) {
-            account.history.know_bounds(at_least, at_most);
+            account.history.set_reported_bounds(at_least, at_most);
         }
     }
 

@@ -147,7 +147,7 @@ impl OutageHistory {
     }
 
     /// Takes the bounds that a live run told of the outage that ended last: it knew more than its log tells.
-    pub fn know_bounds(&mut self, at_least: Duration, at_most: Option<Duration>) {
+    pub fn set_reported_bounds(&mut self, at_least: Duration, at_most: Option<Duration>) {
         if let Some(outage) = self.ended.last_mut().filter(|outage| outage.told.is_none()) {
             outage.told = Some((at_least, at_most));
         }

@@ -16,14 +16,14 @@ pub fn records_of(event: Event, records: &mut Vec<Record>) {
             Mark::Canary { at }
         }
         Event::CycleCompleted { cycle, at, break_duration } => {
-            Mark::CycleCompleted { cycle, pause: break_duration, at: at.stamp }
+            Mark::CycleCompleted { cycle, break_duration, at: at.stamp }
         }
         Event::CheckFinished(CheckFinished { subject, tick, outcome, .. }) => {
             return records.push(Record::Check {
                 at: tick.at.stamp,
                 mode: Mode::Cycles,
                 subject,
-                count: tick.number,
+                number: tick.number,
                 result: outcome.result,
                 details: outcome.details,
             });
@@ -48,7 +48,7 @@ fn records_of_scan(scan: Scan) -> Vec<Record> {
         at,
         mode: Mode::Dbs,
         subject: check.subject.clone(),
-        count: 1,
+        number: 1,
         result: check.result.clone(),
         details: check.details.clone(),
     });

@@ -1,4 +1,4 @@
-//! What goes into the logs, and what one line says when it is read back.
+//! A record, as it is written, and an entry, as one line of it is read back.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::model::outcome::{CheckResult, ConnectionInfo, Details};
 use crate::model::signal::Signal;
 use crate::model::subject::{Subject, Target};
 
-/// Which of the tool's modes made a record.
+/// The command that made a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Dbs,
     Cycles,
 }
 
-/// One record: a line, or a whole block of `dbs`. It is written with one `write(2)`.
+/// One record: a line, or a whole block of `dbs`. It is never split over two calls of `write(2)`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
     /// The block of one scan by `dbs`.
@@ -27,9 +27,9 @@ pub enum Record {
         checks: Vec<CheckResult>,
         /// How long the whole scan took.
         took: Duration,
-        /// Each check wrote a canary too.
+        /// Each check also wrote a canary key.
         canary: bool,
-        /// The signal that ended the scan before it was through.
+        /// The signal that ended the scan early, and when.
         stopped: Option<(Signal, Stamp)>,
     },
     /// One check of one database.
@@ -38,16 +38,16 @@ pub enum Record {
         at: Stamp,
         mode: Mode,
         subject: Subject,
-        /// Counts the checks of this subject over the whole run from 1, failed ones too.
-        count: u64,
+        /// Numbers the checks of this subject over the whole run from 1, failed ones included.
+        number: u64,
         result: Result<(), Failure>,
         details: Details,
     },
-    /// Anything else that is worth a line.
+    /// Any other event of a run.
     Mark(Mark),
 }
 
-/// A line `=== … ===`.
+/// An event of a run, in the classic format a line `=== … ===`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mark {
     CycleStarted {
@@ -56,8 +56,9 @@ pub enum Mark {
     },
     CycleCompleted {
         cycle: u32,
-        pause: Duration,
-        /// The classic line does not give it; read back it is that of the line before.
+        /// How long the break is that follows.
+        break_duration: Duration,
+        /// The classic line does not tell; read back, it is that of the line before.
         at: Stamp,
     },
     AllFinished {
@@ -67,23 +68,23 @@ pub enum Mark {
         signal: Signal,
         at: Stamp,
     },
-    /// From here on each check writes a canary too.
+    /// From here on, each check also writes a canary key.
     Canary {
         at: Stamp,
     },
-    /// No check was made, although some were due, because this process or its machine did not run.
+    /// Checks were scheduled but not run, because this process or its machine was suspended.
     NotObserved {
         from: Stamp,
         to: Stamp,
         missed: u64,
     },
-    /// Records of this time could not be written, so what they told is not known.
+    /// Records could not be written, so the results of checks in this time are not known.
     RecordsLost {
         from: Stamp,
         to: Stamp,
         count: u64,
     },
-    /// Something about who is checked is not as it was at the check before.
+    /// The target is not as it was at the check before.
     Changed {
         who: Target,
         at: Stamp,
@@ -96,23 +97,28 @@ pub enum Mark {
     OutageEnded {
         subject: Subject,
         at: Stamp,
+        /// Bounds of its length.
         at_least: Duration,
+        /// None where the beginning was not observed.
         at_most: Option<Duration>,
     },
 }
 
-/// The file that a record goes to.
+/// The log file that a record goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
+    /// Blocks of `dbs`.
     Health,
+    /// Successes and marks of `cycles`.
     Success,
+    /// Failures, and where outages began and ended.
     Error,
 }
 
 impl Destination {
     pub const ALL: [Destination; 3] = [Destination::Health, Destination::Success, Destination::Error];
 
-    /// The name inside the log folder.
+    /// The file's name in the log folder.
     pub fn file_name(self) -> &'static str {
         match self {
             Destination::Health => "redis_db_health.log",
@@ -122,10 +128,10 @@ impl Destination {
     }
 }
 
-/// How records are written.
+/// The format in which records are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// The lines of the scripts that this tool replaces.
+    /// The lines of the scripts that this tool replaces: `2025-08-27 07:35:01 SUCCESS 1`.
     #[default]
     Classic,
     /// One JSON object a line.
@@ -143,7 +149,7 @@ impl Record {
         }
     }
 
-    /// The record in a format, without the last line's end.
+    /// Displays the record in a format, without the last line's end.
     pub fn in_format(&self, format: Format) -> impl fmt::Display {
         struct Formatted<'a>(&'a Record, Format);
         impl fmt::Display for Formatted<'_> {
@@ -155,14 +161,14 @@ impl Record {
     }
 }
 
-/// The classic lines, without the last line's end.
+/// Displays the classic lines, without the last line's end.
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         format::write(self, Format::Classic, f)
     }
 }
 
-/// What one line of a log says when it is read back. A block of `dbs` is several lines, and several entries.
+/// What one line of a log says when it is read back. A block of `dbs` is several lines, and so several entries.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
     BlockBegan(Stamp),
@@ -172,10 +178,10 @@ pub enum Entry {
         result: Result<(), Failure>,
         /// None where the line does not tell.
         elapsed: Option<Duration>,
-        /// Whom it was asked of, where the line tells.
+        /// The server that answered, where the line tells.
         contact: Option<Box<ConnectionInfo>>,
     },
-    /// Each check of the block wrote a canary too.
+    /// Each check of the block also wrote a canary key.
     BlockWrites,
     BlockEnded,
     Check {
@@ -189,7 +195,7 @@ pub enum Entry {
     Mark(Mark),
 }
 
-/// A line that is in no format that is known here.
+/// A line that is in no known format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a line of a health log")]
 pub struct Unreadable;

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
 use super::legacy;
-use super::timestamp::Zone;
+use super::timestamp::TimestampReader;
 use crate::log::record::{Entry, Mark, Record, Unreadable};
 use crate::model::change::{Aspect, Change};
 use crate::model::clock::Stamp;
@@ -38,7 +38,7 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
                 None => Ok(()),
             }
         }
-        Record::Check { at, subject, count, result, .. } => {
+        Record::Check { at, subject, number, result, .. } => {
             write!(f, "{at} ")?;
             match subject {
                 Subject { who: Target::Endpoint, db: None, write: false } => {}
@@ -46,7 +46,7 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
                 subject => write!(f, "{subject} ")?,
             }
             match result {
-                Ok(()) => write!(f, "SUCCESS {count}"),
+                Ok(()) => write!(f, "SUCCESS {number}"),
                 Err(failure) => write!(f, "FAILURE: {failure}"),
             }
         }
@@ -58,8 +58,8 @@ impl Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Mark::CycleStarted { cycle, at } => write!(f, "Cycle {cycle} started at {at}"),
-            Mark::CycleCompleted { cycle, pause, .. } => {
-                write!(f, "Cycle {cycle} completed, sleeping for {} seconds", seconds(*pause))
+            Mark::CycleCompleted { cycle, break_duration, .. } => {
+                write!(f, "Cycle {cycle} completed, sleeping for {} seconds", seconds(*break_duration))
             }
             Mark::AllFinished { at } => write!(f, "All cycles finished at {at}"),
             Mark::Stopped { signal, at } => write!(f, "Stopped by {signal} at {at}"),
@@ -92,52 +92,54 @@ impl Display for Mark {
 /// Reads one line.
 ///
 /// # Errors
-/// It is none of this format's, nor of the scripts' own.
-pub fn read(line: &str, zone: &mut Zone) -> Result<Entry, Unreadable> {
+/// It is neither in this format nor a line of the scripts.
+pub fn read(line: &str, timestamps: &mut TimestampReader) -> Result<Entry, Unreadable> {
     if line.is_empty() {
         return Ok(Entry::BlockEnded);
     }
     let entry = if let Some(rest) = line.strip_prefix(BLOCK) {
-        whole_stamp(rest.strip_suffix(" =====").ok_or(Unreadable)?, zone).map(Entry::BlockBegan)
+        whole_stamp(rest.strip_suffix(" =====").ok_or(Unreadable)?, timestamps).map(Entry::BlockBegan)
     } else if let Some(rest) = line.strip_prefix("=== ") {
         match rest.strip_suffix(" ===").ok_or(Unreadable)? {
             CANARY => Some(Entry::BlockWrites),
-            mark => read_mark(mark, zone).map(Entry::Mark),
+            mark => read_mark(mark, timestamps).map(Entry::Mark),
         }
     } else if line.as_bytes()[0].is_ascii_digit() {
-        read_check(line, zone)
+        read_check(line, timestamps)
     } else {
-        read_verdict(line)
+        read_block_line(line)
     };
     entry.ok_or(Unreadable)
 }
 
-fn read_check(line: &str, zone: &mut Zone) -> Option<Entry> {
-    let (at, rest) = zone.read_local(line)?;
+/// `2025-08-27 07:35:01 DB 3 FAILURE: reset: Connection reset by peer`.
+fn read_check(line: &str, timestamps: &mut TimestampReader) -> Option<Entry> {
+    let (at, rest) = timestamps.read_local(line)?;
     let (subject, rest) = read_subject(rest.strip_prefix(' ')?);
     let result = match rest.strip_prefix("FAILURE: ") {
-        // The script ran under a shell that has no `==` and called every healthy check a failure.
+        // Run by a shell without `==`, the script logged every healthy check as a failure.
         Some("PONG") => Ok(()),
-        Some(text) => Err(legacy::ours_or_theirs(text)),
+        Some(text) => Err(legacy::parse_failure(text)),
         None => rest.strip_prefix("SUCCESS ")?.parse::<u64>().map(|_| ()).map(Ok).ok()?,
     };
     Some(Entry::Check { at, mode: None, subject, result, elapsed: None })
 }
 
-fn read_verdict(line: &str) -> Option<Entry> {
+/// `DB 3: NOT RUNNING (reset: Connection reset by peer)`.
+fn read_block_line(line: &str) -> Option<Entry> {
     let (subject, rest) = read_subject(line);
     let result: Result<(), Failure> = match rest.strip_prefix("RUNNING") {
         Some(rest) => rest.is_empty().then_some(Ok(()))?,
-        // A script's text may hold line ends, and then the bracket is closed further down.
+        // A script's text may hold line ends; then the closing bracket is on a later line.
         None => {
             let text = rest.strip_prefix("NOT RUNNING (")?;
-            Err(legacy::ours_or_theirs(text.strip_suffix(')').unwrap_or(text)))
+            Err(legacy::parse_failure(text.strip_suffix(')').unwrap_or(text)))
         }
     };
     (subject != Subject::default()).then_some(Entry::CheckResult { subject, result, elapsed: None, contact: None })
 }
 
-/// Reads who was checked at the beginning of a text, as far as that is told, and gives what follows.
+/// Reads the subject at the beginning of a text, which may be empty, and gives the rest.
 fn read_subject(mut rest: &str) -> (Subject, &str) {
     let mut subject = Subject::default();
     loop {
@@ -146,7 +148,7 @@ fn read_subject(mut rest: &str) -> (Subject, &str) {
             None => (rest, ""),
         };
         let (value, after_value) = match word {
-            // A node's name holds colons, and in a block another one follows it.
+            // A node's name contains colons, and in a block one more follows it.
             "NODE" => match after.split_once(' ') {
                 Some((value, after)) => (value.strip_suffix(':').unwrap_or(value), after),
                 None => (after, ""),
@@ -169,37 +171,38 @@ fn read_subject(mut rest: &str) -> (Subject, &str) {
     }
 }
 
-fn read_mark(text: &str, zone: &mut Zone) -> Option<Mark> {
+/// The text of a line `=== … ===`.
+fn read_mark(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
     let between = |start: &str, middle: &'static str| text.strip_prefix(start)?.split_once(middle);
     if let Some((cycle, at)) = between("Cycle ", " started at ") {
-        return Some(Mark::CycleStarted { cycle: cycle.parse().ok()?, at: whole_stamp(at, zone)? });
+        return Some(Mark::CycleStarted { cycle: cycle.parse().ok()?, at: whole_stamp(at, timestamps)? });
     }
-    if let Some((cycle, pause)) = between("Cycle ", " completed, sleeping for ") {
-        let pause = read_seconds(pause.strip_suffix(" seconds")?)?;
-        let at = Stamp { at: zone.last()?, millis: false };
-        return Some(Mark::CycleCompleted { cycle: cycle.parse().ok()?, pause, at });
+    if let Some((cycle, seconds)) = between("Cycle ", " completed, sleeping for ") {
+        let break_duration = read_seconds(seconds.strip_suffix(" seconds")?)?;
+        let at = Stamp { at: timestamps.last()?, millis: false };
+        return Some(Mark::CycleCompleted { cycle: cycle.parse().ok()?, break_duration, at });
     }
     if let Some(at) = text.strip_prefix("All cycles finished at ") {
-        return Some(Mark::AllFinished { at: whole_stamp(at, zone)? });
+        return Some(Mark::AllFinished { at: whole_stamp(at, timestamps)? });
     }
     if let Some((signal, at)) = between("Stopped by ", " at ") {
-        return Some(Mark::Stopped { signal: Signal::named(signal)?, at: whole_stamp(at, zone)? });
+        return Some(Mark::Stopped { signal: Signal::named(signal)?, at: whole_stamp(at, timestamps)? });
     }
     if let Some(at) = text.strip_prefix(CANARY).and_then(|rest| rest.strip_prefix(" from ")) {
-        return Some(Mark::Canary { at: whole_stamp(at, zone)? });
+        return Some(Mark::Canary { at: whole_stamp(at, timestamps)? });
     }
     if let Some((from, rest)) = between("Not observed from ", " to ") {
         let (to, missed) = rest.split_once(", checks missed: ")?;
-        let (from, to) = (whole_stamp(from, zone)?, whole_stamp(to, zone)?);
+        let (from, to) = (whole_stamp(from, timestamps)?, whole_stamp(to, timestamps)?);
         return Some(Mark::NotObserved { from, to, missed: missed.parse().ok()? });
     }
     if let Some((from, rest)) = between("Records lost from ", " to ") {
         let (to, count) = rest.split_once(": ")?;
-        let (from, to) = (whole_stamp(from, zone)?, whole_stamp(to, zone)?);
+        let (from, to) = (whole_stamp(from, timestamps)?, whole_stamp(to, timestamps)?);
         return Some(Mark::RecordsLost { from, to, count: count.parse().ok()? });
     }
     if let Some((subject, at)) = between("Outage of ", " began at ") {
-        return Some(Mark::OutageBegan { subject: whole_subject(subject)?, at: whole_stamp(at, zone)? });
+        return Some(Mark::OutageBegan { subject: whole_subject(subject)?, at: whole_stamp(at, timestamps)? });
     }
     if let Some((subject, rest)) = between("Outage of ", " ended at ") {
         let (at, rest) = rest.split_once(", lasted at least ")?;
@@ -211,15 +214,16 @@ fn read_mark(text: &str, zone: &mut Zone) -> Option<Mark> {
         let subject = whole_subject(subject)?;
         return Some(Mark::OutageEnded {
             subject,
-            at: whole_stamp(at, zone)?,
+            at: whole_stamp(at, timestamps)?,
             at_least: read_seconds(at_least)?,
             at_most,
         });
     }
-    read_change(text, zone)
+    read_change(text, timestamps)
 }
 
-fn read_change(text: &str, zone: &mut Zone) -> Option<Mark> {
+/// `Endpoint moved from 10.0.1.5 to 10.0.2.9 at 2025-08-27 07:35:01`, and the like.
+fn read_change(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
     let (Subject { who, .. }, rest) = read_subject(text);
     let change = |aspect, from: &str, to: &str| Change { aspect, from: from.to_owned(), to: to.to_owned() };
     let from_to_at = |rest: &str| -> Option<(String, String, String)> {
@@ -243,13 +247,15 @@ fn read_change(text: &str, zone: &mut Zone) -> Option<Mark> {
         let (to, at) = rest.rsplit_once(" at ")?;
         (at.to_owned(), change(Aspect::Member, from, to))
     };
-    Some(Mark::Changed { who, at: whole_stamp(&at, zone)?, change })
+    Some(Mark::Changed { who, at: whole_stamp(&at, timestamps)?, change })
 }
 
-fn whole_stamp(text: &str, zone: &mut Zone) -> Option<Stamp> {
-    zone.read_local(text).filter(|(_, rest)| rest.is_empty()).map(|(stamp, _)| stamp)
+/// A stamp and nothing else.
+fn whole_stamp(text: &str, timestamps: &mut TimestampReader) -> Option<Stamp> {
+    timestamps.read_local(text).filter(|(_, rest)| rest.is_empty()).map(|(stamp, _)| stamp)
 }
 
+/// A subject and nothing else.
 fn whole_subject(text: &str) -> Option<Subject> {
     let (subject, rest) = read_subject(text);
     rest.is_empty().then_some(subject)
@@ -279,11 +285,11 @@ mod tests {
     #[test]
     fn records_are_the_scripts_lines() {
         let start = at("2025-08-27T07:35:01Z");
-        let check = |db, count, result| Record::Check {
+        let check = |db, number, result| Record::Check {
             at: start,
             mode: Mode::Cycles,
             subject: Subject { db, ..Subject::default() },
-            count,
+            number,
             result,
             details: Details::default(),
         };
@@ -295,7 +301,7 @@ mod tests {
             (check(Some(2), 2, Err(reset())), "2025-08-27 07:35:01 DB 2 FAILURE: reset: Connection reset by peer"),
             (mark(Mark::CycleStarted { cycle: 1, at: start }), "=== Cycle 1 started at 2025-08-27 07:35:01 ==="),
             (
-                mark(Mark::CycleCompleted { cycle: 1, pause: Duration::from_secs(300), at: start }),
+                mark(Mark::CycleCompleted { cycle: 1, break_duration: Duration::from_secs(300), at: start }),
                 "=== Cycle 1 completed, sleeping for 300 seconds ===",
             ),
             (mark(Mark::AllFinished { at: start }), "=== All cycles finished at 2025-08-27 07:35:01 ==="),

@@ -4,11 +4,11 @@ use std::str::FromStr as _;
 
 use crate::model::failure::{Failure, Kind};
 
-/// Which kind of failure a text speaks of. The text stays as it is.
+/// Classifies a script's failure text; the text itself is kept.
 ///
 /// The texts are redis-cli's and hiredis's own, those of libc's errors, and the server's error replies.
 pub fn failure(text: &str) -> Failure {
-    const SAYS: [(&str, Kind); 13] = [
+    const PHRASES: [(&str, Kind); 13] = [
         ("Connection refused", Kind::Refused),
         ("Connection reset", Kind::Reset),
         ("Broken pipe", Kind::Reset),
@@ -26,7 +26,7 @@ pub fn failure(text: &str) -> Failure {
     let reply = text.strip_prefix("(error) ").unwrap_or(text);
     let reply = reply.strip_prefix("AUTH failed: ").unwrap_or(reply);
     let of_reply = Failure::from_reply(reply).kind;
-    let kind = match SAYS.into_iter().find(|(said, _)| text.contains(said)) {
+    let kind = match PHRASES.into_iter().find(|(phrase, _)| text.contains(phrase)) {
         _ if of_reply != Kind::Error => of_reply,
         Some((_, kind)) => kind,
         None => Kind::Error,
@@ -34,8 +34,8 @@ pub fn failure(text: &str) -> Failure {
     Failure::new(kind, text)
 }
 
-/// What stands in a line of either: `kind: detail`, or a script's free text.
-pub fn ours_or_theirs(text: &str) -> Failure {
+/// Reads the failure text of a line: `kind: detail` as this tool writes it, or a script's free text.
+pub fn parse_failure(text: &str) -> Failure {
     match text.split_once(": ") {
         Some((kind, detail)) if Kind::from_str(kind).is_ok() => {
             Failure::new(Kind::from_str(kind).unwrap_or(Kind::Error), detail)
@@ -65,9 +65,9 @@ mod tests {
             assert_eq!(failure(text), Failure::new(kind, text), "{text}");
         }
         assert_eq!(
-            ours_or_theirs("reset: Connection reset by peer"),
+            parse_failure("reset: Connection reset by peer"),
             Failure::new(Kind::Reset, "Connection reset by peer")
         );
-        assert_eq!(ours_or_theirs("Error: Connection reset by peer").kind, Kind::Reset);
+        assert_eq!(parse_failure("Error: Connection reset by peer").kind, Kind::Reset);
     }
 }

@@ -1,4 +1,4 @@
-//! How a record looks as a line: the classic lines of the scripts, or JSON.
+//! The formats of log lines: the classic lines of the scripts, and JSON. Pure.
 
 pub mod classic;
 pub mod json;
@@ -10,7 +10,7 @@ pub mod timestamp;
 use std::fmt;
 
 use crate::log::record::{Entry, Format, Record, Unreadable};
-use timestamp::Zone;
+use timestamp::TimestampReader;
 
 /// Writes a record in a format, without the last line's end.
 ///
@@ -23,11 +23,11 @@ pub fn write(record: &Record, format: Format, f: &mut impl fmt::Write) -> fmt::R
     }
 }
 
-/// Reads one line, without its end, in whichever format it is. Its stamps are resolved by `zone`, and its entries go to
-/// `emit`; a line that cannot be read gives none.
+/// Reads one line, without its end, in whichever format it is. Its entries go to `emit`; a line that cannot be read gives
+/// none. `timestamps` is the same for all lines of a file.
 ///
 /// # Errors
-/// The line cannot be read.
-pub fn read_line(line: &str, zone: &mut Zone, emit: &mut dyn FnMut(Entry)) -> Result<(), Unreadable> {
-    if line.starts_with('{') { json::read(line, zone, emit) } else { classic::read(line, zone).map(emit) }
+/// The line is in no known format.
+pub fn read_line(line: &str, timestamps: &mut TimestampReader, emit: &mut dyn FnMut(Entry)) -> Result<(), Unreadable> {
+    if line.starts_with('{') { json::read(line, timestamps, emit) } else { classic::read(line, timestamps).map(emit) }
 }

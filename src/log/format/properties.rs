@@ -1,4 +1,4 @@
-//! The parsers of log lines: what is written reads back as the same, and nothing that stands in a file harms them.
+//! Properties of the formats: what is written reads back as the same, and any text at all is read or refused.
 
 use std::fs;
 use std::sync::LazyLock;
@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta};
 use proptest::prelude::*;
 
 use super::read_line;
-use super::timestamp::Zone;
+use super::timestamp::TimestampReader;
 use crate::log::record::{Entry, Format, Mark, Mode, Record};
 use crate::model::change::{Aspect, Change};
 use crate::model::clock::Stamp;
@@ -76,10 +76,11 @@ fn marks() -> impl Strategy<Value = Mark> {
 }
 
 fn read(text: &str) -> Vec<Entry> {
-    let mut zone = Zone::new(true);
+    let mut timestamps = TimestampReader::new(true);
     let mut entries = Vec::new();
     for line in text.split('\n') {
-        read_line(line, &mut zone, &mut |entry| entries.push(entry)).unwrap_or_else(|error| panic!("{error}: {line}"));
+        read_line(line, &mut timestamps, &mut |entry| entries.push(entry))
+            .unwrap_or_else(|error| panic!("{error}: {line}"));
     }
     entries
 }
@@ -89,13 +90,13 @@ proptest! {
 
     #[test]
     fn checks_read_back_as_they_were_written(
-        at in stamps(), subject in subjects(), count in any::<u64>(), result in results(), elapsed in any::<u32>(),
+        at in stamps(), subject in subjects(), number in any::<u64>(), result in results(), elapsed in any::<u32>(),
     ) {
         // A success that says it is of the write alone is never made.
         let subject = subject.writing(subject.write && result.is_err());
         let details = Details { elapsed: Duration::from_micros(elapsed.into()), ..Details::default() };
         let record =
-            Record::Check { at, mode: Mode::Cycles, subject: subject.clone(), count, result: result.clone(), details };
+            Record::Check { at, mode: Mode::Cycles, subject: subject.clone(), number, result: result.clone(), details };
         for (format, mode, elapsed) in [
             (Format::Classic, None, None),
             (Format::Json, Some(Mode::Cycles), Some(Duration::from_micros(elapsed.into()))),
@@ -119,20 +120,20 @@ proptest! {
         at in stamps(), canary in any::<bool>(),
         checks in proptest::collection::vec((0..100_u32, any::<bool>(), results()), 0..20),
     ) {
-        let verdicts: Vec<_> = checks
+        let results: Vec<_> = checks
             .iter()
             .map(|(db, write, result)| {
                 let subject = Subject::db(*db).writing(*write && result.is_err());
                 CheckResult { subject, result: result.clone(), details: Details::default(), writes: canary }
             })
             .collect();
-        let record = Record::Scan { at, checks: verdicts.clone(), took: Duration::ZERO, canary, stopped: None };
+        let record = Record::Scan { at, checks: results.clone(), took: Duration::ZERO, canary, stopped: None };
         for (format, elapsed) in [(Format::Classic, None), (Format::Json, Some(Duration::ZERO))] {
             let mut entries = vec![Entry::BlockBegan(at)];
             entries.extend(canary.then_some(Entry::BlockWrites));
-            entries.extend(verdicts.iter().map(|verdict| Entry::CheckResult {
-                subject: verdict.subject.clone(),
-                result: verdict.result.clone(),
+            entries.extend(results.iter().map(|check| Entry::CheckResult {
+                subject: check.subject.clone(),
+                result: check.result.clone(),
                 elapsed,
                 contact: None,
             }));
@@ -156,16 +157,16 @@ static CAPTURES: LazyLock<Vec<String>> = LazyLock::new(|| {
 
 #[test]
 fn every_captured_line_is_read() {
-    let mut zone = Zone::new(true);
+    let mut timestamps = TimestampReader::new(true);
     for line in &*CAPTURES {
-        assert!(read_line(line, &mut zone, &mut |_| {}).is_ok(), "{line}");
+        assert!(read_line(line, &mut timestamps, &mut |_| {}).is_ok(), "{line}");
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Lines that were cut, glued, overwritten or never ours: read or refused, and nothing else.
+    /// Lines that were cut, glued, overwritten or never a log's: read or refused, and nothing else.
     #[test]
     fn any_line_is_read_or_refused(
         which in any::<prop::sample::Index>(), other in any::<prop::sample::Index>(),
@@ -185,14 +186,14 @@ proptest! {
         }
         let line: String = line.into_iter().collect();
         let mut entries = 0;
-        let read = read_line(&line, &mut Zone::new(utc), &mut |_| entries += 1);
+        let read = read_line(&line, &mut TimestampReader::new(utc), &mut |_| entries += 1);
         prop_assert_eq!(read.is_err(), entries == 0, "{}", line);
     }
 
     #[test]
     fn any_text_is_read_or_refused(text in any::<String>()) {
         let mut entries = 0;
-        let read = read_line(&text, &mut Zone::new(true), &mut |_| entries += 1);
+        let read = read_line(&text, &mut TimestampReader::new(true), &mut |_| entries += 1);
         prop_assert_eq!(read.is_err(), entries == 0);
     }
 }

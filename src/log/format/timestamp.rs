@@ -1,5 +1,5 @@
-//! Time stamps, read back. The classic lines give local time without an offset, so a zone has to say which moment that
-//! was; the JSON lines give it.
+//! Reads timestamps. JSON lines give the offset from UTC; classic lines give local time without one, so the offset is
+//! looked up in the system's time zone.
 
 use chrono::{
     DateTime, FixedOffset, Local, MappedLocalTime, NaiveDate, NaiveDateTime, TimeDelta, TimeZone as _, Timelike as _,
@@ -11,22 +11,22 @@ use crate::model::clock::Stamp;
 /// only when the clock was set back, as at the end of daylight saving time.
 const DISORDER: TimeDelta = TimeDelta::minutes(10);
 
-/// Turns the local times of one file into moments.
+/// Reads the timestamps of one file.
 ///
-/// A time in the hour that a clock runs through twice is two moments; the file's order tells which. A time in the hour
-/// that a clock leaps over is taken to be of the offset before.
+/// In the repeated hour when daylight saving time ends, a local time is two moments; the file's order tells which. In the
+/// hour that is skipped when it begins, the offset from before is taken.
 #[derive(Clone, Debug)]
-pub struct Zone {
+pub struct TimestampReader {
     utc: bool,
     last: Option<DateTime<FixedOffset>>,
     /// Offsets change at quarters of an hour only, so one look-up serves all lines of a quarter.
     quarter: Option<(NaiveDateTime, MappedLocalTime<FixedOffset>)>,
 }
 
-impl Zone {
-    /// Local time, or UTC.
+impl TimestampReader {
+    /// Stamps without an offset are UTC's, or local ones.
     pub fn new(utc: bool) -> Self {
-        Zone { utc, last: None, quarter: None }
+        TimestampReader { utc, last: None, quarter: None }
     }
 
     /// The moment of the last stamp that was read.
@@ -136,8 +136,8 @@ mod tests {
 
     #[test]
     fn stamps_are_read_as_they_are_written() {
-        let mut zone = Zone::new(true);
-        let mut local = |text| zone.read_local(text).map(|(stamp, rest)| (stamp.to_string(), rest));
+        let mut timestamps = TimestampReader::new(true);
+        let mut local = |text| timestamps.read_local(text).map(|(stamp, rest)| (stamp.to_string(), rest));
         assert_eq!(local("2025-08-27 07:35:01 SUCCESS 1"), Some(("2025-08-27 07:35:01".into(), " SUCCESS 1")));
         assert_eq!(local("2025-08-27 07:35:01.250 x"), Some(("2025-08-27 07:35:01.250".into(), " x")));
         assert_eq!(local("2025-08-27 07:35:01."), Some(("2025-08-27 07:35:01".into(), ".")));
@@ -151,7 +151,7 @@ mod tests {
         ] {
             assert_eq!(local(text), None, "{text}");
         }
-        let mut exact = |text| zone.read_rfc3339(text).map(|stamp| stamp.at.to_rfc3339());
+        let mut exact = |text| timestamps.read_rfc3339(text).map(|stamp| stamp.at.to_rfc3339());
         assert_eq!(exact("2025-08-27T07:35:01.250+02:00").as_deref(), Some("2025-08-27T07:35:01.250+02:00"));
         assert_eq!(exact("2025-08-27T07:35:01Z").as_deref(), Some("2025-08-27T07:35:01+00:00"));
         assert_eq!(exact("2025-08-27T07:35:01"), None);

@@ -1,11 +1,11 @@
-//! Reads logs back: both of this tool's formats and the scripts' own, mixed, rotated files too, in one pass and in
-//! bounded memory, and folds them as a live run does.
+//! Reads logs back, in one pass and in bounded memory: both of this tool's formats and the scripts' own, mixed, and
+//! rotated files.
 //!
 //! The files are merged by the stamps of their lines. Checks that overlap are written in the order in which they end,
-//! so a few minutes of records are held back and sorted.
+//! so two minutes of records are held back and sorted.
 
+mod reader;
 mod replay;
-mod source;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -17,37 +17,37 @@ use chrono::{DateTime, FixedOffset, TimeDelta};
 
 use crate::history::ledger::Ledger;
 use crate::log::record::Destination;
-use replay::Fold;
-use source::{Event, Source, first_stamp};
+use reader::{LogEvent, LogReader, first_stamp};
+use replay::Replay;
 
-/// For how long records are held back, and how many at most, so that those that were written late find their place.
+/// For how long records are held back, and how many at most, so that one that was written late is sorted in.
 const HELD_BACK: TimeDelta = TimeDelta::minutes(2);
 const HELD_BACK_COUNT: usize = 4096;
 
-/// The folder of a log, as it was named.
+/// The folder that logs were read from, as it was named; none in a live run.
 pub type Folder = Option<Arc<str>>;
 
-/// What came of reading.
+/// What the logs of one folder tell.
 #[derive(Default)]
 pub struct Logs {
-    /// Of scans by `dbs`, and of `cycles`: each has breaks of its own.
+    /// The scans of `dbs` and the checks of `cycles`, apart: each has gaps of its own.
     pub dbs: Ledger,
     pub cycles: Ledger,
     /// Lines that could not be read.
     pub skipped_lines: u64,
-    /// An error log was all that there was; it has no successes.
+    /// Only error logs were read, and they have no successes.
     pub failures_only: bool,
 }
 
-/// Which part of the logs is wanted.
+/// The part of the logs that is counted: from `since` until just before `until`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Range {
     pub since: Option<DateTime<FixedOffset>>,
     pub until: Option<DateTime<FixedOffset>>,
 }
 
-/// Reads all of `paths`, files and folders, and gives what came of each folder. Stamps without an offset are UTC's or local. `unreadable` is told of each
-/// line that cannot be read.
+/// Reads `paths`, files and folders, and gives the logs of each folder. Stamps without an offset are UTC's or local.
+/// `unreadable` is told of each line that cannot be read.
 ///
 /// # Errors
 /// A path cannot be opened or read, or there is no log among them.
@@ -78,36 +78,40 @@ fn read_folder(
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with(Destination::Error.file_name())
     });
-    let mut sources = Vec::new();
+
+    let mut readers = Vec::new();
     for family in families {
-        sources.push(Source::open(family, utc)?);
+        readers.push(LogReader::open(family, utc)?);
     }
-    let mut fold = Fold::default();
+
+    let mut replay = Replay::default();
     let mut held_back = HeldBack::default();
     let mut heads = BinaryHeap::new();
-    for (index, source) in sources.iter_mut().enumerate() {
-        heads.extend(source.next(unreadable)?.map(|event| Reverse(Head { event, index })));
+    for (index, reader) in readers.iter_mut().enumerate() {
+        heads.extend(reader.next(unreadable)?.map(|event| Reverse(Head { event, index })));
     }
-    let counted = |event: &Event| range.since.is_none_or(|since| event.at >= since);
+
+    let counted = |event: &LogEvent| range.since.is_none_or(|since| event.at >= since);
     while let Some(Reverse(Head { event, index })) = heads.pop() {
         if range.until.is_none_or(|until| event.at < until) {
             held_back.add(event);
             while let Some(event) = held_back.take_due() {
                 let counted = counted(&event);
-                fold.take(event, counted);
+                replay.take(event, counted);
             }
         }
-        heads.extend(sources[index].next(unreadable)?.map(|event| Reverse(Head { event, index })));
+        heads.extend(readers[index].next(unreadable)?.map(|event| Reverse(Head { event, index })));
     }
     for event in held_back.events {
         let counted = counted(&event);
-        fold.take(event, counted);
+        replay.take(event, counted);
     }
-    let skipped_lines = sources.iter().map(|source| source.skipped).sum();
-    Ok(Logs { dbs: fold.dbs.ledger, cycles: fold.cycles.ledger, skipped_lines, failures_only })
+
+    let skipped_lines = readers.iter().map(|reader| reader.skipped).sum();
+    Ok(Logs { dbs: replay.dbs.ledger, cycles: replay.cycles.ledger, skipped_lines, failures_only })
 }
 
-/// The files to read, those together that rotation made of one log, each family in the order of its stamps.
+/// The files to read, grouped by the log that rotation made them of, each group in the order of its stamps.
 fn families(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Vec<PathBuf>>> {
     let mut families = BTreeMap::<PathBuf, Vec<PathBuf>>::new();
     for path in paths {
@@ -120,6 +124,7 @@ fn families(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Vec<PathBuf>>
         }
         let entries = std::fs::read_dir(path).with_context(|| format!("cannot read the folder {}", path.display()))?;
         let files = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file() && is_log(path));
+
         let mut found = false;
         for file in files {
             found = true;
@@ -131,6 +136,7 @@ fn families(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Vec<PathBuf>>
             path.display()
         );
     }
+
     for files in families.values_mut() {
         // The same file may be named twice, by itself and by its folder.
         files.sort_by_key(|file| file.canonicalize().ok());
@@ -147,7 +153,7 @@ fn families(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Vec<PathBuf>>
     Ok(families)
 }
 
-/// `redis_error.log`, and what rotation made of it, but for compressed files.
+/// Whether a file is `redis_error.log` or the like, or was rotated from it and is not compressed.
 fn is_log(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let compressed = [".gz", ".xz", ".bz2", ".zst"].iter().any(|end| name.ends_with(end));
@@ -158,7 +164,7 @@ fn is_log(path: &Path) -> bool {
     !compressed && Destination::ALL.iter().any(of_ours)
 }
 
-/// What rotated files have in common: their path up to the end of `.log`.
+/// The path of the log that a file was rotated from: up to the end of `.log`.
 fn family(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match name.find(".log") {
@@ -167,9 +173,9 @@ fn family(path: &Path) -> PathBuf {
     }
 }
 
-/// The next event of a source.
+/// The next event of the reader with this index.
 struct Head {
-    event: Event,
+    event: LogEvent,
     index: usize,
 }
 
@@ -199,14 +205,14 @@ impl Ord for Head {
     }
 }
 
-/// Events that wait for others which belong before them.
+/// Events that wait for earlier ones that were written later.
 #[derive(Default)]
 struct HeldBack {
-    events: VecDeque<Event>,
+    events: VecDeque<LogEvent>,
 }
 
 impl HeldBack {
-    fn add(&mut self, event: Event) {
+    fn add(&mut self, event: LogEvent) {
         // Most come in order, so the place is found from the end.
         let key = event.key();
         let mut place = self.events.len();
@@ -216,7 +222,7 @@ impl HeldBack {
         if place == self.events.len() { self.events.push_back(event) } else { self.events.insert(place, event) }
     }
 
-    fn take_due(&mut self) -> Option<Event> {
+    fn take_due(&mut self) -> Option<LogEvent> {
         let (first, last) = (self.events.front()?, self.events.back()?);
         let due = self.events.len() > HELD_BACK_COUNT || last.at - first.at > HELD_BACK;
         if due { self.events.pop_front() } else { None }

@@ -1,11 +1,11 @@
-//! Folds what the logs tell, as a live run folds what it sees.
+//! Replays events from logs into ledgers, as a live run fills its own.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset};
 
-use super::source::{Block, Event, LoggedResult, What};
+use super::reader::{Block, EventKind, LogEvent, LoggedResult};
 use crate::history::ledger::{Check, Gap, Ledger};
 use crate::log::record::{Mark, Mode};
 use crate::model::change::Changed;
@@ -15,31 +15,32 @@ use crate::model::clock::Stamp;
 use crate::model::failure::Failure;
 use crate::model::subject::{Subject, Target};
 
-/// A mode's checks, and where they pause.
+/// The checks of one command, and the time between them in which nothing was observed.
 #[derive(Default)]
 pub struct Stream {
     pub ledger: Ledger,
-    pace: Pace,
-    /// Since when nothing has been observed, before the next check.
+    usual_interval: UsualInterval,
+    /// Since when nothing has been observed; ends with the next check.
     gap: Option<Moment>,
     /// Until when records were lost: what lies between two checks before that is not observed.
     lost_until: Option<Moment>,
-    /// How long the break is that follows the cycle which ended last.
-    rest: Duration,
-    /// Each check writes a canary too.
+    /// How long the break is after the last cycle.
+    break_duration: Duration,
+    /// Each check also writes a canary key.
     writes: bool,
 }
 
 impl Stream {
     fn check(&mut self, at: Stamp, subject: &Subject, result: Result<(), &Failure>, took: Option<Duration>) {
         let at = moment(at);
-        let unpaced = self.pace.gap_before(at);
-        if let Some(from) = self.gap.take().or(unpaced).or_else(|| self.lost_before(at)) {
+        let overdue = self.usual_interval.gap_before(at);
+        if let Some(from) = self.gap.take().or(overdue).or_else(|| self.lost_before(at)) {
             self.ledger.gap(Gap { from, to: at });
         }
+
         let writes = self.writes && subject.who.reads_and_writes();
         let gaps = self.ledger.gap_count;
-        // When a check met its failure is not in the logs.
+        // The logs do not tell how much time passed before the failing phase.
         let took = took.filter(|_| result.is_ok());
         self.ledger.check(&Check { subject, at, took, result, writes, gaps });
     }
@@ -50,30 +51,31 @@ impl Stream {
         (last.since < until.since && last.since < at.since).then_some(last)
     }
 
-    /// Takes a check from before the time that is of interest.
+    /// Takes a check from before the requested range: it sets the state and is not counted.
     fn remember(&mut self, at: Stamp, subject: &Subject, result: Result<(), &Failure>) {
         let at = moment(at);
-        let _ = (self.pace.gap_before(at), self.gap.take());
+        let _ = (self.usual_interval.gap_before(at), self.gap.take());
         let check = Check { subject, at, took: None, result, writes: self.writes, gaps: 0 };
         self.ledger.remember(&check);
     }
 
-    fn pause(&mut self, from: Moment) {
+    /// Nothing is observed from here to the next check.
+    fn begin_gap(&mut self, from: Moment) {
         self.gap.get_or_insert(from);
     }
 }
 
-/// What the logs tell, folded.
+/// The state of a replay.
 #[derive(Default)]
-pub struct Fold {
+pub struct Replay {
     pub dbs: Stream,
     pub cycles: Stream,
     repeated: Repeated,
-    /// What the servers told of themselves in scans that say so.
+    /// The last known address and identity of each target, from scans that tell them.
     observed: BTreeMap<Target, Observed>,
 }
 
-/// The failures in the blocks of one stamp: the error log repeats them.
+/// The failures in the blocks of one stamp, since the error log repeats each.
 #[derive(Default)]
 struct Repeated {
     at: Option<DateTime<FixedOffset>>,
@@ -88,26 +90,26 @@ impl Repeated {
         self.failures.extend(failures);
     }
 
-    /// Whether a failure was told by a block already; each is repeated once.
+    /// Whether a failure repeats one of a block; each is repeated once.
     fn take(&mut self, at: DateTime<FixedOffset>, subject: &Subject, failure: &Failure) -> bool {
         let place = self.failures.iter().position(|(s, f)| s == subject && f == failure);
         self.at == Some(at) && place.map(|place| self.failures.swap_remove(place)).is_some()
     }
 }
 
-impl Fold {
-    /// Takes the next event. One that is not `counted`, because it lies before the time that is of interest, only tells
-    /// how things stood.
-    pub fn take(&mut self, Event { at, what }: Event, counted: bool) {
-        match what {
-            What::Block(block) => self.block(at, *block, counted),
-            What::Check { stamp, mode, subject, result, elapsed } => {
+impl Replay {
+    /// Takes the next event. One from before the requested range is not `counted`: it only sets the state.
+    pub fn take(&mut self, LogEvent { at, kind }: LogEvent, counted: bool) {
+        match kind {
+            EventKind::Block(block) => self.block(at, *block, counted),
+            EventKind::Check { stamp, mode, subject, result, elapsed } => {
                 if let Err(failure) = &result
                     && mode != Some(Mode::Cycles)
                     && self.repeated.take(at, &subject, failure)
                 {
                     return;
                 }
+
                 let stream = if mode == Some(Mode::Dbs) { &mut self.dbs } else { &mut self.cycles };
                 let result = result.as_ref().copied().map_err(|failure| &**failure);
                 match counted {
@@ -115,13 +117,13 @@ impl Fold {
                     false => stream.remember(stamp, &subject, result),
                 }
             }
-            What::Mark(mark) => self.mark(*mark, counted),
+            EventKind::Mark(mark) => self.mark(*mark, counted),
         }
     }
 
     fn block(&mut self, at: DateTime<FixedOffset>, block: Block, counted: bool) {
         self.dbs.writes = block.writes;
-        for LoggedResult { subject, result, elapsed, contact } in &block.verdicts {
+        for LoggedResult { subject, result, elapsed, contact } in &block.results {
             let result = result.as_ref().copied();
             match counted {
                 true => self.dbs.check(block.stamp, subject, result, *elapsed),
@@ -136,7 +138,8 @@ impl Fold {
                 }
             }
         }
-        let failures = block.verdicts.into_iter().filter_map(|judged| Some((judged.subject, judged.result.err()?)));
+
+        let failures = block.results.into_iter().filter_map(|logged| Some((logged.subject, logged.result.err()?)));
         self.repeated.add(at, failures);
     }
 
@@ -146,31 +149,31 @@ impl Fold {
             Mark::CycleStarted { cycle: 1, .. } => {
                 // A run that was killed left no mark at its end.
                 if let Some(last) = cycles.ledger.last {
-                    cycles.pause(last);
+                    cycles.begin_gap(last);
                 }
                 cycles.writes = false;
             }
             Mark::CycleStarted { at, .. } => {
-                let length = std::mem::take(&mut cycles.rest);
+                let length = std::mem::take(&mut cycles.break_duration);
                 if !length.is_zero() {
-                    cycles.pause(moment(at).earlier(length));
+                    cycles.begin_gap(moment(at).earlier(length));
                 }
             }
-            // The classic line does not say when that was, and the next cycle's beginning does.
-            Mark::CycleCompleted { pause, .. } => cycles.rest = pause,
-            Mark::AllFinished { at } | Mark::Stopped { at, .. } => cycles.pause(moment(at)),
+            // The classic line does not tell when the break began, but when the next cycle does is known.
+            Mark::CycleCompleted { break_duration, .. } => cycles.break_duration = break_duration,
+            Mark::AllFinished { at } | Mark::Stopped { at, .. } => cycles.begin_gap(moment(at)),
             Mark::Canary { .. } => cycles.writes = true,
             Mark::NotObserved { from, missed, .. } => {
-                cycles.pause(moment(from));
+                cycles.begin_gap(moment(from));
                 cycles.ledger.missed += if counted { missed } else { 0 };
             }
             Mark::RecordsLost { from, to, .. } => {
-                cycles.pause(moment(from));
+                cycles.begin_gap(moment(from));
                 cycles.lost_until = Some(moment(to));
             }
             Mark::Changed { who, at, change } if counted => cycles.ledger.change(Changed { who, at, change }),
             Mark::OutageEnded { subject, at_least, at_most, .. } if counted => {
-                cycles.ledger.know_bounds(&subject, at_least, at_most);
+                cycles.ledger.set_reported_bounds(&subject, at_least, at_most);
             }
             Mark::Changed { .. } | Mark::OutageBegan { .. } | Mark::OutageEnded { .. } => {}
         }
@@ -182,42 +185,45 @@ fn moment(stamp: Stamp) -> Moment {
     Moment { stamp, since: Duration::from_micros(u64::try_from(since).unwrap_or(0)) }
 }
 
-/// Finds where checks that came at a steady pace did not come: a cron job that did not run, a machine that was off.
+/// Finds gaps in checks made at regular intervals: a cron job that did not run, a machine that was off.
 #[derive(Default)]
-struct Pace {
+struct UsualInterval {
     last: Option<Moment>,
-    /// The last distances. One check more than usual, made by hand, does not change the pace.
-    usual: VecDeque<Duration>,
-    /// The last distance that was out of pace: when the next is like it, the pace has changed.
-    odd: Option<Duration>,
+    /// The last intervals. One more check than usual, made by hand, does not change the longest.
+    recent: VecDeque<Duration>,
+    /// The last interval that was unusually long: if the next is like it, the usual interval has changed.
+    unusual: Option<Duration>,
 }
 
-/// How many distances make a pace, and from how many on one is out of it.
-const PACE: usize = 5;
-const SETTLED: usize = 2;
+/// How many intervals are remembered, and how many it takes to know what is usual.
+const REMEMBERED: usize = 5;
+const ENOUGH: usize = 2;
 
-/// Stamps of whole seconds and a busy machine make distances differ.
+/// Stamps of whole seconds and a busy machine make intervals differ.
 const JITTER: Duration = Duration::from_secs(1);
 
-impl Pace {
-    /// Takes the next check; gives the one before when more than one and a half of the usual time lies between.
+impl UsualInterval {
+    /// Takes the next check; gives the one before if more than 1.5 times the usual interval lies between them.
     fn gap_before(&mut self, at: Moment) -> Option<Moment> {
         let last = self.last.replace(at)?;
-        let distance = at.since.saturating_sub(last.since);
-        if distance.is_zero() {
+        let interval = at.since.saturating_sub(last.since);
+        if interval.is_zero() {
             return None;
         }
-        let longest = self.usual.iter().max().filter(|_| self.usual.len() >= SETTLED);
-        let is_odd = longest.is_some_and(|longest| distance > *longest * 3 / 2 + JITTER);
-        let is_new_pace = self.odd.is_some_and(|odd| distance <= odd * 3 / 2 && odd <= distance * 3 / 2);
-        if is_odd && !is_new_pace {
-            self.odd = Some(distance);
+
+        let longest = self.recent.iter().max().filter(|_| self.recent.len() >= ENOUGH);
+        let is_unusual = longest.is_some_and(|longest| interval > *longest * 3 / 2 + JITTER);
+        let has_changed = self.unusual.is_some_and(|before| interval <= before * 3 / 2 && before <= interval * 3 / 2);
+
+        if is_unusual && !has_changed {
+            self.unusual = Some(interval);
             return Some(last);
         }
-        self.odd = None;
-        self.usual.push_back(distance);
-        if self.usual.len() > PACE {
-            self.usual.pop_front();
+
+        self.unusual = None;
+        self.recent.push_back(interval);
+        if self.recent.len() > REMEMBERED {
+            self.recent.pop_front();
         }
         None
     }
@@ -234,33 +240,33 @@ mod tests {
 
     #[test]
     fn time_with_lost_records_is_not_observed() {
-        let mut fold = Fold::default();
+        let mut replay = Replay::default();
         let check = |second, db| {
             let (stamp, subject) = (at(second).stamp, Subject::db(db));
-            let what = What::Check { stamp, mode: Some(Mode::Cycles), subject, result: Ok(()), elapsed: None };
-            Event { at: stamp.at, what }
+            let kind = EventKind::Check { stamp, mode: Some(Mode::Cycles), subject, result: Ok(()), elapsed: None };
+            LogEvent { at: stamp.at, kind }
         };
         let mark = Mark::RecordsLost { from: at(15).stamp, to: at(45).stamp, count: 3 };
-        let mark = Event { at: at(15).stamp.at, what: What::Mark(Box::new(mark)) };
+        let mark = LogEvent { at: at(15).stamp.at, kind: EventKind::Mark(Box::new(mark)) };
         let checks = |seconds: [u64; 3]| seconds.into_iter().flat_map(|second| [check(second, 0), check(second, 1)]);
         for event in checks([0, 5, 10]).chain([mark]).chain(checks([30, 50, 55])) {
-            fold.take(event, true);
+            replay.take(event, true);
         }
-        let ledger = fold.cycles.ledger;
+        let ledger = replay.cycles.ledger;
         let gaps: Vec<_> = ledger.gaps.iter().map(|gap| (gap.from.since.as_secs(), gap.to.since.as_secs())).collect();
         assert_eq!(gaps, [(15, 30), (30, 50)]);
         assert_eq!((ledger.checks, ledger.missed), (12, 0));
     }
 
     #[test]
-    fn a_pause_out_of_pace_is_a_gap() {
+    fn an_unusually_long_interval_is_a_gap() {
         let gaps = |seconds: &[u64]| -> Vec<u64> {
-            let mut pace = Pace::default();
-            seconds.iter().filter_map(|second| pace.gap_before(at(*second))).map(|from| from.since.as_secs()).collect()
+            let mut usual = UsualInterval::default();
+            seconds.iter().filter_map(|second| usual.gap_before(at(*second))).map(|from| from.since.as_secs()).collect()
         };
         assert!(gaps(&[0, 300, 600, 901, 1200]).is_empty());
         assert_eq!(gaps(&[0, 300, 600, 1500, 1800]), [600]);
-        // Another pace from 600 on: only its first distance is a surprise.
+        // Another interval from 120 on: only the first one of it is a gap.
         assert_eq!(gaps(&[0, 60, 120, 420, 720, 1020]), [120]);
         assert!(gaps(&[0, 300, 300, 300, 360, 420, 420]).is_empty());
         // Runs by hand, between those of cron and before the first of them.

@@ -105,7 +105,7 @@ impl LogFile {
         let metadata = fs::metadata(&self.path).ok();
         let found = self.current.as_ref().zip(metadata).filter(|(open, metadata)| FileId::of(metadata) == open.id);
         let reopens = match found {
-            Some((open, metadata)) => self.put_aside(open, &metadata, bytes)?,
+            Some((open, metadata)) => self.rotate_file(open, &metadata, bytes)?,
             None => true,
         };
 
@@ -116,9 +116,9 @@ impl LogFile {
     }
 
     /// Renames the file if rotation is due; whether the path may lead to another file now.
-    fn put_aside(&self, open: &OpenFile, metadata: &Metadata, bytes: usize) -> io::Result<bool> {
+    fn rotate_file(&self, open: &OpenFile, metadata: &Metadata, bytes: usize) -> io::Result<bool> {
         match self.rotate {
-            Some(rotate) if rotate.is_due(metadata, bytes) => rotate.put_aside(&self.path, &open.file, metadata),
+            Some(rotate) if rotate.is_due(metadata, bytes) => rotate.rotate_file(&self.path, &open.file, metadata),
             _ => Ok(false),
         }
     }

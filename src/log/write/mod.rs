@@ -166,7 +166,7 @@ mod tests {
 
     fn check(number: u64, result: Result<(), Failure>) -> Record {
         let (mode, subject, details) = (Mode::Cycles, Subject::default(), Details::default());
-        Record::Check { at: at(), mode, subject, count: number, result, details }
+        Record::Check { at: at(), mode, subject, number, result, details }
     }
 
     fn refused() -> Result<(), Failure> {

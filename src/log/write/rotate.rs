@@ -1,4 +1,4 @@
-//! Rotation: when a log file is put aside, under which name, and which old ones are removed.
+//! Rotation: when a log file is renamed, to which name, and which old ones are removed.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, TryLockError};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, FixedOffset, Local, NaiveDate, NaiveDateTime, Timelike as _, Utc};
 
-/// When a log file is put aside.
+/// When a log file is rotated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rotation {
     Daily,
@@ -27,7 +27,7 @@ pub struct Rotate {
     pub utc: bool,
 }
 
-/// What tells one file from all others that exist at the same time: device and inode.
+/// Identifies a file as long as it exists or is open: device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId(u64, u64);
 
@@ -41,7 +41,7 @@ impl FileId {
 const STAMPS: [&str; 3] = ["%Y-%m-%d", "%Y-%m-%d_%H", "%Y-%m-%d_%H%M%S"];
 
 impl Rotate {
-    /// Whether the file is to be put aside before so many bytes are appended to it. An empty one never is.
+    /// Whether the file is to be rotated before `bytes` more are appended to it. An empty one never is.
     pub fn is_due(&self, metadata: &Metadata, bytes: usize) -> bool {
         metadata.len() > 0
             && match self.when {
@@ -58,7 +58,7 @@ impl Rotate {
     ///
     /// # Errors
     /// The file cannot be locked or renamed.
-    pub fn put_aside(&self, path: &Path, file: &File, metadata: &Metadata) -> io::Result<bool> {
+    pub fn rotate_file(&self, path: &Path, file: &File, metadata: &Metadata) -> io::Result<bool> {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(false),
@@ -152,9 +152,9 @@ fn rotated_files(path: &Path) -> Vec<((NaiveDateTime, u64), PathBuf)> {
 
 /// Removes all but the newest `keep` rotated files of `path`. What cannot be removed stays: it is no reason to stop.
 fn remove_oldest(path: &Path, keep: usize) {
-    let mut ours = rotated_files(path);
-    ours.sort();
-    for (_, path) in ours.iter().rev().skip(keep) {
+    let mut files = rotated_files(path);
+    files.sort();
+    for (_, path) in files.iter().rev().skip(keep) {
         let _ = fs::remove_file(path);
     }
 }
@@ -164,12 +164,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_that_rotation_makes_are_ours() {
+    fn only_names_that_rotation_makes_are_recognised() {
         let live = "redis_error.log";
-        for ours in ["2025-08-27", "2025-08-27.1", "2025-08-27_13", "2025-08-27_130501", "2025-08-27_130501.12"] {
-            assert!(rotated(live, &format!("{live}.{ours}")).is_some(), "{ours}");
+        for name in ["2025-08-27", "2025-08-27.1", "2025-08-27_13", "2025-08-27_130501", "2025-08-27_130501.12"] {
+            assert!(rotated(live, &format!("{live}.{name}")).is_some(), "{name}");
         }
-        for theirs in [
+        for name in [
             "1",
             "gz",
             "2025-08-27.gz",
@@ -185,7 +185,7 @@ mod tests {
             "2025-08-27.",
             "",
         ] {
-            assert_eq!(rotated(live, &format!("{live}.{theirs}")), None, "{theirs}");
+            assert_eq!(rotated(live, &format!("{live}.{name}")), None, "{name}");
         }
         assert_eq!(rotated(live, live), None);
         assert_eq!(rotated(live, "report.2025-08-27"), None);

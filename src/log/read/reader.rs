@@ -1,4 +1,4 @@
-//! Log files, line by line, as events with their times.
+//! Reads log files line by line, as events with their times.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -11,25 +11,25 @@ use anyhow::Context as _;
 use chrono::{DateTime, FixedOffset};
 
 use crate::log::format::read_line;
-use crate::log::format::timestamp::Zone;
+use crate::log::format::timestamp::TimestampReader;
 use crate::log::record::{Entry, Mark, Mode};
 use crate::model::clock::Stamp;
 use crate::model::failure::Failure;
 use crate::model::outcome::ConnectionInfo;
 use crate::model::subject::Subject;
 
-/// A line that is longer is not one of ours: a JSON scan of 10,000 databases has some three million bytes.
+/// Longer lines are cut: a JSON scan of 10,000 databases takes some three million bytes.
 const LONGEST_LINE: u64 = 16 << 20;
 
-/// Something that was logged, with its time.
+/// One thing that was logged, and when.
 #[derive(Debug)]
-pub struct Event {
+pub struct LogEvent {
     pub at: DateTime<FixedOffset>,
-    pub what: What,
+    pub kind: EventKind,
 }
 
 #[derive(Debug)]
-pub enum What {
+pub enum EventKind {
     Block(Box<Block>),
     Check {
         stamp: Stamp,
@@ -41,10 +41,11 @@ pub enum What {
     Mark(Box<Mark>),
 }
 
+/// A block of `dbs`.
 #[derive(Debug)]
 pub struct Block {
     pub stamp: Stamp,
-    pub verdicts: Vec<LoggedResult>,
+    pub results: Vec<LoggedResult>,
     pub writes: bool,
 }
 
@@ -57,14 +58,14 @@ pub struct LoggedResult {
     pub contact: Option<Box<ConnectionInfo>>,
 }
 
-impl Event {
-    /// What goes first of what has the same stamp: stamps of whole seconds are often alike.
+impl LogEvent {
+    /// The order of events with the same stamp, which are many where stamps are whole seconds.
     pub fn rank(&self) -> u8 {
-        match &self.what {
-            What::Block(_) => 0,
-            What::Mark(mark) if matches!(**mark, Mark::CycleStarted { .. } | Mark::Canary { .. }) => 1,
-            What::Check { .. } => 2,
-            What::Mark(_) => 3,
+        match &self.kind {
+            EventKind::Block(_) => 0,
+            EventKind::Mark(mark) if matches!(**mark, Mark::CycleStarted { .. } | Mark::Canary { .. }) => 1,
+            EventKind::Check { .. } => 2,
+            EventKind::Mark(_) => 3,
         }
     }
 
@@ -73,37 +74,43 @@ impl Event {
     }
 }
 
-/// The files of one family, read one after the other.
-pub struct Source {
+/// Reads the files of one log, rotated ones first, one after the other.
+pub struct LogReader {
     files: std::vec::IntoIter<PathBuf>,
     current: Option<(PathBuf, BufReader<File>)>,
+    /// The number of the present line in its file.
     number: u64,
-    zone: Zone,
+    timestamps: TimestampReader,
     /// The present line, without its end.
     bytes: Vec<u8>,
-    open: Open,
-    ready: VecDeque<Event>,
-    /// A verdict's text goes on in the next line: a script logged a text with line ends.
+    open: OpenBlocks,
+    /// Events that were read and not taken yet.
+    ready: VecDeque<LogEvent>,
+    /// The text of a failure continues in the next line: a script logged a text with line ends.
     unclosed: bool,
     /// Lines that could not be read.
     pub skipped: u64,
 }
 
-impl Source {
+impl LogReader {
+    /// Opens the first of the files. Stamps without an offset are UTC's or local.
+    ///
+    /// # Errors
+    /// It cannot be opened.
     pub fn open(files: Vec<PathBuf>, utc: bool) -> anyhow::Result<Self> {
-        let mut source = Source {
+        let mut reader = LogReader {
             files: files.into_iter(),
             current: None,
             number: 0,
-            zone: Zone::new(utc),
+            timestamps: TimestampReader::new(utc),
             bytes: Vec::new(),
-            open: Open::default(),
+            open: OpenBlocks::default(),
             ready: VecDeque::new(),
             unclosed: false,
             skipped: 0,
         };
-        source.next_file()?;
-        Ok(source)
+        reader.next_file()?;
+        Ok(reader)
     }
 
     fn next_file(&mut self) -> anyhow::Result<()> {
@@ -141,61 +148,68 @@ impl Source {
         Ok(None)
     }
 
-    /// The next event of the family; none at its end.
-    pub fn next(&mut self, unreadable: &mut dyn FnMut(&str)) -> anyhow::Result<Option<Event>> {
+    /// The next event; none at the end of the last file. `unreadable` is told of each line that cannot be read.
+    ///
+    /// # Errors
+    /// A file cannot be opened or read.
+    pub fn next(&mut self, unreadable: &mut dyn FnMut(&str)) -> anyhow::Result<Option<LogEvent>> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some(event));
             }
             if self.line()?.is_none() {
-                // A block whose end was cut off was seen all the same.
+                // A block without its end still tells what it has.
                 return Ok(self.open.block.take().map(block_event));
             }
-            // The check of all bytes at once is several times as fast as that piece by piece.
+
+            // Checking all bytes at once is several times faster than lossy conversion.
             let text = match std::str::from_utf8(&self.bytes) {
                 Ok(text) => Cow::Borrowed(text),
                 Err(_) => String::from_utf8_lossy(&self.bytes),
             };
-            let (open, ready, mut homeless) = (&mut self.open, &mut self.ready, false);
-            let read = read_line(&text, &mut self.zone, &mut |entry| homeless |= !open.sort_in(entry, ready));
-            if homeless || (read.is_err() && !self.unclosed) {
+
+            let (open, ready, mut orphaned) = (&mut self.open, &mut self.ready, false);
+            let read = read_line(&text, &mut self.timestamps, &mut |entry| orphaned |= !open.add(entry, ready));
+            if orphaned || (read.is_err() && !self.unclosed) {
                 self.skipped += 1;
                 let path = self.current.as_ref().map(|(path, _)| path.display().to_string()).unwrap_or_default();
                 unreadable(&format!("{path}:{}: cannot be read: {}", self.number, shown(&text)));
             }
+
             let continues = self.unclosed && read.is_err() && !text.ends_with(')');
-            let is_verdict = text.starts_with(|first: char| first.is_ascii_alphabetic());
-            self.unclosed = continues || (is_verdict && text.contains(": NOT RUNNING (") && !text.ends_with(')'));
+            let is_result = text.starts_with(|first: char| first.is_ascii_alphabetic());
+            self.unclosed = continues || (is_result && text.contains(": NOT RUNNING (") && !text.ends_with(')'));
         }
     }
 }
 
-/// The block whose lines are being read, and an older one that is not over: the script writes line by line, so runs of
-/// it that overlap, because one hangs, mix their blocks.
+/// The block whose lines are being read, and an older one that has not ended: the script writes line by line, so when
+/// one run of it hangs and the next one starts, their blocks mix.
 #[derive(Default)]
-struct Open {
+struct OpenBlocks {
     block: Option<Box<Block>>,
     older: Option<Stamp>,
 }
 
-impl Open {
-    /// Gathers a block's lines, and passes on all else; false for a line that belongs nowhere.
-    fn sort_in(&mut self, entry: Entry, ready: &mut VecDeque<Event>) -> bool {
+impl OpenBlocks {
+    /// Collects the lines of blocks, and makes events of all else. Gives false for the result of a database outside any
+    /// block.
+    fn add(&mut self, entry: Entry, ready: &mut VecDeque<LogEvent>) -> bool {
         match entry {
             Entry::BlockBegan(stamp) => {
-                let new = Box::new(Block { stamp, verdicts: Vec::new(), writes: false });
+                let new = Box::new(Block { stamp, results: Vec::new(), writes: false });
                 if let Some(before) = self.block.replace(new) {
                     self.older = Some(before.stamp);
                     ready.push_back(block_event(before));
                 }
             }
             Entry::CheckResult { subject, result, elapsed, contact } => {
-                let known = |block: &&mut Box<Block>| !block.verdicts.iter().any(|known| known.subject == subject);
-                let judged = LoggedResult { subject: subject.clone(), result, elapsed, contact };
+                let known = |block: &&mut Box<Block>| !block.results.iter().any(|known| known.subject == subject);
+                let logged = LoggedResult { subject: subject.clone(), result, elapsed, contact };
                 match (self.block.as_mut().filter(known), self.older) {
-                    (Some(block), _) => block.verdicts.push(judged),
+                    (Some(block), _) => block.results.push(logged),
                     (None, Some(stamp)) => {
-                        let late = Block { stamp, verdicts: vec![judged], writes: false };
+                        let late = Block { stamp, results: vec![logged], writes: false };
                         ready.push_back(block_event(Box::new(late)));
                     }
                     (None, None) => return false,
@@ -211,22 +225,24 @@ impl Open {
                 None => self.older = None,
             },
             Entry::Check { at, mode, subject, result, elapsed } => {
-                let what = What::Check { stamp: at, mode, subject, result: result.map_err(Box::new), elapsed };
-                ready.push_back(Event { at: at.at, what });
+                let kind = EventKind::Check { stamp: at, mode, subject, result: result.map_err(Box::new), elapsed };
+                ready.push_back(LogEvent { at: at.at, kind });
             }
-            // A scan that a signal ended says so inside its block.
+            // The mark of a scan that a signal ended is inside its block.
             Entry::Mark(Mark::Stopped { .. }) if self.block.is_some() => {}
-            Entry::Mark(mark) => ready.extend(time_of(&mark).map(|at| Event { at, what: What::Mark(Box::new(mark)) })),
+            Entry::Mark(mark) => {
+                ready.extend(time_of(&mark).map(|at| LogEvent { at, kind: EventKind::Mark(Box::new(mark)) }))
+            }
         }
         true
     }
 }
 
-fn block_event(block: Box<Block>) -> Event {
-    Event { at: block.stamp.at, what: What::Block(block) }
+fn block_event(block: Box<Block>) -> LogEvent {
+    LogEvent { at: block.stamp.at, kind: EventKind::Block(block) }
 }
 
-/// When a mark has its place; none for those that only repeat what the checks tell.
+/// The time by which a mark is sorted; none for a mark that only repeats what the checks tell.
 fn time_of(mark: &Mark) -> Option<DateTime<FixedOffset>> {
     match mark {
         Mark::CycleStarted { at, .. }
@@ -241,6 +257,7 @@ fn time_of(mark: &Mark) -> Option<DateTime<FixedOffset>> {
     }
 }
 
+/// Skips the rest of a line.
 fn skip_line(reader: &mut BufReader<File>) -> io::Result<()> {
     loop {
         let buffered = reader.fill_buf()?;
@@ -253,22 +270,26 @@ fn skip_line(reader: &mut BufReader<File>) -> io::Result<()> {
     }
 }
 
+/// A line as a notice shows it: escaped and cut.
 fn shown(line: &str) -> String {
     let mut shown = String::new();
     crate::model::text::escape_into(&mut shown, line, 120);
     shown
 }
 
-/// The first stamp in a file; none sorts first.
+/// The first stamp in a file; none if its first lines have none.
+///
+/// # Errors
+/// The file cannot be opened or read.
 pub fn first_stamp(path: &Path) -> anyhow::Result<Option<DateTime<FixedOffset>>> {
     const LINES: usize = 100;
-    let mut source = Source::open(vec![path.to_owned()], true)?;
+    let mut reader = LogReader::open(vec![path.to_owned()], true)?;
     for _ in 0..LINES {
-        match source.line()? {
+        match reader.line()? {
             None => break,
             Some(()) => {
-                let _ = read_line(&String::from_utf8_lossy(&source.bytes), &mut source.zone, &mut |_| {});
-                if let Some(at) = source.zone.last() {
+                let _ = read_line(&String::from_utf8_lossy(&reader.bytes), &mut reader.timestamps, &mut |_| {});
+                if let Some(at) = reader.timestamps.last() {
                     return Ok(Some(at));
                 }
             }

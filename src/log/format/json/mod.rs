@@ -1,0 +1,259 @@
+//! Records as JSON, one object a line. A field that does not apply is left out; the README says what the fields mean.
+
+mod read;
+mod write;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::clock::Stamp;
+
+pub use read::read;
+pub use write::write;
+
+/// Text that is borrowed from the line, or from the record, where it holds no escape.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> Text<'a> {
+    fn of(text: &'a str) -> Self {
+        Text(Cow::Borrowed(text))
+    }
+
+    fn shown(text: impl fmt::Display) -> Self {
+        Text(Cow::Owned(text.to_string()))
+    }
+
+    fn stamp(at: Stamp) -> Self {
+        Text(Cow::Owned(at.rfc3339()))
+    }
+}
+
+/// Which fields are left out: those that say nothing.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// A line: when, and what.
+#[derive(Serialize, Deserialize)]
+struct Line<'a, Fields> {
+    #[serde(borrow)]
+    at: Text<'a>,
+    #[serde(flatten)]
+    fields: Fields,
+}
+
+/// Who was checked.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct SubjectFields<'a> {
+    #[serde(borrow, skip_serializing_if = "is_default")]
+    node: Option<Text<'a>>,
+    #[serde(borrow, skip_serializing_if = "is_default")]
+    shard: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "is_default")]
+    db: Option<u32>,
+    #[serde(skip_serializing_if = "is_default")]
+    held: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    cluster: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    write: bool,
+}
+
+/// What is written and read of a mark. Lengths of time are in seconds.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum MarkFields<'a> {
+    CycleStarted {
+        cycle: u32,
+    },
+    CycleCompleted {
+        cycle: u32,
+        pause_s: f64,
+    },
+    AllFinished,
+    Stopped {
+        #[serde(borrow)]
+        signal: Text<'a>,
+    },
+    Canary,
+    NotObserved {
+        #[serde(borrow)]
+        from: Text<'a>,
+        #[serde(borrow)]
+        to: Text<'a>,
+        missed: u64,
+    },
+    RecordsLost {
+        #[serde(borrow)]
+        from: Text<'a>,
+        #[serde(borrow)]
+        to: Text<'a>,
+        count: u64,
+    },
+    Change {
+        #[serde(flatten, borrow)]
+        who: SubjectFields<'a>,
+        #[serde(borrow)]
+        what: Text<'a>,
+        #[serde(borrow)]
+        from: Text<'a>,
+        #[serde(borrow)]
+        to: Text<'a>,
+    },
+    OutageBegan {
+        #[serde(flatten, borrow)]
+        subject: SubjectFields<'a>,
+    },
+    OutageEnded {
+        #[serde(flatten, borrow)]
+        subject: SubjectFields<'a>,
+        at_least_s: f64,
+        #[serde(default, skip_serializing_if = "is_default")]
+        at_most_s: Option<f64>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::log::record::{Mark, Mode, Record};
+    use crate::model::change::{Aspect, Change};
+    use crate::model::failure::{Failure, Kind};
+    use crate::model::outcome::{CheckResult, ConnectionInfo, Details, Timings};
+    use crate::model::server::{Identity, Role};
+    use crate::model::signal::Signal;
+    use crate::model::subject::{Subject, Target};
+
+    fn at(second: u32) -> Stamp {
+        let text = format!("2025-08-27T07:35:{second:02}.250+02:00");
+        Stamp { at: DateTime::parse_from_rfc3339(&text).unwrap(), millis: false }
+    }
+
+    fn line(record: &Record) -> String {
+        let mut line = String::new();
+        write(record, &mut line).unwrap();
+        line
+    }
+
+    fn details() -> Details {
+        let micros = Duration::from_micros;
+        let identity = Identity {
+            role: Some(Role::Primary),
+            engine: Some("valkey".into()),
+            version: Some("8.1.0".into()),
+            run_id: Some("9f4e".into()),
+        };
+        let connection = ConnectionInfo {
+            timings: Timings { resolve: micros(1), connect: micros(2), tls: micros(3), auth: micros(4) },
+            peer: Some("10.0.1.5:6379".parse().unwrap()),
+            addresses: vec![],
+            identity,
+        };
+        let (select, ping, write) = (micros(5), micros(6), micros(7));
+        Details { elapsed: micros(412), select, ping, write, connection: Arc::new(connection) }
+    }
+
+    fn reset() -> Result<(), Failure> {
+        Err(Failure::new(Kind::Reset, "Connection reset by \x1b peer"))
+    }
+
+    #[test]
+    fn a_check_is_one_object() {
+        let check = |subject, result, details| Record::Check {
+            at: at(1),
+            mode: Mode::Cycles,
+            subject,
+            number: 7,
+            result,
+            details,
+        };
+        let details_of = |micros| Details { elapsed: Duration::from_micros(micros), ..Details::default() };
+        for (record, expected) in [
+            (
+                check(Subject::db(3), reset(), details_of(412)),
+                r#""db":3,"number":7,"ok":false,"kind":"reset","detail":"Connection reset by \\u{1b} peer","elapsed_us":412"#,
+            ),
+            (
+                check(Subject { who: Target::Held, ..Subject::default() }, Ok(()), details_of(0)),
+                r#""held":true,"number":7,"ok":true,"elapsed_us":0"#,
+            ),
+            (
+                check(Subject { who: Target::Node("a:1".into()), db: Some(0), write: true }, Ok(()), details()),
+                r#""node":"a:1","db":0,"write":true,"number":7,"ok":true,"elapsed_us":412,"resolve_us":1,"connect_us":2,"tls_us":3,"auth_us":4,"select_us":5,"ping_us":6,"write_us":7,"peer":"10.0.1.5:6379","role":"primary","engine":"valkey","version":"8.1.0","run_id":"9f4e""#,
+            ),
+        ] {
+            let before = r#"{"at":"2025-08-27T07:35:01.250+02:00","type":"check","mode":"cycles","#;
+            assert_eq!(line(&record), format!("{before}{expected}}}"));
+        }
+    }
+
+    #[test]
+    fn a_scan_is_one_object() {
+        let check = |db, result, details| CheckResult { subject: Subject::db(db), result, details, writes: false };
+        let checks = vec![check(0, Ok(()), details()), check(2, reset(), Details::default())];
+        let took = Duration::from_millis(1);
+        assert_eq!(
+            line(&Record::Scan { at: at(1), checks, took, canary: true, stopped: Some((Signal::Term, at(2))) }),
+            r#"{"at":"2025-08-27T07:35:01.250+02:00","type":"scan","ok":false,"elapsed_us":1000,"databases":[{"db":0,"ok":true,"elapsed_us":412,"resolve_us":1,"connect_us":2,"tls_us":3,"auth_us":4,"select_us":5,"ping_us":6,"write_us":7,"peer":"10.0.1.5:6379","role":"primary","engine":"valkey","version":"8.1.0","run_id":"9f4e"},{"db":2,"ok":false,"kind":"reset","detail":"Connection reset by \\u{1b} peer","elapsed_us":0}],"canary":true,"signal":"SIGTERM","stopped_at":"2025-08-27T07:35:02.250+02:00"}"#
+        );
+        assert_eq!(
+            line(&Record::Scan { at: at(1), checks: vec![], took, canary: false, stopped: None }),
+            r#"{"at":"2025-08-27T07:35:01.250+02:00","type":"scan","ok":true,"elapsed_us":1000,"databases":[]}"#
+        );
+    }
+
+    #[test]
+    fn a_mark_is_one_object() {
+        let seconds = Duration::from_secs;
+        let change = Change { aspect: Aspect::RunId, from: "a".into(), to: "b".into() };
+        let (subject, shard) = (Subject::db(0), Target::Shard("0-5460".into()));
+        for (mark, expected) in [
+            (Mark::CycleStarted { cycle: 1, at: at(1) }, r#""cycle_started","cycle":1"#),
+            (
+                Mark::CycleCompleted { cycle: 1, break_duration: seconds(300), at: at(1) },
+                r#""cycle_completed","cycle":1,"pause_s":300.0"#,
+            ),
+            (Mark::AllFinished { at: at(1) }, r#""all_finished""#),
+            (Mark::Stopped { signal: Signal::Term, at: at(1) }, r#""stopped","signal":"SIGTERM""#),
+            (Mark::Canary { at: at(1) }, r#""canary""#),
+            (
+                Mark::NotObserved { from: at(0), to: at(1), missed: 0 },
+                r#""not_observed","from":"2025-08-27T07:35:00.250+02:00","to":"2025-08-27T07:35:01.250+02:00","missed":0"#,
+            ),
+            (
+                Mark::RecordsLost { from: at(0), to: at(1), count: 12 },
+                r#""records_lost","from":"2025-08-27T07:35:00.250+02:00","to":"2025-08-27T07:35:01.250+02:00","count":12"#,
+            ),
+            (
+                Mark::Changed { who: shard, at: at(1), change },
+                r#""change","shard":"0-5460","what":"run_id","from":"a","to":"b""#,
+            ),
+            (Mark::OutageBegan { subject: subject.clone(), at: at(1) }, r#""outage_began","db":0"#),
+            (
+                Mark::OutageEnded { subject, at: at(1), at_least: seconds(1), at_most: None },
+                r#""outage_ended","db":0,"at_least_s":1.0"#,
+            ),
+            (
+                Mark::OutageEnded {
+                    subject: Subject { who: Target::Cluster, ..Subject::default() },
+                    at: at(1),
+                    at_least: seconds(1),
+                    at_most: Some(seconds(2)),
+                },
+                r#""outage_ended","cluster":true,"at_least_s":1.0,"at_most_s":2.0"#,
+            ),
+        ] {
+            let before = r#"{"at":"2025-08-27T07:35:01.250+02:00","type":"#;
+            assert_eq!(line(&Record::Mark(mark)), format!("{before}{expected}}}"));
+        }
+    }
+}

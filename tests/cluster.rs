@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::certificates::Certificates;
-use crate::support::cluster::{Cluster, SLOTS, alone, node, state};
-use crate::support::env::{TestEnv, engine, normalised};
+use crate::support::cluster::{Cluster, SLOTS, alone, node, state, wait_ok};
+use crate::support::env::{Running, TestEnv, engine};
+use crate::support::logs::{last_success, normalised};
 use crate::support::real::Real;
 use crate::support::scripted::{LIMIT, Server, eventually};
 
-/// The arguments of a run that lasts until it is ended.
-fn endless<'a>(port: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    [&["cycles", "-c", "-p", port, "--run-duration", "1h", "--check-interval", "100ms", "-t", "1"], more].concat()
+/// Starts a run over all nodes that lasts until it is ended. It learns within a second that a node hangs.
+fn endless(env: &TestEnv, port: u16, flags: &str) -> Running {
+    env.endless(&format!("-c -p {port} -t 1 --check-interval 100ms {flags}"))
 }
 
 /// The lines of all nodes in a block, in its order.
@@ -34,8 +34,8 @@ fn a_scan_checks_every_node_once() {
     let head = "===== Redis DB Health Check at <time> =====\n";
     let mut blocks = String::new();
     // Whichever node is asked, and whatever is known of the number of databases.
-    for (place, more) in [(0, vec![]), (4, vec!["--max-db", "auto"]), (2, vec!["-n", "0"])] {
-        let output = env.run(&[vec!["dbs", "-c", "-p", &cluster.port(place)], more].concat());
+    for (place, flags) in [(0, ""), (4, "--max-db auto"), (2, "-n 0")] {
+        let output = env.run(&format!("dbs -c -p {} {flags}", cluster.port(place)));
         assert_eq!(output.code, Some(0), "{output:?}");
         assert!(output.stdout.contains("6 databases on 6 nodes checked in"), "{output:?}");
         blocks += &format!("{head}{running}CLUSTER: RUNNING\n\n");
@@ -44,7 +44,7 @@ fn a_scan_checks_every_node_once() {
     assert_eq!(env.read("redis_error.log"), "");
 
     // A database that clusters do not have.
-    let output = env.run(&["dbs", "-c", "-p", &cluster.port(0), "-n", "1", "-q"]);
+    let output = env.run(&format!("dbs -c -p {} -n 1 -q", cluster.port(0)));
     assert_eq!(output.code, Some(1), "{output:?}");
     let failure = "no-such-db: ERR SELECT is not allowed in cluster mode";
     let expected = block(&cluster, |_, node| format!("<time> {node} DB 1 FAILURE: {failure}\n"));
@@ -52,42 +52,45 @@ fn a_scan_checks_every_node_once() {
     assert!(output.stderr.contains(&format!("NODE {} DB 1: NOT RUNNING ({failure})\n", cluster.name(3))));
 
     // One JSON document, and the classic log reads back.
-    let output = env.run(&["dbs", "-c", "-p", &cluster.port(0), "--json"]);
-    let scan: Value = serde_json::from_str(&output.stdout).unwrap();
-    let roles = scan["databases"].as_array().unwrap().iter().map(|node| node["role"].as_str());
-    assert_eq!(roles.clone().filter(|role| *role == Some("primary")).count(), 3, "{scan}");
-    assert_eq!(roles.filter(|role| *role == Some("replica")).count(), 3, "{scan}");
+    let scan = env.run(&format!("dbs -c -p {} --json", cluster.port(0))).json();
+    let checks = scan["databases"].as_array().unwrap();
+    for role in ["primary", "replica"] {
+        assert_eq!(checks.iter().filter(|check| check["role"] == role).count(), 3, "{role}: {scan}");
+    }
     assert_eq!(scan["databases"][6]["cluster"], true, "{scan}");
-    let report = env.run(&["report", "logs"]);
+    let report = env.run("report logs");
     assert!(report.stdout.contains(&format!("NODE {} DB 0", cluster.name(5))), "{report:?}");
 }
 
 #[test]
 fn a_scan_takes_no_longer_than_its_slowest_node() {
     let (env, cluster) = (TestEnv::new(), Cluster::start());
+    let elapsed = |value: &Value| value["elapsed_us"].as_u64().unwrap();
+
     // Another node, and the endpoint itself.
     for slow in [1, 0] {
-        cluster.nodes[slow].command(&["CLIENT", "PAUSE", "600", "ALL"]);
-        let output = env.run(&["dbs", "-c", "-p", &cluster.port(0), "--json"]);
-        let scan: Value = serde_json::from_str(&output.stdout).unwrap();
-        let elapsed = |value: &Value| value["elapsed_us"].as_u64().unwrap();
-        let nodes = scan["databases"].as_array().unwrap().iter().filter(|check| check["node"].is_string());
-        let slowest = nodes.map(elapsed).max().unwrap();
-        eprintln!("the slowest of six nodes took {slowest} µs, the scan {} µs", elapsed(&scan));
-        assert!(slowest > 100_000, "nobody was slow: {scan}");
-        // More than the five milliseconds that it may be, for a machine that is busy with other tests.
-        assert!(elapsed(&scan) < slowest + 100_000, "{} and {slowest}", elapsed(&scan));
+        // A busy machine adds to a scan what the nodes had no part in, but not to each of many.
+        let excess = || {
+            cluster.nodes[slow].command("CLIENT PAUSE 600 ALL");
+            let scan = env.run(&format!("dbs -c -p {} --json", cluster.port(0))).json();
+            let nodes = scan["databases"].as_array().unwrap().iter().filter(|check| check["node"].is_string());
+            let slowest = nodes.map(elapsed).max().unwrap();
+            assert!(slowest > 100_000, "nobody was slow: {scan}");
+            elapsed(&scan).saturating_sub(slowest)
+        };
+
+        let excesses: Vec<_> = (0..10).map(|_| excess()).take_while(|excess| *excess >= 50_000).collect();
+        assert!(excesses.len() < 10, "node {slow}: {excesses:?} µs longer than the slowest node");
     }
 }
 
 #[test]
 fn slots_without_a_primary_fail_a_scan() {
-    let (env, cluster) = (TestEnv::new(), Cluster::start());
-    cluster.nodes[3].command(&["CONFIG", "SET", "cluster-replica-no-failover", "yes"]);
-    let mut cluster = cluster;
+    let (env, mut cluster) = (TestEnv::new(), Cluster::start());
+    cluster.nodes[3].command("CONFIG SET cluster-replica-no-failover yes");
     cluster.nodes[0].kill();
     assert!(eventually(LIMIT, || state(&cluster.nodes[1]) == "fail"));
-    let output = env.run(&["dbs", "-c", "-p", &cluster.port(1)]);
+    let output = env.run(&format!("dbs -c -p {}", cluster.port(1)));
     assert_eq!(output.code, Some(1), "{output:?}");
     let lines = block(&cluster, |place, node| match place {
         0 => format!("{node} DB 0: NOT RUNNING (refused: Connection refused)\n"),
@@ -102,34 +105,37 @@ fn slots_without_a_primary_fail_a_scan() {
 
 #[test]
 fn where_nobody_tells_of_nodes_the_endpoint_is_checked() {
-    let (env, server) = (TestEnv::new(), Real::start(&[]));
-    let port = server.port().to_string();
-    let output = env.run(&["dbs", "-c", "-p", &port, "--max-db", "1", "--canary"]);
+    let (env, server) = (TestEnv::new(), Real::start(""));
+    let port = server.port();
+    let output = env.run(&format!("dbs -c -p {port} --max-db 1 --canary"));
     assert_eq!(output.code, Some(1));
     let failure = "error: ERR This instance has cluster support disabled (not a cluster? leave out --cluster)";
     let lines = format!("DB 0: RUNNING\nDB 1: RUNNING\nCLUSTER: NOT RUNNING ({failure})\n");
     assert!(env.read("redis_db_health.log").contains(&lines), "{output:?}");
-    let cycles = ["cycles", "--cycles", "1", "--run-duration", "0.3", "--check-interval", "100ms", "-c", "-t", "20"];
-    let output = env.run(&[&cycles[..], &["-p", &port, "--canary"]].concat());
+
+    let cycles = "cycles -c --cycles 1 --run-duration 0.3 --check-interval 100ms --canary";
+    let output = env.run(&format!("{cycles} -p {port}"));
     assert_eq!(output.code, Some(1), "{output:?}");
+    let made = 3 - output.missed();
     let successes = normalised(&env.read("redis_success.log"));
-    assert_eq!(successes.matches("<time> SUCCESS ").count(), 3, "{successes}");
+    assert_eq!(successes.matches("<time> SUCCESS ").count(), made, "{successes}");
     let errors = normalised(&env.read("redis_error.log"));
-    assert_eq!(errors.matches(&format!("<time> CLUSTER FAILURE: {failure}\n")).count(), 4, "{errors}");
+    assert_eq!(errors.matches(&format!("<time> CLUSTER FAILURE: {failure}\n")).count(), 1 + made, "{errors}");
 
     // A cluster whose topology may not be asked for.
     let (env, cluster) = (TestEnv::new(), Cluster::start());
     for node in &cluster.nodes {
-        node.command(&["ACL", "SETUSER", "default", "-cluster"]);
+        node.command("ACL SETUSER default -cluster");
     }
-    let output = env.run(&[&cycles[..], &["-p", &cluster.port(0), "--canary"]].concat());
+    let output = env.run(&format!("{cycles} -p {}", cluster.port(0)));
     assert_eq!(output.code, Some(1), "{output:?}");
+    let made = 3 - output.missed();
     let errors = env.read("redis_error.log");
     let refused = errors.lines().filter(|line| line.contains("CLUSTER FAILURE: noperm: NOPERM "));
-    assert_eq!(refused.filter(|line| line.ends_with(" (grant +cluster)")).count(), 3, "{errors}");
+    assert_eq!(refused.filter(|line| line.ends_with(" (grant +cluster)")).count(), made, "{errors}");
     assert!(!errors.contains("MOVED"), "{errors}");
     let successes = normalised(&env.read("redis_success.log"));
-    assert_eq!(successes.matches("<time> SUCCESS ").count(), 3, "{successes}");
+    assert_eq!(successes.matches("<time> SUCCESS ").count(), made, "{successes}");
 }
 
 #[test]
@@ -139,11 +145,11 @@ fn without_the_flag_a_write_that_is_moved_says_what_to_do() {
     // The slot is another one for each run, and the same in all of it.
     for _ in 0..20 {
         let env = TestEnv::new();
-        let run = ["cycles", "--cycles", "1", "--run-duration", "0.25", "--check-interval", "50ms", "-t", "20"];
-        env.run(&[&run[..], &["-p", &cluster.port(0), "--canary"]].concat());
+        let run = "cycles --cycles 1 --run-duration 0.25 --check-interval 50ms --canary";
+        let output = env.run(&format!("{run} -p {}", cluster.port(0)));
         let errors = env.read("redis_error.log");
         let failures: Vec<_> = errors.lines().filter(|line| line.contains(" WRITE FAILURE: ")).collect();
-        assert!(matches!(failures.len(), 0 | 5), "{errors}");
+        assert!([0, 5 - output.missed()].contains(&failures.len()), "{errors}");
         let said = |line: &&str| line.contains("error: MOVED ") && line.ends_with(" (a cluster: use --cluster)");
         assert!(failures.iter().all(said), "{errors}");
         *if failures.is_empty() { &mut passed } else { &mut moved } += 1;
@@ -156,10 +162,10 @@ fn without_the_flag_a_write_that_is_moved_says_what_to_do() {
 
 #[test]
 fn a_look_that_runs_out_of_time_names_the_timeout() {
-    let (env, server) = (TestEnv::new(), Real::start(&[]));
+    let (env, server) = (TestEnv::new(), Real::start(""));
     server.freeze();
-    let port = server.port().to_string();
-    env.run(&["dbs", "-c", "-p", &port, "-t", "300ms"]);
+    let port = server.port();
+    env.run(&format!("dbs -c -p {port} -t 300ms"));
     let log = env.read("redis_db_health.log");
     server.thaw();
     assert!(log.contains("CLUSTER: NOT RUNNING (timeout: no reply to CLUSTER SHARDS within 300ms)\n"), "{log}");
@@ -167,15 +173,13 @@ fn a_look_that_runs_out_of_time_names_the_timeout() {
     // Nodes that hang, each of which gets a part of the time.
     let (env, cluster) = (TestEnv::new(), Cluster::start());
     let port = cluster.port(0);
-    let run =
-        env.spawn(&["cycles", "-c", "-p", &port, "--run-duration", "1h", "--check-interval", "100ms", "-t", "0.5"]);
+    let run = endless(&env, port, "-t 0.5");
     env.wait_for("redis_success.log", |text| last_success(text, "CLUSTER") >= 2);
     cluster.nodes.iter().for_each(Real::freeze);
     let failed = " CLUSTER FAILURE: ";
     env.wait_for("redis_error.log", |text| text.matches(failed).count() >= 5);
     cluster.nodes.iter().for_each(Real::thaw);
-    run.signal(Signal::TERM);
-    run.wait();
+    run.stop();
     let errors = env.read("redis_error.log");
     let mut texts: Vec<_> = errors.lines().filter_map(|line| line.split_once(failed)).map(|(_, text)| text).collect();
     texts.sort_unstable();
@@ -187,12 +191,12 @@ fn a_look_that_runs_out_of_time_names_the_timeout() {
 fn each_shard_has_a_canary_in_its_own_slots() {
     let (env, cluster) = (TestEnv::new(), Cluster::start());
     let written = |place: usize| {
-        let stats = cluster.nodes[place].command(&["INFO", "commandstats"]);
-        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_set:calls=").map(str::to_owned));
-        line.and_then(|line| line.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
+        // `calls=1,usec=20,…`
+        let calls = cluster.nodes[place].info("INFO commandstats", "cmdstat_set");
+        calls.strip_prefix("calls=").and_then(|rest| rest.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
     };
     let before: Vec<_> = (0..6).map(written).collect();
-    let output = env.run(&["dbs", "-c", "--canary", "-p", &cluster.port(0)]);
+    let output = env.run(&format!("dbs -c --canary -p {}", cluster.port(0)));
     assert_eq!(output.code, Some(0), "{output:?}");
     let shards: String = SLOTS.iter().map(|(from, to)| format!("SHARD {from}-{to}: RUNNING\n")).collect();
     assert!(output.stdout.contains(&format!("DB 0: RUNNING\n{shards}CLUSTER: RUNNING\n")), "{output:?}");
@@ -203,12 +207,12 @@ fn each_shard_has_a_canary_in_its_own_slots() {
     assert!(eventually(LIMIT, reached), "{:?}", (0..6).map(written).collect::<Vec<_>>());
     // A write in a slot of another shard would have been refused with MOVED, and counted there.
     for (place, (from, to)) in SLOTS.iter().enumerate() {
-        let errors = cluster.nodes[place].command(&["INFO", "errorstats"]);
+        let errors = cluster.nodes[place].command("INFO errorstats");
         assert!(!errors.contains("MOVED"), "slots {from} to {to}: {errors}");
     }
     // A primary that takes no writes fails its shard, and nothing else.
-    cluster.nodes[1].command(&["CONFIG", "SET", "min-replicas-to-write", "5"]);
-    let output = env.run(&["dbs", "-c", "--canary", "-p", &cluster.port(0), "--metrics-file", "metrics.prom"]);
+    cluster.nodes[1].command("CONFIG SET min-replicas-to-write 5");
+    let output = env.run(&format!("dbs -c --canary -p {} --metrics-file metrics.prom", cluster.port(0)));
     assert_eq!(output.code, Some(1), "{output:?}");
     let (from, to) = SLOTS[1];
     let failure = format!("<time> SHARD {from}-{to} FAILURE: error: NOREPLICAS Not enough");
@@ -241,9 +245,9 @@ fn watch(condition: impl Fn() -> bool) -> Seen {
 
 /// The checks of a run, by what `is` says, with their beginnings and ends.
 fn checks(env: &TestEnv, is: impl Fn(&Value) -> bool) -> Vec<(DateTime<Utc>, DateTime<Utc>, Value)> {
-    let text = env.read("redis_success.log") + &env.read("redis_error.log");
-    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let records = [env.records("redis_success.log"), env.records("redis_error.log")].concat();
     let mut checks: Vec<_> = records
+        .into_iter()
         .filter(|record| record["type"] == "check" && is(record))
         .map(|record| {
             let at: DateTime<Utc> = record["at"].as_str().unwrap().parse::<DateTime<_>>().unwrap();
@@ -277,7 +281,7 @@ fn holds(what: &str, checks: &[(DateTime<Utc>, DateTime<Utc>, Value)], turned: i
 fn a_killed_primary_is_an_outage_a_promotion_and_an_outage_of_the_cluster() {
     let (env, mut cluster) = (TestEnv::new(), Cluster::start());
     let port = cluster.port(1);
-    let run = env.spawn(&endless(&port, &["--log-format", "json"]));
+    let run = endless(&env, port, "--log-format json");
     let (dead, promoted) = (cluster.name(0), cluster.name(3));
     let told = |name: &str, times: usize| {
         env.wait_for("redis_success.log", |text| text.matches(&format!("\"node\":\"{name}\"")).count() >= times);
@@ -289,8 +293,7 @@ fn a_killed_primary_is_an_outage_a_promotion_and_an_outage_of_the_cluster() {
     cluster.nodes[0].kill();
     let killed = Seen { not_before, not_after: Utc::now() };
     let (cluster_fails, replica_is_promoted, cluster_serves) = std::thread::scope(|scope| {
-        let promotion =
-            scope.spawn(|| watch(|| cluster.nodes[3].command(&["INFO", "replication"]).contains("role:master")));
+        let promotion = scope.spawn(|| watch(|| cluster.nodes[3].info("INFO replication", "role") == "master"));
         let fails = watch(|| state(&cluster.nodes[1]) == "fail");
         let serves = watch(|| state(&cluster.nodes[1]) == "ok");
         (fails, promotion.join().unwrap(), serves)
@@ -304,8 +307,7 @@ fn a_killed_primary_is_an_outage_a_promotion_and_an_outage_of_the_cluster() {
         text.contains(&format!("=== Outage of NODE {dead} ended at "))
             && text.contains(&format!("=== NODE {dead} changed from primary to replica at "))
     });
-    run.signal(Signal::TERM);
-    run.wait();
+    run.stop();
     assert!(!stdout.contains("absent"), "it only failed: {stdout}");
     assert!(stdout.contains("CLUSTER FAILURE: clusterdown: 5461 slots without a primary"), "{stdout}");
 
@@ -321,9 +323,8 @@ fn a_killed_primary_is_an_outage_a_promotion_and_an_outage_of_the_cluster() {
     holds("the promotion", &of(&promoted), |check| check["role"] == "primary", &replica_is_promoted);
     holds("the cluster's outage began", &whole, fails, &cluster_fails);
     let since: Vec<_> = whole.into_iter().skip_while(|(.., check)| check["ok"] == true).collect();
-    let told = env.read("redis_error.log");
-    let marks = told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let ended: Vec<_> = marks.filter(|mark| mark["node"] == dead.as_str() && mark["at_most_s"].is_number()).collect();
+    let marks = env.records("redis_error.log");
+    let ended = marks.iter().filter(|mark| mark["node"] == dead.as_str() && mark["at_most_s"].is_number());
     let ended = ended.last().expect("a mark");
     let seconds = |length: chrono::TimeDelta| length.num_microseconds().unwrap() as f64 / 1e6;
     let (shortest, longest) = (restarted.not_before - killed.not_after, restarted.not_after - killed.not_before);
@@ -333,17 +334,11 @@ fn a_killed_primary_is_an_outage_a_promotion_and_an_outage_of_the_cluster() {
     holds("the cluster's outage ended", &since, |check| check["ok"] == true, &cluster_serves);
 }
 
-/// The number of the last success of a node or the cluster.
-fn last_success(text: &str, who: &str) -> u64 {
-    let line = text.lines().rev().find(|line| line.contains(&format!(" {who} SUCCESS ")));
-    line.and_then(|line| line.rsplit(' ').next()).and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
 #[test]
 fn a_dead_endpoint_hides_no_other_node() {
     let (env, mut cluster) = (TestEnv::new(), Cluster::start());
     let port = cluster.port(3);
-    let run = env.spawn(&endless(&port, &[]));
+    let run = endless(&env, port, "");
     let names: Vec<_> = (0..6).map(|place| format!("NODE {}", cluster.name(place))).collect();
     let all = |text: &str, count| names.iter().all(|name| last_success(text, name) >= count);
     env.wait_for("redis_success.log", |text| all(text, 2));
@@ -357,19 +352,18 @@ fn a_dead_endpoint_hides_no_other_node() {
         others.chain([&"CLUSTER".to_owned()]).all(|name| last_success(text, name) > seen + 3)
     });
     assert!(!env.read("redis_error.log").contains("CLUSTER FAILURE"), "{}", env.read("redis_error.log"));
-    run.signal(Signal::TERM);
-    run.wait();
+    run.stop();
 }
 
 #[test]
 fn nodes_that_appear_or_vanish_are_changes() {
     let (env, cluster) = (TestEnv::new(), Cluster::start());
-    let mut seventh = node(&[]);
+    let mut seventh = node("");
     let port = cluster.port(0);
-    let run = env.spawn(&endless(&port, &[]));
+    let run = endless(&env, port, "");
     env.wait_for("redis_success.log", |text| text.contains("CLUSTER SUCCESS 2\n"));
     let name = format!("NODE 127.0.0.1:{}", seventh.port());
-    let id = seventh.command(&["CLUSTER", "MYID"]);
+    let id = seventh.command("CLUSTER MYID");
     cluster.meet(&seventh);
     let marked = format!("=== {name} was absent and is present at ");
     let text = env.wait_for("redis_success.log", |text| text.contains(&marked) && last_success(text, &name) > 0);
@@ -383,7 +377,7 @@ fn nodes_that_appear_or_vanish_are_changes() {
     env.wait_for("redis_error.log", |text| text.matches(&failure).count() >= 3);
     assert!(!env.read("redis_success.log").contains(&format!("{name} was present")));
     for node in &cluster.nodes {
-        assert_eq!(node.command(&["CLUSTER", "FORGET", &id]), "+OK");
+        assert_eq!(node.command(&format!("CLUSTER FORGET {id}")), "+OK");
     }
     let marked = format!("=== {name} was present and is absent at ");
     let text = env.wait_for("redis_success.log", |text| text.contains(&marked));
@@ -392,8 +386,7 @@ fn nodes_that_appear_or_vanish_are_changes() {
     let failures = env.read("redis_error.log").matches(&failure).count();
     env.wait_for("redis_success.log", |text| last_success(text, "CLUSTER") > seen + 5);
     assert_eq!(env.read("redis_error.log").matches(&failure).count(), failures);
-    run.signal(Signal::TERM);
-    let output = run.wait();
+    let output = run.stop();
     assert!(output.stdout.contains(&marked), "{output:?}");
 }
 
@@ -447,8 +440,7 @@ fn try_set(port: u16, key: &str, patience: Duration) -> Option<String> {
 }
 
 /// The rows and outages that a document tells of shards and nodes, without what only a live run can know.
-fn told(document: &str) -> Vec<Value> {
-    let mut document: Value = serde_json::from_str(document).unwrap();
+fn told(mut document: Value) -> Vec<Value> {
     let rows = document["databases"].as_array_mut().unwrap();
     for row in rows.iter_mut() {
         row.as_object_mut().unwrap().remove("latency_us");
@@ -466,7 +458,7 @@ fn written_while(patience: Duration, happens: impl FnOnce(&mut Cluster, &TestEnv
     let (env, mut cluster) = (TestEnv::new(), Cluster::start());
     let ports: Vec<_> = cluster.nodes.iter().map(Real::port).collect();
     let port = cluster.port(1);
-    let run = env.spawn(&endless(&port, &["--canary", "--log-format", "json", "--json"]));
+    let run = endless(&env, port, "--canary --log-format json --json");
     env.wait_for("redis_success.log", |text| text.matches("\"shard\":\"0-5460\"").count() >= 3);
     let stop = AtomicBool::new(false);
     let written = std::thread::scope(|scope| {
@@ -477,14 +469,13 @@ fn written_while(patience: Duration, happens: impl FnOnce(&mut Cluster, &TestEnv
         stop.store(true, Ordering::Relaxed);
         writer.join().unwrap()
     });
-    run.signal(Signal::TERM);
-    let output = run.wait();
-    let report = env.run(&["report", "--json", "logs"]);
-    let (live, read) = (told(&output.stdout), told(&report.stdout));
+    let output = run.stop();
+    let report = env.run("report --json logs");
+    let (live, read) = (told(output.json()), told(report.json()));
     assert_eq!(live, read);
     assert!(live.iter().all(|row| row["write"] != true), "{live:?}");
     assert_eq!(live.iter().filter(|row| row["shard"].is_string()).count(), 3, "{live:?}");
-    let document: Value = serde_json::from_str(&output.stdout).unwrap();
+    let document = output.json();
     let is_first = |row: &&Value| row["shard"] == "0-5460";
     let shard = document["databases"].as_array().unwrap().iter().find(is_first).unwrap().clone();
     (written, shard, output.stdout + &env.read("redis_error.log"))
@@ -535,7 +526,7 @@ fn outage_of_a_shard(patience: Duration, ends: impl FnOnce(&mut Real)) {
 #[test]
 fn a_graceful_failover_fails_nothing_that_others_do_not_see() {
     let (written, shard, told) = written_while(LIMIT, |cluster, env| {
-        assert_eq!(cluster.nodes[3].command(&["CLUSTER", "FAILOVER"]), "+OK");
+        assert_eq!(cluster.nodes[3].command("CLUSTER FAILOVER"), "+OK");
         env.wait_for("redis_success.log", |text| {
             text.lines().any(|line| line.contains("\"what\":\"address\"") && line.contains("\"shard\":\"0-5460\""))
         });
@@ -566,8 +557,8 @@ fn a_node_that_was_started_anew_hides_no_other() {
     let mut replies = Vec::new();
     nodes[0].become_(|nature| replies.clone_from(&nature.replies));
     nodes[1].become_(|nature| nature.replies = replies);
-    let port = nodes[0].port().to_string();
-    let run = env.spawn(&endless(&port, &[]));
+    let port = nodes[0].port();
+    let run = endless(&env, port, "");
     let other = format!("NODE 127.0.0.1:{}", nodes[1].port());
     env.wait_for("redis_success.log", |text| last_success(text, &other) >= 2);
     let goes_on = || {
@@ -582,8 +573,7 @@ fn a_node_that_was_started_anew_hides_no_other() {
     let text = goes_on();
     assert!(!text.contains("absent"), "{text}");
     assert_eq!(env.read("redis_error.log"), "");
-    run.signal(Signal::TERM);
-    run.wait();
+    run.stop();
 }
 
 /// Two scripted nodes that tell of themselves as engines before 7.0 do: the second is a replica that CLUSTER SLOTS leaves
@@ -614,9 +604,9 @@ fn old_cluster() -> [Server; 2] {
 #[test]
 fn older_engines_are_asked_for_their_slots() {
     let (env, nodes) = (TestEnv::new(), old_cluster());
-    let port = nodes[0].port().to_string();
+    let port = nodes[0].port();
     // Clusters of Valkey 9 may have numbered databases.
-    let output = env.run(&["dbs", "-c", "-p", &port, "--max-db", "auto"]);
+    let output = env.run(&format!("dbs -c -p {port} --max-db auto"));
     assert_eq!(output.code, Some(0), "{output:?}");
     for (node, db) in nodes.iter().flat_map(|node| [(node, 0), (node, 15)]) {
         let line = format!("NODE 127.0.0.1:{} DB {db}: RUNNING\n", node.port());
@@ -626,10 +616,9 @@ fn older_engines_are_asked_for_their_slots() {
 
     let asked = |command: &str| nodes[0].commands().iter().filter(|known| *known == command).count();
     let before = asked("CLUSTER SHARDS");
-    let output =
-        env.run(&["cycles", "-c", "-p", &port, "--cycles", "1", "--run-duration", "0.25", "--check-interval", "50ms"]);
+    let output = env.run(&format!("cycles -c -p {port} --cycles 1 --run-duration 0.25 --check-interval 50ms"));
     assert_eq!(output.code, Some(0), "{output:?}");
-    assert_eq!(env.read("redis_success.log").matches("CLUSTER SUCCESS ").count(), 5);
+    assert_eq!(env.count("redis_success.log", "CLUSTER SUCCESS "), 5 - output.missed());
     // What it does not know is asked no more.
     assert_eq!(asked("CLUSTER SHARDS"), before + 1);
 }
@@ -637,35 +626,22 @@ fn older_engines_are_asked_for_their_slots() {
 #[test]
 fn nodes_are_asked_at_their_tls_port_with_the_name_that_they_announce() {
     let (env, certificates) = (TestEnv::new(), Certificates::new());
-    let (ca, server) = (certificates.ca(), certificates.leaf("server", &["127.0.0.1"]));
-    let node = Real::start_tls(&[
-        "--tls-cluster",
-        "yes",
-        "--cluster-enabled",
-        "yes",
-        "--tls-cert-file",
-        &server.certificate(),
-        "--tls-key-file",
-        &server.key(),
-        "--tls-ca-cert-file",
-        &ca,
-        "--tls-auth-clients",
-        "no",
-    ]);
-    assert_eq!(node.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "+OK");
-    assert!(eventually(LIMIT, || state(&node) == "ok"));
-    let port = node.tls_port().to_string();
-    let scan = ["dbs", "-c", "-p", &port, "--tls", "--cacert", &ca];
+    let ca = certificates.ca();
+    let node = certificates.serve(&certificates.leaf("server", "127.0.0.1"), "--tls-cluster yes --cluster-enabled yes");
+    assert_eq!(node.command("CLUSTER ADDSLOTSRANGE 0 16383"), "+OK");
+    wait_ok(&node);
+    let port = node.tls_port();
+    let scan = format!("dbs -c -p {port} --tls --cacert {ca}");
     let output = env.run(&scan);
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.stdout.contains(&format!("NODE 127.0.0.1:{port} DB 0: RUNNING\nCLUSTER: RUNNING\n")), "{output:?}");
     // The certificate is not for the name that the node announces; --sni says which one it is for.
-    assert_eq!(node.command(&["CONFIG", "SET", "cluster-announce-hostname", "node.example"]), "+OK");
+    assert_eq!(node.command("CONFIG SET cluster-announce-hostname node.example"), "+OK");
     let output = env.run(&scan);
     assert_eq!(output.code, Some(1), "{output:?}");
     assert!(output.stdout.contains(&format!("NODE 127.0.0.1:{port} DB 0: NOT RUNNING (tls: ")), "{output:?}");
     assert!(output.stdout.contains("node.example") && output.stdout.contains("CLUSTER: RUNNING\n"), "{output:?}");
-    let output = env.run(&[&scan[..], &["--sni", "127.0.0.1"]].concat());
+    let output = env.run(&format!("{scan} --sni 127.0.0.1"));
     assert_eq!(output.code, Some(0), "{output:?}");
 }
 
@@ -673,19 +649,20 @@ fn nodes_are_asked_at_their_tls_port_with_the_name_that_they_announce() {
 fn every_engine_tells_its_nodes_and_its_databases() {
     // Valkey 9 has numbered databases in cluster mode; engines before 7.0 do not know CLUSTER SHARDS.
     for (name, more, databases) in [
-        ("redis-6.2", vec![], 1),
-        ("redis-7.0", vec![], 1),
-        ("valkey-8.1", vec![], 1),
-        ("valkey-9.1", vec!["--cluster-databases", "16"], 16),
+        ("redis-6.2", "", 1),
+        ("redis-7.0", "", 1),
+        ("valkey-8.1", "", 1),
+        ("valkey-9.1", "--cluster-databases 16", 16),
     ] {
-        let (env, server) = (TestEnv::new(), alone(&engine(name), &more));
-        let port = server.port().to_string();
+        let (env, server) = (TestEnv::new(), alone(&engine(name), more));
+        let port = server.port();
+        let nodes: String = (0..databases).map(|db| format!("NODE 127.0.0.1:{port} DB {db}: RUNNING\n")).collect();
         let shards: String = (0..databases).map(|db| format!("SHARD 0-16383 DB {db}: RUNNING\n")).collect();
-        for (canary, shards) in [(&[][..], String::new()), (&["--canary"], shards)] {
-            let output = env.run(&[&["dbs", "-c", "-p", &port, "--max-db", "auto"], canary].concat());
+
+        for (canary, shards) in [("", ""), ("--canary", &shards)] {
+            let output = env.run(&format!("dbs -c -p {port} --max-db auto {canary}"));
             assert_eq!(output.code, Some(0), "{name}: {output:?}");
-            let lines: String = (0..databases).map(|db| format!("NODE 127.0.0.1:{port} DB {db}: RUNNING\n")).collect();
-            assert!(output.stdout.contains(&format!("{lines}{shards}CLUSTER: RUNNING\n")), "{name}: {output:?}");
+            assert!(output.stdout.contains(&format!("{nodes}{shards}CLUSTER: RUNNING\n")), "{name}: {output:?}");
         }
         assert_eq!(env.read("redis_error.log"), "");
     }

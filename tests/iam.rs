@@ -19,12 +19,19 @@ use redis_health::target::{Endpoint, Target};
 
 use crate::support::certificates::Certificates;
 use crate::support::env::{self, Running, TestEnv};
-use crate::support::real::Real;
 use crate::support::scripted::{Behaviour, Server};
 
 const KEY: &str = "AKIDEXAMPLE";
 const SECRET_KEY: &str = "hunter2/K7MDENG+bPxRfiCYEXAMPLEKEY";
 const SESSION: &str = "hunter2-session+token==";
+
+/// The environment of somebody who has keys of their own.
+const KEYS: [(&str, &str); 4] = [
+    ("AWS_ACCESS_KEY_ID", KEY),
+    ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+    ("AWS_REGION", "eu-central-1"),
+    ("AWS_EC2_METADATA_DISABLED", "true"),
+];
 
 /// The metadata service of an EC2 instance with a role (EC2 user guide, "Use IMDSv2"). It serves this test's process
 /// for as long as that lives. Returns its address.
@@ -141,13 +148,7 @@ fn an_instances_role_logs_in() {
 fn keys_in_the_environment_log_in_without_a_metadata_service() {
     let server = Server::start();
     server.behave(Behaviour::Raw(b"+OK\r\n".to_vec()));
-    let keys = [
-        ("AWS_ACCESS_KEY_ID", KEY),
-        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
-        ("AWS_REGION", "eu-central-1"),
-        ("AWS_EC2_METADATA_DISABLED", "true"),
-    ];
-    let output = log_in(server.port(), &keys);
+    let output = log_in(server.port(), &KEYS);
     assert!(output.stderr.contains(r#"Ok("logged in")"#), "{output:?}");
     assert_secrets_are_nowhere(&output);
     let token = received(&server);
@@ -157,51 +158,39 @@ fn keys_in_the_environment_log_in_without_a_metadata_service() {
 #[test]
 fn a_token_that_is_refused_shows_in_no_error() {
     let server = Server::start();
-    let keys = [
-        ("AWS_ACCESS_KEY_ID", KEY),
-        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
-        ("AWS_REGION", "eu-central-1"),
-        ("AWS_EC2_METADATA_DISABLED", "true"),
-    ];
     let echo = "ERR unknown command 'AUTH', with args beginning with: 'iam-user' 'my-cache/?Action=connect&X-Amz-Date";
     for (text, seen) in [("WRONGPASS invalid username-password pair", "WRONGPASS invalid"), (echo, "[redacted]")] {
         server.behave(Behaviour::Error(text.into()));
-        let output = log_in(server.port(), &keys);
+        let output = log_in(server.port(), &KEYS);
         assert!(output.stderr.contains(seen), "{output:?}");
         assert_secrets_are_nowhere(&output);
     }
 }
 
-/// The binary, where AWS's tools find nothing but what the variables say.
-fn command(env: &TestEnv, variables: &[(&str, &str)], arguments: &[&str]) -> Command {
-    let mut command = env.command(&[&["dbs", "--tls", "--iam", "--user", "iam-user"], arguments].concat());
+/// Runs `dbs` where AWS's tools find nothing but what the variables say.
+fn run(env: &TestEnv, variables: &[(&str, &str)], flags: &str) -> env::Output {
+    let mut command = env.command(&format!("dbs --tls --iam --user iam-user {flags}"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
         command.env_remove(name);
     }
     command.env("HOME", "/nowhere").envs(variables.iter().copied());
-    command
+    Running::start(command).wait()
 }
 
 #[test]
 fn the_command_logs_in_over_tls() {
     let (certificates, service) = (Certificates::new(), metadata_service());
-    let (ca, pair) = (certificates.ca(), certificates.leaf("server", &["127.0.0.1"]));
-    let server = Real::start_tls(
-        &[
-            &["--tls-cert-file", &pair.certificate(), "--tls-key-file", &pair.key(), "--tls-ca-cert-file", &ca][..],
-            // A server of our own cannot verify a token, so it takes any from this user and nothing from another.
-            &["--tls-auth-clients", "no", "--user", "default", "off", "--user", "iam-user", "on", "nopass", "+@all"],
-        ]
-        .concat(),
-    );
-    let (env, port) = (TestEnv::new(), server.tls_port().to_string());
-    let arguments = ["-v", "-p", &port, "--cacert", &ca, "--iam-cache", "My-Cache"];
+    // A server of our own cannot verify a token, so it takes any from this user and nothing from another.
+    let users = "--user default off --user iam-user on nopass +@all";
+    let server = certificates.serve(&certificates.leaf("server", "127.0.0.1"), users);
+
+    let (env, port, ca) = (TestEnv::new(), server.tls_port(), certificates.ca());
     let variables = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.as_str())];
-    let output = Running::start(command(&env, &variables, &arguments)).wait();
+    let output = run(&env, &variables, &format!("-v -p {port} --cacert {ca} --iam-cache My-Cache"));
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.stderr.contains("authenticated after"), "{output:?}");
     assert_secrets_are_nowhere(&output);
-    let logs: String = env.names().iter().map(|name| env.read(name)).collect();
+    let logs = env.read_all();
     assert!(!logs.contains("hunter2") && !logs.contains("X-Amz"), "{logs}");
 }
 
@@ -213,11 +202,9 @@ fn what_is_missing_is_named_with_its_remedy() {
         [(&nothing[..], "no AWS region", "give --region"), (&region, "no AWS credentials", "AWS_ACCESS_KEY_ID")]
     {
         let env = TestEnv::new();
-        let output = Running::start(command(&env, variables, &["--iam-cache", "my-cache"])).wait();
-        assert_eq!(output.code, Some(2), "{output:?}");
-        let line = output.stderr.strip_suffix('\n').unwrap_or_default();
-        assert!(!line.contains('\n') && line.starts_with("redis-health: --iam: "), "{output:?}");
-        assert!(line.contains(missing) && line.contains(remedy) && line.len() < 300, "{line}");
+        let output = run(&env, variables, "--iam-cache my-cache");
+        env.assert_refused(&output, &format!("redis-health: --iam: {missing}"), remedy, missing);
+        assert!(output.stderr.len() < 300, "{output:?}");
     }
 }
 
@@ -239,10 +226,7 @@ fn flags_that_do_not_go_together_are_named() {
         ("--region r", "--region", "--iam;"),
     ] {
         let env = TestEnv::new();
-        let words: Vec<_> = std::iter::once("dbs").chain(arguments.split(' ')).collect();
-        let output = env.run(&words);
-        assert_eq!(output.code, Some(2), "{arguments}: {output:?}");
-        let line = output.stderr.strip_suffix('\n').unwrap_or_default();
-        assert!(!line.contains('\n') && line.contains(flag) && line.contains(remedy), "{arguments}: {line}");
+        let output = env.run(&format!("dbs {arguments}"));
+        env.assert_refused(&output, flag, remedy, arguments);
     }
 }

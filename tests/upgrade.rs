@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
-use rustix::process::Signal;
+use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::support::env::{Running, TestEnv, engine};
+use crate::support::env::{ENDLESS, Running, TestEnv, engine};
+use crate::support::logs::parse_stamp;
 use crate::support::scripted::{LIMIT, eventually};
 use crate::support::upgrade::{NAME, Upgrade};
 
@@ -104,7 +104,7 @@ fn write(
 fn stamp(log: &str, mark: &str) -> DateTime<Utc> {
     let rest = log.split(mark).nth(1).unwrap_or_else(|| panic!("no {mark} in\n{log}"));
     let text = &rest[..rest.find([',', '=']).unwrap()];
-    NaiveDateTime::parse_from_str(text.trim(), "%Y-%m-%d %H:%M:%S%.3f").unwrap().and_utc()
+    parse_stamp(text).and_utc()
 }
 
 /// The seconds that follow these words.
@@ -131,16 +131,10 @@ fn timed(work: impl FnOnce()) -> (DateTime<Utc>, DateTime<Utc>) {
 fn rehearse(old: &str, new: &str) {
     let env = TestEnv::new();
     let mut upgrade = Arc::new(Upgrade::start(&engine(old), &engine(new)));
-    let port = upgrade.port().to_string();
-    let surroundings = upgrade.surroundings();
-    let surroundings: Vec<&str> = surroundings.iter().map(String::as_str).collect();
-    let arguments = [
-        &["cycles", "-h", NAME, "-p", &port, "--run-duration", "1h", "--check-interval", "50ms"][..],
-        &["--canary", "--held"],
-    ]
-    .concat();
+    let port = upgrade.port();
+    let arguments = format!("{ENDLESS} -h {NAME} -p {port} --canary --held");
     let writer = Writer::start(upgrade.clone());
-    let run = Running::start(env.wrapped(&surroundings, &arguments));
+    let run = Running::start(env.wrapped(&upgrade.surroundings(), &arguments));
     let errors = |count: usize| env.wait_for("redis_error.log", |text| text.matches(" FAILURE: ").count() >= count);
     env.wait_for("redis_success.log", |text| text.contains(" SUCCESS 10\n"));
 
@@ -164,8 +158,7 @@ fn rehearse(old: &str, new: &str) {
     Arc::get_mut(&mut upgrade).expect("the writer is gone").retire();
     let seen = env.read("redis_success.log").lines().count();
     env.wait_for("redis_success.log", |text| text.lines().count() >= seen + 10);
-    run.signal(Signal::TERM);
-    let output = run.wait();
+    let output = run.stop();
     assert_eq!(output.code, Some(143), "{output:?}");
 
     // The log.
@@ -198,20 +191,18 @@ fn rehearse(old: &str, new: &str) {
 
     // The summary.
     let summary = output.stdout.split("=== Stopped by SIGTERM").nth(1).unwrap();
-    let row = |name: &str| {
-        let row = summary.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {summary}"));
-        row[name.len()..].split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
-    };
     let failed = errors.lines().filter(|line| line.contains(" WRITE FAILURE: ") && !line.contains(" HELD ")).count();
     // Only a check that was under way when the connections were cut can have failed to read.
     let reads = errors.lines().filter(|line| line.contains(" FAILURE: ") && !line.contains(" WRITE "));
     let reads: Vec<_> = reads.filter(|line| !line.contains(" HELD ")).collect();
     let late = TimeDelta::from_std(INTERVAL + SLACK + held_up).unwrap();
     for read in &reads {
-        let began = NaiveDateTime::parse_from_str(&read[..23], "%Y-%m-%d %H:%M:%S%.3f").unwrap().and_utc();
+        let began = parse_stamp(&read[..23]).and_utc();
         assert!(cut.0 - late <= began && began <= cut.1, "{read}, and the cut was at {cut:?}");
     }
-    assert!(row("endpoint  ") == reads.len() && row("endpoint WRITE ") == failed + reads.len(), "{summary}");
+    let failed_of = |row: &str| output.row(row).1;
+    assert_eq!(failed_of("endpoint"), reads.len(), "{summary}");
+    assert_eq!(failed_of("endpoint WRITE"), failed + reads.len(), "{summary}");
     for told in [
         &format!("at least {} s, at most {} s", bounds[0], bounds[1]),
         "readonly: READONLY You can't write against a read only replica.",

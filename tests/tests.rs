@@ -18,6 +18,7 @@ mod probes;
 mod records;
 mod report;
 mod samples;
+mod snapshots;
 mod tls;
 mod upgrade;
 mod usage;

@@ -33,6 +33,7 @@ fn a_scan_checks_every_node_once() {
     let running = block(&cluster, |_, node| format!("{node} DB 0: RUNNING\n"));
     let head = "===== Redis DB Health Check at <time> =====\n";
     let mut blocks = String::new();
+
     // Whichever node is asked, and whatever is known of the number of databases.
     for (place, flags) in [(0, ""), (4, "--max-db auto"), (2, "-n 0")] {
         let output = env.run(&format!("dbs -c -p {} {flags}", cluster.port(place)));
@@ -40,12 +41,14 @@ fn a_scan_checks_every_node_once() {
         assert!(output.stdout.contains("6 databases on 6 nodes checked in"), "{output:?}");
         blocks += &format!("{head}{running}CLUSTER: RUNNING\n\n");
     }
+
     assert_eq!(normalised(&env.read("redis_db_health.log")), blocks);
     assert_eq!(env.read("redis_error.log"), "");
 
     // A database that clusters do not have.
     let output = env.run(&format!("dbs -c -p {} -n 1 -q", cluster.port(0)));
     assert_eq!(output.code, Some(1), "{output:?}");
+
     let failure = "no-such-db: ERR SELECT is not allowed in cluster mode";
     let expected = block(&cluster, |_, node| format!("<time> {node} DB 1 FAILURE: {failure}\n"));
     assert_eq!(normalised(&env.read("redis_error.log")), expected);
@@ -54,10 +57,13 @@ fn a_scan_checks_every_node_once() {
     // One JSON document, and the classic log reads back.
     let scan = env.run(&format!("dbs -c -p {} --json", cluster.port(0))).json();
     let checks = scan["databases"].as_array().unwrap();
+
     for role in ["primary", "replica"] {
         assert_eq!(checks.iter().filter(|check| check["role"] == role).count(), 3, "{role}: {scan}");
     }
+
     assert_eq!(scan["databases"][6]["cluster"], true, "{scan}");
+
     let report = env.run("report logs");
     assert!(report.stdout.contains(&format!("NODE {} DB 0", cluster.name(5))), "{report:?}");
 }
@@ -89,9 +95,12 @@ fn slots_without_a_primary_fail_a_scan() {
     let (env, mut cluster) = (TestEnv::new(), Cluster::start());
     cluster.nodes[3].command("CONFIG SET cluster-replica-no-failover yes");
     cluster.nodes[0].kill();
+
     assert!(eventually(LIMIT, || state(&cluster.nodes[1]) == "fail"));
+
     let output = env.run(&format!("dbs -c -p {}", cluster.port(1)));
     assert_eq!(output.code, Some(1), "{output:?}");
+
     let lines = block(&cluster, |place, node| match place {
         0 => format!("{node} DB 0: NOT RUNNING (refused: Connection refused)\n"),
         _ => format!("{node} DB 0: RUNNING\n"),
@@ -99,6 +108,7 @@ fn slots_without_a_primary_fail_a_scan() {
     let log = normalised(&env.read("redis_db_health.log"));
     assert!(log.contains(&lines), "{log}");
     assert!(log.contains("CLUSTER: NOT RUNNING (clusterdown: 5461 slots without a primary)\n\n"), "{log}");
+
     let errors = normalised(&env.read("redis_error.log"));
     assert!(errors.contains("<time> CLUSTER FAILURE: clusterdown: 5461 slots without a primary\n"), "{errors}");
 }
@@ -108,7 +118,9 @@ fn where_nobody_tells_of_nodes_the_endpoint_is_checked() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
     let output = env.run(&format!("dbs -c -p {port} --max-db 1 --canary"));
+
     assert_eq!(output.code, Some(1));
+
     let failure = "error: ERR This instance has cluster support disabled (not a cluster? leave out --cluster)";
     let lines = format!("DB 0: RUNNING\nDB 1: RUNNING\nCLUSTER: NOT RUNNING ({failure})\n");
     assert!(env.read("redis_db_health.log").contains(&lines), "{output:?}");
@@ -116,9 +128,11 @@ fn where_nobody_tells_of_nodes_the_endpoint_is_checked() {
     let cycles = "cycles -c --cycles 1 --run-duration 0.3 --check-interval 100ms --canary";
     let output = env.run(&format!("{cycles} -p {port}"));
     assert_eq!(output.code, Some(1), "{output:?}");
+
     let made = 3 - output.missed();
     let successes = normalised(&env.read("redis_success.log"));
     assert_eq!(successes.matches("<time> SUCCESS ").count(), made, "{successes}");
+
     let errors = normalised(&env.read("redis_error.log"));
     assert_eq!(errors.matches(&format!("<time> CLUSTER FAILURE: {failure}\n")).count(), 1 + made, "{errors}");
 
@@ -127,13 +141,17 @@ fn where_nobody_tells_of_nodes_the_endpoint_is_checked() {
     for node in &cluster.nodes {
         node.command("ACL SETUSER default -cluster");
     }
+
     let output = env.run(&format!("{cycles} -p {}", cluster.port(0)));
     assert_eq!(output.code, Some(1), "{output:?}");
+
     let made = 3 - output.missed();
     let errors = env.read("redis_error.log");
     let refused = errors.lines().filter(|line| line.contains("CLUSTER FAILURE: noperm: NOPERM "));
+
     assert_eq!(refused.filter(|line| line.ends_with(" (grant +cluster)")).count(), made, "{errors}");
     assert!(!errors.contains("MOVED"), "{errors}");
+
     let successes = normalised(&env.read("redis_success.log"));
     assert_eq!(successes.matches("<time> SUCCESS ").count(), made, "{successes}");
 }
@@ -142,6 +160,7 @@ fn where_nobody_tells_of_nodes_the_endpoint_is_checked() {
 fn without_the_flag_a_write_that_is_moved_says_what_to_do() {
     let cluster = Cluster::start();
     let (mut moved, mut passed) = (0, 0);
+
     // The slot is another one for each run, and the same in all of it.
     for _ in 0..20 {
         let env = TestEnv::new();
@@ -157,6 +176,7 @@ fn without_the_flag_a_write_that_is_moved_says_what_to_do() {
             return;
         }
     }
+
     panic!("{moved} of 20 runs were moved");
 }
 
@@ -168,6 +188,7 @@ fn a_look_that_runs_out_of_time_names_the_timeout() {
     env.run(&format!("dbs -c -p {port} -t 300ms"));
     let log = env.read("redis_db_health.log");
     server.thaw();
+
     assert!(log.contains("CLUSTER: NOT RUNNING (timeout: no reply to CLUSTER SHARDS within 300ms)\n"), "{log}");
 
     // Nodes that hang, each of which gets a part of the time.
@@ -184,6 +205,7 @@ fn a_look_that_runs_out_of_time_names_the_timeout() {
     let mut texts: Vec<_> = errors.lines().filter_map(|line| line.split_once(failed)).map(|(_, text)| text).collect();
     texts.sort_unstable();
     texts.dedup();
+
     assert!(texts.iter().all(|text| text.ends_with(" within 500ms")) && texts.len() <= 2, "{texts:?}");
 }
 
@@ -197,27 +219,35 @@ fn each_shard_has_a_canary_in_its_own_slots() {
     };
     let before: Vec<_> = (0..6).map(written).collect();
     let output = env.run(&format!("dbs -c --canary -p {}", cluster.port(0)));
+
     assert_eq!(output.code, Some(0), "{output:?}");
+
     let shards: String = SLOTS.iter().map(|(from, to)| format!("SHARD {from}-{to}: RUNNING\n")).collect();
     assert!(output.stdout.contains(&format!("DB 0: RUNNING\n{shards}CLUSTER: RUNNING\n")), "{output:?}");
     assert!(output.stdout.contains("6 databases on 6 nodes checked in"), "{output:?}");
     assert!(output.stdout.contains("; 3 of 3 shards take writes\n"), "{output:?}");
+
     // Replicas execute what is replicated to them, which has reached them a little later.
     let reached = || (0..6).all(|place| written(place) == before[place] + 1);
     assert!(eventually(LIMIT, reached), "{:?}", (0..6).map(written).collect::<Vec<_>>());
+
     // A write in a slot of another shard would have been refused with MOVED, and counted there.
     for (place, (from, to)) in SLOTS.iter().enumerate() {
         let errors = cluster.nodes[place].command("INFO errorstats");
         assert!(!errors.contains("MOVED"), "slots {from} to {to}: {errors}");
     }
+
     // A primary that takes no writes fails its shard, and nothing else.
     cluster.nodes[1].command("CONFIG SET min-replicas-to-write 5");
     let output = env.run(&format!("dbs -c --canary -p {} --metrics-file metrics.prom", cluster.port(0)));
     assert_eq!(output.code, Some(1), "{output:?}");
+
     let (from, to) = SLOTS[1];
     let failure = format!("<time> SHARD {from}-{to} FAILURE: error: NOREPLICAS Not enough");
     let errors = normalised(&env.read("redis_error.log"));
+
     assert!(errors.starts_with(&failure) && errors.lines().count() == 1, "{errors}");
+
     let metrics = std::fs::read_to_string(env.path().join("metrics.prom")).unwrap();
     assert!(metrics.contains(&format!("shard=\"{from}-{to}\"}} 0\n")) && !metrics.contains("probe"), "{metrics}");
 }
@@ -232,6 +262,7 @@ struct Seen {
 fn watch(condition: impl Fn() -> bool) -> Seen {
     let end = Instant::now() + LIMIT;
     let mut not_before = Utc::now();
+
     loop {
         let looked = Utc::now();
         if condition() {
@@ -264,6 +295,7 @@ fn checks(env: &TestEnv, is: impl Fn(&Value) -> bool) -> Vec<(DateTime<Utc>, Dat
 fn holds(what: &str, checks: &[(DateTime<Utc>, DateTime<Utc>, Value)], turned: impl Fn(&Value) -> bool, seen: &Seen) {
     let turn = checks.iter().position(|(.., check)| turned(check)).unwrap_or_else(|| panic!("no turn: {what}"));
     assert!(turn > 0, "{what}: nothing before");
+
     let ((before, ..), (_, after, _)) = (&checks[turn - 1], &checks[turn]);
     eprintln!(
         "{what}: truth {} to {} ({:?}), told {} to {} ({:?})",
@@ -308,6 +340,7 @@ fn a_killed_primary_is_an_outage_a_promotion_and_an_outage_of_the_cluster() {
             && text.contains(&format!("=== NODE {dead} changed from primary to replica at "))
     });
     run.stop();
+
     assert!(!stdout.contains("absent"), "it only failed: {stdout}");
     assert!(stdout.contains("CLUSTER FAILURE: clusterdown: 5461 slots without a primary"), "{stdout}");
 
@@ -330,7 +363,9 @@ fn a_killed_primary_is_an_outage_a_promotion_and_an_outage_of_the_cluster() {
     let (shortest, longest) = (restarted.not_before - killed.not_after, restarted.not_after - killed.not_before);
     let (at_least, at_most) = (ended["at_least_s"].as_f64().unwrap(), ended["at_most_s"].as_f64().unwrap());
     eprintln!("the node was down for {} s, told at least {at_least} s, at most {at_most} s", seconds(longest));
+
     assert!(at_least <= seconds(longest) && at_most >= seconds(shortest), "{ended}");
+
     holds("the cluster's outage ended", &since, |check| check["ok"] == true, &cluster_serves);
 }
 
@@ -346,12 +381,14 @@ fn a_dead_endpoint_hides_no_other_node() {
     let failed = format!("{} FAILURE: refused: Connection refused\n", names[3]);
     env.wait_for("redis_error.log", |text| text.matches(&failed).count() >= 2);
     let seen = last_success(&env.read("redis_success.log"), "CLUSTER");
+
     // The others go on, and one of them tells of the cluster.
     env.wait_for("redis_success.log", |text| {
         let others = names.iter().filter(|name| **name != names[3]);
         others.chain([&"CLUSTER".to_owned()]).all(|name| last_success(text, name) > seen + 3)
     });
     assert!(!env.read("redis_error.log").contains("CLUSTER FAILURE"), "{}", env.read("redis_error.log"));
+
     run.stop();
 }
 
@@ -367,25 +404,31 @@ fn nodes_that_appear_or_vanish_are_changes() {
     cluster.meet(&seventh);
     let marked = format!("=== {name} was absent and is present at ");
     let text = env.wait_for("redis_success.log", |text| text.contains(&marked) && last_success(text, &name) > 0);
+
     // Those who were there from the beginning have not changed.
     assert_eq!(text.matches("absent").count(), 1, "{text}");
+
     cluster.all_know(7);
 
     // To fail is not to vanish.
     seventh.kill();
     let failure = format!("{name} FAILURE: refused: Connection refused\n");
     env.wait_for("redis_error.log", |text| text.matches(&failure).count() >= 3);
+
     assert!(!env.read("redis_success.log").contains(&format!("{name} was present")));
     for node in &cluster.nodes {
         assert_eq!(node.command(&format!("CLUSTER FORGET {id}")), "+OK");
     }
+
     let marked = format!("=== {name} was present and is absent at ");
     let text = env.wait_for("redis_success.log", |text| text.contains(&marked));
     let seen = last_success(&text, "CLUSTER");
     env.wait_for("redis_success.log", |text| last_success(text, "CLUSTER") > seen + 2);
     let failures = env.read("redis_error.log").matches(&failure).count();
     env.wait_for("redis_success.log", |text| last_success(text, "CLUSTER") > seen + 5);
+
     assert_eq!(env.read("redis_error.log").matches(&failure).count(), failures);
+
     let output = run.stop();
     assert!(output.stdout.contains(&marked), "{output:?}");
 }
@@ -400,6 +443,7 @@ fn write_on(ports: &[u16], patience: Duration, stop: &AtomicBool) -> Written {
     let key = "bar";
     let mut written = Written::new();
     let mut known = ports[0];
+
     while !stop.load(Ordering::Relaxed) {
         let began = Utc::now();
         let mut taken = false;
@@ -426,6 +470,7 @@ fn write_on(ports: &[u16], patience: Duration, stop: &AtomicBool) -> Written {
         written.push((began, Utc::now(), taken));
         std::thread::sleep(Duration::from_millis(5));
     }
+
     written
 }
 
@@ -449,6 +494,7 @@ fn told(mut document: Value) -> Vec<Value> {
             outage.as_object_mut().unwrap().retain(|name, _| !name.ends_with("_s"));
         }
     }
+
     std::mem::take(rows)
 }
 
@@ -472,9 +518,11 @@ fn written_while(patience: Duration, happens: impl FnOnce(&mut Cluster, &TestEnv
     let output = run.stop();
     let report = env.run("report --json logs");
     let (live, read) = (told(output.json()), told(report.json()));
+
     assert_eq!(live, read);
     assert!(live.iter().all(|row| row["write"] != true), "{live:?}");
     assert_eq!(live.iter().filter(|row| row["shard"].is_string()).count(), 3, "{live:?}");
+
     let document = output.json();
     let is_first = |row: &&Value| row["shard"] == "0-5460";
     let shard = document["databases"].as_array().unwrap().iter().find(is_first).unwrap().clone();
@@ -504,8 +552,11 @@ fn outage_of_a_shard(patience: Duration, ends: impl FnOnce(&mut Real)) {
         env.wait_for("redis_success.log", |text| text.matches(shard).count() >= at + 5);
     });
     let outages = shard["outages"].as_array().unwrap();
+
     assert_eq!(outages.len(), 1, "{shard}");
+
     let outage = &outages[0];
+
     // From outside: no longer than from the last write that was taken to the first one after, no shorter than from the
     // first that was not to the last.
     let first = written.iter().position(|(.., taken)| !taken).expect("an outage");
@@ -515,7 +566,9 @@ fn outage_of_a_shard(patience: Duration, ends: impl FnOnce(&mut Real)) {
     let shortest = seconds(written[first].1, written[last].0);
     let (at_least, at_most) = (outage["at_least_s"].as_f64().unwrap(), outage["at_most_s"].as_f64().unwrap());
     eprintln!("the write outage: outside {shortest} to {longest} s, told {at_least} to {at_most} s");
+
     assert!(at_least <= longest && at_most >= shortest, "{outage}");
+
     let time = |name: &str| outage[name].as_str().unwrap().parse::<DateTime<Utc>>().unwrap();
     assert!(time("last_success_before") <= written[first].1, "{outage}");
     assert!(time("last_failure") <= written[last + 1].1, "{outage}");
@@ -539,6 +592,7 @@ fn a_graceful_failover_fails_nothing_that_others_do_not_see() {
         written.len(),
         shard["failures"]
     );
+
     if seen == 0 {
         assert_eq!(shard["failures"], 0, "{shard} {told}");
         assert!(!told.contains("\"ok\":false"), "{told}");
@@ -566,13 +620,16 @@ fn a_node_that_was_started_anew_hides_no_other() {
         let more = |text: &str| ["CLUSTER", &other].iter().all(|who| last_success(text, who) > seen + 3);
         env.wait_for("redis_success.log", more)
     };
+
     // First the slots alone: a look in between is to see the one or the other, not half of each.
     nodes[0].become_(|nature| nature.replies[1].1 = "*0\r\n".into());
     goes_on();
     nodes[0].become_(|nature| nature.replies[2].1 = "$0\r\n\r\n".into());
     let text = goes_on();
+
     assert!(!text.contains("absent"), "{text}");
     assert_eq!(env.read("redis_error.log"), "");
+
     run.stop();
 }
 
@@ -583,6 +640,7 @@ fn old_cluster() -> [Server; 2] {
     let [primary, replica] = [0, 1].map(|place: usize| nodes[place].port());
     let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
     let slots = format!("*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n{}:{primary}\r\n{}", bulk("127.0.0.1"), bulk("a"));
+
     // Longer than what other replies may have.
     let many: String = (0..1000).map(|n| format!("{n} :0@0 master,noaddr {}\n", "-".repeat(100))).collect();
     let listed = format!(
@@ -605,20 +663,25 @@ fn old_cluster() -> [Server; 2] {
 fn older_engines_are_asked_for_their_slots() {
     let (env, nodes) = (TestEnv::new(), old_cluster());
     let port = nodes[0].port();
+
     // Clusters of Valkey 9 may have numbered databases.
     let output = env.run(&format!("dbs -c -p {port} --max-db auto"));
     assert_eq!(output.code, Some(0), "{output:?}");
+
     for (node, db) in nodes.iter().flat_map(|node| [(node, 0), (node, 15)]) {
         let line = format!("NODE 127.0.0.1:{} DB {db}: RUNNING\n", node.port());
         assert!(output.stdout.contains(&line), "{output:?}");
     }
+
     assert!(output.stdout.contains("32 databases on 2 nodes checked"), "{output:?}");
 
     let asked = |command: &str| nodes[0].commands().iter().filter(|known| *known == command).count();
     let before = asked("CLUSTER SHARDS");
     let output = env.run(&format!("cycles -c -p {port} --cycles 1 --run-duration 0.25 --check-interval 50ms"));
+
     assert_eq!(output.code, Some(0), "{output:?}");
     assert_eq!(env.count("redis_success.log", "CLUSTER SUCCESS "), 5 - output.missed());
+
     // What it does not know is asked no more.
     assert_eq!(asked("CLUSTER SHARDS"), before + 1);
 }
@@ -628,19 +691,25 @@ fn nodes_are_asked_at_their_tls_port_with_the_name_that_they_announce() {
     let (env, certificates) = (TestEnv::new(), Certificates::new());
     let ca = certificates.ca();
     let node = certificates.serve(&certificates.leaf("server", "127.0.0.1"), "--tls-cluster yes --cluster-enabled yes");
+
     assert_eq!(node.command("CLUSTER ADDSLOTSRANGE 0 16383"), "+OK");
+
     wait_ok(&node);
     let port = node.tls_port();
     let scan = format!("dbs -c -p {port} --tls --cacert {ca}");
     let output = env.run(&scan);
+
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.stdout.contains(&format!("NODE 127.0.0.1:{port} DB 0: RUNNING\nCLUSTER: RUNNING\n")), "{output:?}");
+
     // The certificate is not for the name that the node announces; --sni says which one it is for.
     assert_eq!(node.command("CONFIG SET cluster-announce-hostname node.example"), "+OK");
+
     let output = env.run(&scan);
     assert_eq!(output.code, Some(1), "{output:?}");
     assert!(output.stdout.contains(&format!("NODE 127.0.0.1:{port} DB 0: NOT RUNNING (tls: ")), "{output:?}");
     assert!(output.stdout.contains("node.example") && output.stdout.contains("CLUSTER: RUNNING\n"), "{output:?}");
+
     let output = env.run(&format!("{scan} --sni 127.0.0.1"));
     assert_eq!(output.code, Some(0), "{output:?}");
 }

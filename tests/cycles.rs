@@ -41,12 +41,14 @@ fn several_databases_are_told_apart() {
     let (env, server) = (TestEnv::new(), Real::start("--databases 2"));
     let port = server.port();
     let output = env.run(&format!("cycles -p {port} --max-db 2 --cycles 1 --run-duration 1.2 --check-interval 1"));
+
     assert_eq!(output.code, Some(1));
     assert_eq!(
         normalised(&env.read("redis_success.log")),
         "=== Cycle 1 started at <time> ===\n<time> DB 0 SUCCESS 1\n<time> DB 1 SUCCESS 1\n<time> DB 0 SUCCESS 2\n\
          <time> DB 1 SUCCESS 2\n=== All cycles finished at <time> ===\n"
     );
+
     let failure = "<time> DB 2 FAILURE: no-such-db: ERR DB index is out of range\n";
     assert_eq!(
         normalised(&env.read("redis_error.log")),
@@ -66,6 +68,7 @@ fn an_outage_is_told_as_it_happens() {
     let errors = env.wait_for("redis_error.log", |text| text.contains("Outage of endpoint ended"));
     run.signal(Signal::INT);
     let output = run.wait();
+
     assert_eq!(output.code, Some(130), "{output:?}");
     assert!(errors.contains("=== Outage of endpoint began at "), "{errors}");
     assert!(env.read("redis_success.log").contains("=== Stopped by SIGINT at "));
@@ -107,6 +110,7 @@ fn nohup_keeps_a_run_alive() {
     run.signal(Signal::HUP);
     let seen = env.read("redis_success.log").lines().count();
     env.wait_for("redis_success.log", |text| text.lines().count() > seen + 2);
+
     assert!(!run.has_ended() && !env.read("redis_success.log").contains("Stopped"));
     assert_eq!(run.stop().code, Some(143));
 }
@@ -118,12 +122,16 @@ fn a_log_folder_has_one_run_at_a_time() {
     let first = env.endless(&format!("-p {port}"));
     env.wait_for("redis_success.log", |text| text.contains("SUCCESS 1\n"));
     let second = env.run(&format!("{ENDLESS} -p {port}"));
+
     assert_eq!((second.code, second.stdout.as_str()), (Some(3), ""));
     assert!(second.stderr.contains("--log-dir") && second.stderr.lines().count() == 1, "{}", second.stderr);
+
     // A scan needs no lock, and another folder has its own.
     assert_eq!(env.run(&format!("dbs -p {port}")).code, Some(0));
+
     first.signal(Signal::KILL);
     assert_eq!(first.wait().signal, Some(9));
+
     let third = env.endless(&format!("-p {port}"));
     env.wait_for("redis_success.log", |text| text.matches("=== Cycle 1 started").count() == 2);
     assert_eq!(third.stop().code, Some(143));
@@ -147,13 +155,16 @@ fn a_check_that_hangs_delays_no_other() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::StallAfter(0));
     let port = server.port();
+
     // Ten checks that each take twenty intervals.
     let output = env.run(&format!("cycles -p {port} --cycles 1 --run-duration 1 --check-interval 100ms -t 2"));
 
     assert_eq!(output.code, Some(1));
+
     let errors = env.read("redis_error.log");
     let made = 10 - output.missed();
     assert_eq!(errors.matches("FAILURE: timeout: no reply to SELECT within 2s").count(), made, "{output:?}");
+
     // All of them began before the first one was over.
     let began = stamps(&errors, "FAILURE");
     let first = *began.iter().min().unwrap();
@@ -167,18 +178,22 @@ fn suspended_time_is_counted_and_not_made_up() {
     let run = env.endless(&format!("-p {port}"));
     env.wait_for("redis_success.log", |text| text.contains("SUCCESS 2\n"));
     run.signal(Signal::STOP);
+
     // Time has to pass while nothing happens; how much is not important.
     std::thread::sleep(Duration::from_millis(600));
     let before = server.accepted();
     run.signal(Signal::CONT);
     env.wait_for("redis_success.log", |text| text.contains("=== Not observed from "));
+
     assert!(eventually(LIMIT, || server.accepted() > before + 2));
+
     let output = run.stop();
 
     // A busy machine may have missed more, which has marks of its own.
     let text = env.read("redis_success.log");
     let marks = text.lines().filter_map(|line| line.split_once("checks missed: ")?.1.split(' ').next()?.parse().ok());
     let missed: Vec<usize> = marks.collect();
+
     assert!(missed.iter().any(|missed| *missed >= 5), "{text}");
     assert_eq!(missed.iter().sum::<usize>(), output.missed(), "{output:?}");
 }
@@ -199,8 +214,10 @@ fn changes_are_marked() {
         ];
     });
     let text = env.wait_for("redis_success.log", |text| text.contains("run id one became two"));
+
     assert!(text.contains("=== Endpoint changed from primary to replica at "), "{text}");
     assert!(text.contains("=== Endpoint changed from redis 7.0.15 to valkey 8.1.0 at "), "{text}");
+
     run.stop();
 }
 
@@ -208,6 +225,7 @@ fn changes_are_marked() {
 fn the_wall_clock_may_step_without_consequence() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
+
     // libfaketime lets the wall clock run a hundred times as fast, and leaves the monotonic clock alone.
     let arguments = format!("cycles -p {port} --cycles 1 --run-duration 3 --check-interval 1 --utc");
     let mut command = env.wrapped("faketime -f '@2025-10-26 00:59:50 x100'", &arguments);
@@ -216,6 +234,7 @@ fn the_wall_clock_may_step_without_consequence() {
 
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.elapsed >= Duration::from_secs(3), "{:?}", output.elapsed);
+
     let text = env.read("redis_success.log");
     assert_eq!(text.matches(" SUCCESS ").count(), 3, "{text}");
     assert!(text.contains("2025-10-26 01:0"), "{text}");

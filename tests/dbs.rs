@@ -20,6 +20,7 @@ fn a_block_is_the_scripts_bytes() {
 
     let output = env.run(&format!("dbs -p {}", server.port()));
     assert_eq!(output.code, Some(0), "{output:?}");
+
     let ours = env.read("redis_db_health.log");
     assert_eq!(normalised(&ours), normalised(&read_log(&env, "legacy.log")));
     assert!(output.stdout.starts_with(&ours), "{}", output.stdout);
@@ -32,6 +33,7 @@ fn a_database_that_does_not_exist_is_not_running() {
     let (env, server) = (TestEnv::new(), Real::start("--databases 16"));
     let output = env.run(&format!("dbs -p {} --max-db 17", server.port()));
     assert_eq!(output.code, Some(1));
+
     let block = env.read("redis_db_health.log");
     assert_eq!(databases(&block).len(), 18);
     assert!(block.contains("\nDB 15: RUNNING\nDB 16: NOT RUNNING (no-such-db: ERR DB index is out of range)\n"));
@@ -58,11 +60,14 @@ fn auto_ends_where_the_server_refuses_everything() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.become_(|nature| nature.password = Some("secret".into()));
     let output = env.run(&format!("dbs -p {} --max-db auto", server.port()));
+
     assert_eq!(databases(&output.stdout), ["DB 0: NOT RUNNING (auth: NOAUTH Authentication required.)"]);
+
     // A server that loads still tells which databases it has.
     server.become_(|nature| nature.password = None);
     server.behave(Behaviour::ErrorFor("PING", "LOADING Redis is loading the dataset in memory".into()));
     let output = env.run(&format!("dbs -p {} --max-db auto", server.port()));
+
     assert_eq!(databases(&output.stdout).len(), 16);
 }
 
@@ -71,10 +76,13 @@ fn one_database_over_a_unix_socket() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let socket = server.socket();
     let output = env.run(&format!("dbs -s {} -n 3", socket.to_str().unwrap()));
+
     assert_eq!((output.code, databases(&output.stdout)), (Some(0), vec!["DB 3: RUNNING"]));
+
     let uri = format!("unix://{}?db=4", socket.display());
     let output = env.run(&format!("dbs -u {uri}"));
     assert_eq!((output.code, databases(&output.stdout)), (Some(0), vec!["DB 4: RUNNING"]));
+
     let output = env.run("dbs -s /nowhere/redis.sock -n 0");
     assert_eq!(databases(&output.stdout), ["DB 0: NOT RUNNING (refused: No such file or directory)"]);
 }
@@ -93,11 +101,13 @@ fn quiet_says_only_bad_news_and_on_standard_error() {
 #[test]
 fn a_mid_scan_stall_costs_two_timeouts() {
     let (env, server) = (TestEnv::new(), Server::start());
+
     // Three indexes and one SELECT are answered on each connection, so each loses one index.
     server.behave(Behaviour::StallAfter(7));
     let output = env.run(&format!("dbs -p {} -t 1", server.port()));
     let block = env.read("redis_db_health.log");
     let down: Vec<_> = databases(&block).into_iter().filter(|line| line.contains("NOT")).collect();
+
     assert_eq!(
         down,
         [3, 7, 11, 15].map(|db| format!("DB {db}: NOT RUNNING (timeout: no reply to PING within 1s)")),
@@ -111,6 +121,7 @@ fn an_endpoint_that_hangs_costs_one_timeout_for_any_number() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::StallAfter(0));
     let output = env.run(&format!("dbs -p {} -t 1 --max-db 9999", server.port()));
+
     assert_eq!(databases(&env.read("redis_db_health.log")).len(), 10_000);
     assert!(
         env.read("redis_db_health.log").ends_with("DB 9999: NOT RUNNING (timeout: no reply to SELECT within 1s)\n\n")
@@ -143,6 +154,7 @@ fn the_deadline_ends_a_crawling_scan() {
     server.behave(Behaviour::Slow(Duration::from_millis(100)));
     let output = env.run(&format!("dbs -p {} --deadline 2", server.port()));
     let block = env.read("redis_db_health.log");
+
     assert_eq!(databases(&block).len(), 16);
     assert!(block.contains("DB 0: RUNNING\n"), "{block}");
     assert!(
@@ -157,9 +169,11 @@ fn forty_scans_at_once_leave_forty_whole_blocks() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
     let runs: Vec<_> = (0..40).map(|_| env.spawn(&format!("dbs -p {port} --max-db 17"))).collect();
+
     for run in runs {
         assert_eq!(run.wait().code, Some(1));
     }
+
     let block = "===== Redis DB Health Check at <time> =====\n".to_owned()
         + &(0..16).map(|db| format!("DB {db}: RUNNING\n")).collect::<String>()
         + &[16, 17].map(|db| format!("DB {db}: NOT RUNNING (no-such-db: ERR DB index is out of range)\n")).concat()
@@ -175,8 +189,10 @@ fn a_signal_leaves_what_was_seen() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::StallAfter(5));
     let run = env.spawn(&format!("dbs -p {} -t 20", server.port()));
+
     assert!(server.wait_accepted(1, LIMIT));
     assert!(eventually(LIMIT, || server.commands().len() > 5));
+
     let output = run.stop();
     assert_eq!(output.code, Some(143));
     assert_eq!(

@@ -51,11 +51,14 @@ impl Engine {
     fn named(link: &str) -> Self {
         let path = engine(link);
         let output = Command::new(&path).arg("--version").output().unwrap();
+
         // `Valkey server v=8.1.8 sha=…`
         let text = String::from_utf8(output.stdout).unwrap();
         let name = text.split(' ').next().unwrap().to_lowercase();
         let version = text.split("v=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+
         assert!(format!("{name}-{version}").starts_with(link), "{link} is {text}");
+
         Engine { path, name, version }
     }
 
@@ -82,12 +85,16 @@ fn every_database_is_checked(engine: &Engine) {
     let port = server.port();
     let running = |output: &Output| output.stdout.lines().filter(|line| line.ends_with(": RUNNING")).count();
     let output = env.run(&format!("dbs -p {port} --canary"));
+
     assert_eq!((output.code, running(&output)), (Some(0), 16), "{output:?}");
+
     let output = env.run(&format!("dbs -p {port} --max-db auto"));
     assert_eq!((output.code, running(&output)), (Some(0), 16), "{output:?}");
     assert_eq!(env.read("redis_error.log"), "");
+
     let output = env.run(&format!("dbs -p {port} --max-db 17"));
     assert_eq!((output.code, running(&output)), (Some(1), 16), "{output:?}");
+
     for db in [16, 17] {
         let line = format!("DB {db}: NOT RUNNING (no-such-db: ERR DB index is out of range)\n");
         assert!(output.stdout.contains(&line), "{output:?}");
@@ -98,10 +105,12 @@ fn records_tell_engine_and_version(engine: &Engine) {
     let (env, server) = (TestEnv::new(), engine.start(""));
     let output = cycles(&env, &format!("-p {} --canary --expect-role primary --log-format json", server.port()));
     assert_eq!(output.code, Some(0), "{output:?}");
+
     let records = env.records("redis_success.log");
     let of_type = |name: &str| records.iter().filter(|record| record["type"] == name).collect::<Vec<_>>();
     let checks = of_type("check");
     let made = 4 - output.missed();
+
     assert_eq!(checks.len(), made);
     for check in checks {
         let told = ["engine", "version", "role"].map(|field| check[field].as_str().unwrap_or_default());
@@ -109,8 +118,10 @@ fn records_tell_engine_and_version(engine: &Engine) {
         assert!(check["ok"] == true && check["run_id"].as_str().is_some_and(|id| id.len() == 40), "{check}");
         assert!(check["write_us"].as_u64().is_some_and(|took| took > 0), "{check}");
     }
+
     assert_eq!(of_type("change"), Vec::<&Value>::new());
     assert_eq!(server.command("DBSIZE"), ":0");
+
     let report = env.run("report --json").json();
     assert_eq!((&report["checks"], &report["failures"]), (&made.into(), &0.into()), "{report}");
 }
@@ -126,9 +137,11 @@ fn roles_are_told_apart(engine: &Engine) {
         let text = format!(" FAILURE: role: the server is a {is}, not a {is_not}\n");
         assert_eq!(env.read("redis_error.log").matches(&text).count(), 4 - output.missed());
     }
+
     let env = TestEnv::new();
     let output = cycles(&env, &format!("-p {} --expect-role replica --canary", replica.port()));
     assert_eq!(output.code, Some(1), "{output:?}");
+
     let errors = env.read("redis_error.log");
     let refused = errors.matches(" WRITE FAILURE: readonly: READONLY You can't write").count();
     assert_eq!(refused, 4 - output.missed(), "{errors}");
@@ -139,7 +152,9 @@ fn a_unix_socket_will_do(engine: &Engine) {
     let socket = server.socket();
     let socket = socket.to_str().unwrap();
     let output = env.run(&format!("dbs -s {socket} --canary"));
+
     assert_eq!(output.code, Some(0), "{output:?}");
+
     let output = cycles(&env, &format!("-s {socket} --canary --expect-role primary"));
     assert_eq!(output.code, Some(0), "{output:?}");
     assert_eq!(env.read("redis_error.log"), "");
@@ -149,8 +164,10 @@ fn a_password_is_asked_for(engine: &Engine) {
     let (env, server) = (TestEnv::new(), engine.start("--requirepass open-sesame"));
     let port = server.port();
     let output = env.run(&format!("dbs -p {port}"));
+
     assert_eq!(output.code, Some(1), "{output:?}");
     assert_eq!(output.stdout.matches("NOT RUNNING (auth: NOAUTH Authentication required.)").count(), 16, "{output:?}");
+
     for (password, code) in [("open-sesame", 0), ("wrong", 1)] {
         for mode in ["dbs", "cycles --cycles 1 --run-duration 0.1"] {
             let variables = [("REDISCLI_AUTH", password)];
@@ -170,25 +187,33 @@ fn refusals(server: &Real) -> u64 {
 fn a_user_who_may_do_next_to_nothing_learns_that_all_is_well(engine: &Engine) {
     let (env, server) = (TestEnv::new(), engine.start(""));
     assert_eq!(server.command("ACL SETUSER probe on >open-sesame +ping +select"), "+OK");
+
     let port = server.port();
     let variables = [("REDISCLI_AUTH", "open-sesame")];
     let scan = |more: &str| env.run_with(&variables, &format!("dbs -p {port} --user probe {more}"));
     let output = scan("");
+
     assert_eq!((output.code, refusals(&server)), (Some(0), 0), "{output:?}");
 
     let run = env.spawn_with(&variables, &format!("{ENDLESS} -p {port} --user probe"));
     env.wait_for("redis_success.log", |text| text.contains(" SUCCESS 3\n"));
+
     // INFO and ROLE were asked for once.
     let refused = refusals(&server);
     assert!(refused <= 2, "{refused}");
+
     env.wait_for("redis_success.log", |text| text.contains(" SUCCESS 10\n"));
     assert_eq!(refusals(&server), refused);
+
     run.stop();
     assert_eq!(env.read("redis_error.log"), "");
+
     let text = env.read("redis_success.log");
     let known = [" SUCCESS ", "=== Cycle 1 started", "=== Stopped", "=== Not observed"];
     let other = |line: &&str| !known.iter().any(|known| line.contains(known));
+
     assert_eq!(text.lines().filter(other).collect::<Vec<_>>(), Vec::<&str>::new());
+
     // HELLO tells the role to everybody.
     for (role, code) in [("primary", 0), ("replica", 1)] {
         let output = scan(&format!("--expect-role {role}"));
@@ -207,20 +232,26 @@ fn a_server_that_loads_its_data_is_not_healthy(engine: &Engine) {
     let mut commands = vec!["CONFIG SET rdbcompression no".to_owned()];
     commands.extend((0..count).map(|number| format!("SET key:{number} {value}")));
     commands.push("SAVE".to_owned());
+
     assert_eq!(server.talk(&commands), "+OK\r\n".repeat(count + 3));
 
     server.restart_with("--key-load-delay 500000");
     let (env, port) = (TestEnv::new(), server.port());
     let output = env.run(&format!("dbs -p {port}"));
+
     assert_eq!(output.code, Some(1), "{output:?}");
+
     let text = "NOT RUNNING (loading: LOADING ";
     assert_eq!(output.stdout.matches(text).count(), 16, "{output:?}");
+
     let run = env.endless(&format!("-p {port} --check-interval 100ms"));
     env.wait_for("redis_error.log", |text| text.matches(" FAILURE: loading: LOADING ").count() > 18);
+
     // Redis 6.2 takes no CONFIG SET while it loads.
     server.restart_with("--key-load-delay 0");
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint ended at "));
     let output = run.stop();
+
     assert!(output.stdout.contains("loading "), "{output:?}");
 }
 
@@ -229,10 +260,12 @@ fn tls_and_access_rules_go_together() {
     let certificates = Certificates::new();
     let server = certificates.serve(&certificates.leaf("valid", "127.0.0.1"), "");
     let rules = "+ping +select +info +role ~redis-health:canary:* +set +get +del";
+
     assert_eq!(server.command(&format!("ACL SETUSER probe on >open-sesame {rules}")), "+OK");
 
     let env = TestEnv::new();
     let (port, ca) = (server.tls_port(), certificates.ca());
+
     for mode in ["dbs", "cycles --cycles 1 --run-duration 0.2 --check-interval 0.1"] {
         let flags = format!("-p {port} --tls --cacert {ca} --user probe --canary --expect-role primary");
         let output = env.run_with(&[("REDISCLI_AUTH", "open-sesame")], &format!("{mode} {flags}"));

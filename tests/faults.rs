@@ -106,9 +106,11 @@ fn checks_that_hang_in_the_resolver_share_a_look_up_and_end_in_time() {
     let output = Running::start(env.in_namespaces("-rnm", &setup, run)).wait();
 
     assert_eq!(output.code, Some(1), "{output:?}");
+
     let errors = env.read("redis_error.log");
     let failures = errors.matches("FAILURE: timeout: no answer to the name look-up").count();
     assert_eq!(failures, 20 - output.missed(), "{errors}");
+
     // libc itself would wait for thirty seconds.
     assert!(output.elapsed < Duration::from_secs(20), "{:?}", output.elapsed);
 }
@@ -177,6 +179,7 @@ fn what_is_not_the_protocol_is_shown() {
     ] {
         assert_eq!(scripted(Behaviour::Raw(bytes.to_vec()), ""), text, "{}", bytes.escape_ascii());
     }
+
     // The alert of a server that expects TLS.
     assert_eq!(
         scripted(Behaviour::OnAccept(b"\x15\x03\x03\x00\x02\x02\x46".to_vec()), ""),
@@ -218,7 +221,9 @@ fn a_real_server_that_cannot_save() {
     server.command(&format!("CONFIG SET dir {}", folder.to_str().unwrap()));
     fs::remove_dir(&folder).unwrap();
     server.command("BGSAVE");
+
     assert!(eventually(LIMIT, || server.info("INFO persistence", "rdb_last_bgsave_status") == "err"));
+
     let said = verdict(&env, &format!("-p {}", server.port()));
     assert!(said.starts_with("misconf: MISCONF Redis is configured to save RDB snapshots"), "{said}");
     assert!(said.len() <= 300);
@@ -304,6 +309,7 @@ fn every_tick_of_an_outage_is_logged_and_none_succeeds_within() {
 fn a_plain_connection_that_ends_at_once_makes_one_think_of_tls() {
     let server = Server::start();
     let port = server.port();
+
     for (behaviour, asked) in [(Behaviour::ResetOnAccept, true), (Behaviour::CloseAfter(1), false)] {
         let env = TestEnv::new();
         server.behave(behaviour);

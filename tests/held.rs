@@ -11,12 +11,16 @@ fn a_kept_connection_has_lines_of_its_own() {
     let before = connections(&server);
     let schedule = "--cycles 1 --run-duration 1.5 --check-interval 1";
     let output = env.run(&format!("cycles --held -p {port} --max-db 1 {schedule}"));
+
     assert_eq!(output.code, Some(0), "{output:?}");
+
     let text = normalised(&env.read("redis_success.log"));
     for line in ["DB 0 SUCCESS 1", "DB 1 SUCCESS 1", "HELD SUCCESS 1", "DB 1 SUCCESS 2", "HELD SUCCESS 2"] {
         assert_eq!(text.matches(&format!("<time> {line}\n")).count(), 1, "{line} in {text}");
     }
+
     assert!(output.stdout.contains("a held one"), "{output:?}");
+
     // Two fresh ones, the kept one, and the second look itself.
     assert_eq!(connections(&server), before + 4);
 }
@@ -33,11 +37,14 @@ fn a_kept_connection_that_breaks_is_an_outage_and_is_replaced() {
     let text = env.wait_for("redis_success.log", |text| text.contains(" HELD SUCCESS 2\n"));
     server.command("CLIENT KILL TYPE normal");
     let errors = env.wait_for("redis_error.log", |text| text.contains("=== Outage of HELD ended at "));
+
     assert!(errors.contains(" HELD FAILURE: closed: ") || errors.contains(" HELD FAILURE: reset: "), "{errors}");
     assert!(errors.contains("=== Outage of HELD began at "), "{errors}");
+
     let seen = last_success(&text, "HELD");
     env.wait_for("redis_success.log", |text| last_success(text, "HELD") > seen + 3);
     assert_eq!(run.stop().code, Some(143));
+
     // The server was there all the time, and only the kept connection was cut, or a fresh one in the middle of a check.
     assert_eq!(env.read("redis_error.log").matches(" HELD FAILURE: ").count(), 1);
 }
@@ -57,15 +64,19 @@ fn a_demoted_primary_keeps_answering_and_takes_no_more_writes() {
     let port = server.port();
     let run = env.endless(&format!("--held -p {port} --canary"));
     env.wait_for("redis_success.log", |text| text.contains(" HELD SUCCESS 2\n"));
+
     assert_eq!(server.command(&format!("REPLICAOF 127.0.0.1 {}", other.port())), "+OK");
+
     env.wait_for("redis_success.log", |text| text.contains("=== HELD changed from primary to replica at "));
     let errors = env.wait_for("redis_error.log", |text| text.contains(" HELD WRITE FAILURE: readonly: "));
     assert!(errors.contains(" HELD WRITE FAILURE: readonly: READONLY You can't write against a read only"), "{errors}");
     assert!(!errors.contains(" HELD FAILURE: "), "{errors}");
     assert_eq!(server.command("REPLICAOF NO ONE"), "+OK");
+
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of HELD WRITE ended at "));
     let output = run.stop();
     assert!(output.stdout.contains("HELD WRITE"), "{output:?}");
+
     // It was the same connection all the time.
     assert!(!env.read("redis_error.log").contains(" HELD FAILURE: "));
 }
@@ -76,11 +87,14 @@ fn a_demoted_primary_is_healthy_to_a_kept_connection_that_only_reads() {
     let port = server.port();
     let run = env.endless(&format!("--held -p {port}"));
     env.wait_for("redis_success.log", |text| text.contains(" HELD SUCCESS 2\n"));
+
     assert_eq!(server.command(&format!("REPLICAOF 127.0.0.1 {}", other.port())), "+OK");
+
     let marked = |text: &str| text.contains("=== HELD changed from primary to replica at ");
     let seen = last_success(&env.wait_for("redis_success.log", marked), "HELD");
     env.wait_for("redis_success.log", |text| last_success(text, "HELD") > seen + 3);
     run.stop();
+
     assert_eq!(env.read("redis_error.log"), "");
 }
 
@@ -90,7 +104,9 @@ fn an_expected_role_counts_on_the_kept_connection_too() {
     let port = server.port();
     let run = env.endless(&format!("--held -p {port} --expect-role primary"));
     env.wait_for("redis_success.log", |text| text.contains(" HELD SUCCESS 2\n"));
+
     assert_eq!(server.command(&format!("REPLICAOF 127.0.0.1 {}", other.port())), "+OK");
+
     env.wait_for("redis_error.log", |text| {
         text.contains(" HELD FAILURE: role: the server is a replica, not a primary\n")
     });
@@ -111,6 +127,7 @@ fn a_kept_connection_that_waits_is_not_asked_again() {
     // Fresh connections are asked at every tick, the kept one only after each timeout.
     let fresh = errors.lines().filter(|line| line.contains(" FAILURE: ") && !line.contains("HELD")).count();
     assert!(fresh > 5 * asked(&errors), "{errors}");
+
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of HELD ended at "));
     run.stop();
 }

@@ -137,8 +137,10 @@ fn an_instances_role_logs_in() {
     let (server, service) = (Server::start(), metadata_service());
     server.behave(Behaviour::Raw(b"+OK\r\n".to_vec()));
     let output = log_in(server.port(), &[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &service)]);
+
     assert!(output.stderr.contains(r#"Ok("logged in")"#), "{output:?}");
     assert_secrets_are_nowhere(&output);
+
     let token = received(&server);
     assert!(token.contains("&ResourceType=ServerlessCache&"), "{token}");
     assert_eq!(token, expected(&token, Some(SESSION)));
@@ -159,6 +161,7 @@ fn keys_in_the_environment_log_in_without_a_metadata_service() {
 fn a_token_that_is_refused_shows_in_no_error() {
     let server = Server::start();
     let echo = "ERR unknown command 'AUTH', with args beginning with: 'iam-user' 'my-cache/?Action=connect&X-Amz-Date";
+
     for (text, seen) in [("WRONGPASS invalid username-password pair", "WRONGPASS invalid"), (echo, "[redacted]")] {
         server.behave(Behaviour::Error(text.into()));
         let output = log_in(server.port(), &KEYS);
@@ -180,6 +183,7 @@ fn run(env: &TestEnv, variables: &[(&str, &str)], flags: &str) -> env::Output {
 #[test]
 fn the_command_logs_in_over_tls() {
     let (certificates, service) = (Certificates::new(), metadata_service());
+
     // A server of our own cannot verify a token, so it takes any from this user and nothing from another.
     let users = "--user default off --user iam-user on nopass +@all";
     let server = certificates.serve(&certificates.leaf("server", "127.0.0.1"), users);
@@ -187,9 +191,11 @@ fn the_command_logs_in_over_tls() {
     let (env, port, ca) = (TestEnv::new(), server.tls_port(), certificates.ca());
     let variables = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.as_str())];
     let output = run(&env, &variables, &format!("-v -p {port} --cacert {ca} --iam-cache My-Cache"));
+
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.stderr.contains("authenticated after"), "{output:?}");
     assert_secrets_are_nowhere(&output);
+
     let logs = env.read_all();
     assert!(!logs.contains("hunter2") && !logs.contains("X-Amz"), "{logs}");
 }

@@ -118,16 +118,19 @@ fn a_password_is_asked_for_on_the_terminal() {
     let server = guarded();
     let port = server.port();
     let env = TestEnv::new();
+
     // script(1) gives the run a terminal of its own and types what stands in its standard input.
     let mut command = env.program(&["script", "-qec", &format!("{BINARY} dbs -p {port} --askpass"), "typescript"]);
     let (reader, mut writer) = std::io::pipe().unwrap();
     command.stdin(reader.as_fd().try_clone_to_owned().unwrap());
     let run = Running::start(command);
     run.wait_for_stdout(|text| text.contains("Password: "));
+
     assert!(
         eventually(LIMIT, || terminal_of_child(run.pid()).is_some_and(|terminal| !echoes(&terminal))),
         "the terminal still echoes"
     );
+
     writer.write_all(format!("{SECRET}\n").as_bytes()).unwrap();
     let output = run.wait();
     assert_eq!(output.code, Some(0), "{output:?}");
@@ -155,17 +158,21 @@ fn a_rotated_password_is_fetched_by_its_command_once_a_minute() {
     let (server, env) = (guarded(), TestEnv::new());
     let path = |name: &str| env.path().join(name);
     fs::write(path("password"), format!("{SECRET}\n")).unwrap();
+
     // The stamps are of the same fast time.
     let run = fast_run(&env, &server, "--password-command 'date +%s >>runs; cat password'");
     let fetches = || fs::read_to_string(path("runs")).unwrap_or_default().lines().count();
     env.wait_for("redis_success.log", |text| text.contains(" SUCCESS 3\n"));
+
     assert_eq!(fetches(), 1);
 
     // The password changes, and where it comes from is not there.
     fs::remove_file(path("password")).unwrap();
     as_default(&server, SECRET, "CONFIG SET requirepass hunter2-second");
     run.wait_for_stderr(|text| text.contains("--password-command: the command failed"));
+
     assert_eq!(fetches(), 2);
+
     let failures = env.count("redis_error.log", "FAILURE: auth: WRONGPASS");
     assert!(failures >= 5, "the first fetch counts, so the second waited a minute: {failures} failures");
 
@@ -173,6 +180,7 @@ fn a_rotated_password_is_fetched_by_its_command_once_a_minute() {
     fs::write(path("password"), "hunter2-second\n").unwrap();
     let successes = env.count("redis_success.log", " SUCCESS ");
     env.wait_for("redis_success.log", |text| text.matches(" SUCCESS ").count() > successes + 3);
+
     assert_eq!(fetches(), 3);
     assert!(env.count("redis_error.log", "FAILURE: auth: WRONGPASS") >= failures + 5);
 
@@ -184,9 +192,12 @@ fn a_rotated_password_is_fetched_by_its_command_once_a_minute() {
     let output = run.stop();
     let times = fs::read_to_string(path("runs")).unwrap();
     let times: Vec<i64> = times.lines().map(|line| line.parse().unwrap()).collect();
+
     assert_eq!(times.len(), 4, "{times:?}");
+
     // Not quite sixty: a stamp is made when the command has started, which takes its time on a busy machine.
     assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 30), "{times:?}");
+
     let notice = "redis-health: --password-command: the command failed (exit status: 1); run it by hand to see why; \
                   the old password stays\n";
     assert_eq!(output.stderr.matches(notice).count(), 1, "{output:?}");
@@ -207,6 +218,7 @@ fn a_rotated_password_file_is_read_again() {
     env.wait_for("redis_error.log", |text| text.contains("outage_ended"));
     let output = run.stop();
     let error = env.read("redis_error.log");
+
     assert!(error.matches(r#""kind":"auth","detail":"WRONGPASS"#).count() >= 5, "{error}");
     assert_eq!(error.matches("outage_ended").count(), 1, "{error}");
     assert_eq!(output.stderr.matches("--pass-file gave another password").count(), 1, "{output:?}");
@@ -216,6 +228,7 @@ fn a_rotated_password_file_is_read_again() {
 #[test]
 fn a_command_that_hangs_delays_no_check() {
     let (server, env) = (guarded(), TestEnv::new());
+
     // The first run gives a password that is wrong, the second none for longer than a command may take. Then all of it
     // is ended, not only the shell.
     let command = "[ -e runs ] && { sleep 1000 & echo $! >sleeper; wait $!; }; date >>runs; echo hunter2-wrong";
@@ -225,11 +238,14 @@ fn a_command_that_hangs_delays_no_check() {
     let output = run.stop();
 
     assert_eq!(output.stderr.matches(told).count(), 1, "{output:?}");
+
     // Every check failed at once. One that waited for the command would leave a gap of 30 s.
     let errors = env.read("redis_error.log");
     let mut began = stamps(&errors, "FAILURE: auth: WRONGPASS");
     began.sort_unstable();
+
     assert_eq!(output.row("endpoint"), (began.len(), began.len()), "{output:?}");
+
     let longest = began.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
     assert!(longest < TimeDelta::seconds(27), "{errors}");
 
@@ -286,6 +302,7 @@ fn no_reply_that_repeats_the_password_brings_it_anywhere() {
         Behaviour::Raw(format!("{MARKED}, please?\r\n").into_bytes()),
         Behaviour::OnAccept(format!("-ERR {MARKED} is on the way\r\n").into_bytes()),
     ];
+
     for shown in [MARKED, &escaped] {
         behaviours.extend([
             error(&format!("WRONGPASS invalid username-password pair or user is disabled. ({shown})")),
@@ -299,6 +316,7 @@ fn no_reply_that_repeats_the_password_brings_it_anywhere() {
             behaviours.push(Behaviour::ErrorFor(command, format!("ERR {command} after AUTH {shown}")));
         }
     }
+
     for behaviour in behaviours {
         server.behave(behaviour.clone());
         // ROLE is enough.
@@ -392,13 +410,16 @@ fn nothing_that_knows_the_password_prints_it() {
 #[test]
 fn a_first_command_that_is_given_up_ends_with_its_children() {
     let env = TestEnv::new();
+
     // Without a terminal, as from cron.
     let arguments = r#"dbs --password-command "sh -c 'echo \$\$ >sleeper; exec sleep 1000' | cat""#;
     let output = Running::start_behind(env.wrapped("setsid faketime -f '+0 x40'", arguments)).wait();
 
     assert_eq!(output.code, Some(2), "{output:?}");
+
     let told = "redis-health: --password-command: no password after 30s; run it by hand to see what it waits for\n";
     assert_eq!(output.stderr, told);
+
     let sleeper = env.path().join("sleeper");
     assert!(eventually(LIMIT, || !runs(&sleeper)), "the command still runs");
 }
@@ -416,6 +437,7 @@ fn a_kept_connection_presents_a_rotated_password() {
     let seen = env.count("redis_success.log", " HELD SUCCESS ");
     env.wait_for("redis_success.log", |text| text.matches(" HELD SUCCESS ").count() > seen + 3);
     let output = run.stop();
+
     assert_eq!(output.stderr.matches("authenticated anew").count(), 1, "{output:?}");
     assert_eq!(env.count("redis_error.log", " HELD FAILURE: "), 0, "{}", env.read("redis_error.log"));
     assert_secret_is_nowhere(&env, &output);

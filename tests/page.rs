@@ -65,11 +65,15 @@ fn look_at(env: &TestEnv) -> serde_json::Value {
     let (dom, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let found = dom.split("<pre>").nth(1).and_then(|rest| rest.split("</pre>").next());
     let found = found.unwrap_or_else(|| panic!("the probe found nothing:\n{dom}\n{said}"));
+
     assert!(!said.contains("CONSOLE"), "{said}");
+
     let mut asked = asked.lock().unwrap().clone();
+
     // A browser may open a connection ahead and ask nothing over it.
     asked.retain(|path| !path.is_empty());
     assert_eq!(asked, ["/", "/page"]);
+
     serde_json::from_str(found).unwrap()
 }
 
@@ -77,6 +81,7 @@ fn look_at(env: &TestEnv) -> serde_json::Value {
 fn a_page_is_whole_narrow_and_silent() {
     let env = TestEnv::new();
     let (mut success, mut errors) = (String::new(), String::new());
+
     for tick in 0..600 {
         let at = second(tick);
         match tick {
@@ -86,12 +91,15 @@ fn a_page_is_whole_narrow_and_silent() {
             _ => writeln!(success, "{at} SUCCESS {}", tick + 1).unwrap(),
         }
     }
+
     writeln!(success, "=== Endpoint moved from <b>10.0.1.5 to 10.0.2.9 at {} ===", second(141)).unwrap();
     env.write("redis_success.log", &success);
     env.write("redis_error.log", &errors);
     let found = look_at(&env);
+
     assert!(found["wide"].as_u64().unwrap() <= 400, "{found}");
     assert_eq!((found["scripts"].as_u64(), found["loaded"].as_u64()), (Some(0), Some(0)), "{found}");
+
     // The changes and the endpoint; two outages that hovering explains; outages, a change, a row.
     assert_eq!((found["bands"].as_u64(), found["rows"].as_u64()), (Some(2), Some(4)), "{found}");
     assert_eq!((found["marks"].as_u64(), found["hover"].as_u64()), (Some(2), Some(2)), "{found}");
@@ -102,7 +110,9 @@ fn a_page_of_next_to_nothing_and_one_of_very_much() {
     let env = TestEnv::new();
     env.write("redis_success.log", &format!("{} SUCCESS 1\n", second(0)));
     let found = look_at(&env);
+
     assert!(found["wide"].as_u64().unwrap() <= 400 && found["text"].as_u64().unwrap() > 50, "{found}");
+
     let mut blocks = String::new();
     for block in 0..2_000 {
         writeln!(blocks, "===== Redis DB Health Check at {} =====", second(block * 300)).unwrap();
@@ -114,6 +124,7 @@ fn a_page_of_next_to_nothing_and_one_of_very_much() {
         }
         blocks.push('\n');
     }
+
     env.write("redis_db_health.log", &blocks);
     let found = look_at(&env);
     assert!(found["wide"].as_u64().unwrap() <= 400, "{found}");

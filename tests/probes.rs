@@ -19,11 +19,15 @@ fn a_canary_expires_and_is_gone_at_once() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let monitor = server.send("MONITOR");
     let mut monitor = BufReader::new(monitor).lines().map(Result::unwrap);
+
     assert_eq!(monitor.next().as_deref(), Some("+OK"));
+
     let port = server.port();
     assert_eq!(env.run(&format!("dbs -p {port} --canary")).code, Some(0));
+
     let output = env.run(&cycle(port, "0.5", "--canary"));
     assert_eq!(output.code, Some(0));
+
     let made = 26 - output.missed();
     assert_eq!(server.command("INFO keyspace"), "# Keyspace\r\n");
 
@@ -35,10 +39,12 @@ fn a_canary_expires_and_is_gone_at_once() {
     let of = |name: &str| seen.iter().filter(|words| words[0] == name).collect::<Vec<_>>();
     let (sets, gets, dels) = (of("SET"), of("GET"), of("DEL"));
     assert_eq!((sets.len(), gets.len(), dels.len()), (made, made, made), "{seen:?}");
+
     for ((set, get), del) in sets.iter().zip(gets).zip(dels) {
         assert!(set[1].starts_with("redis-health:canary:") && set[3..] == ["PX", "10000"], "{set:?}");
         assert_eq!((&get[1], &del[1]), (&set[1], &set[1]));
     }
+
     let keys: BTreeSet<_> = sets.iter().map(|set| &set[1]).collect();
     assert_eq!(keys.len(), made);
 }
@@ -49,6 +55,7 @@ fn nothing_is_written_unless_it_is_asked_for() {
     let port = server.port();
     assert_eq!(env.run(&format!("dbs -p {port} --expect-role primary")).code, Some(0));
     assert_eq!(env.run(&cycle(port, "0.2", "--expect-role primary")).code, Some(0));
+
     let harmless = ["SELECT", "PING", "INFO", "ROLE", "HELLO"];
     for command in server.commands() {
         assert!(harmless.contains(&command.split(' ').next().unwrap()), "{command}");
@@ -63,15 +70,19 @@ fn a_read_only_replica_fails_the_writes_alone() {
     let port = replica.port();
     let text = "readonly: READONLY You can't write against a read only replica.";
     let output = env.run(&cycle(port, "0.5", "--canary"));
+
     assert_eq!(output.code, Some(1), "{output:?}");
+
     let (errors, made) = (env.read("redis_error.log"), 10 - output.missed());
     assert_eq!(errors.matches(&format!(" WRITE FAILURE: {text}\n")).count(), made, "{errors}");
     assert_eq!(errors.matches(" FAILURE: ").count(), made, "{errors}");
     assert_eq!((output.row("endpoint"), output.row("endpoint WRITE")), ((made, 0), (made, made)));
+
     // Of several databases too.
     let output = env.run(&cycle(port, "0.1", "--canary --max-db 1"));
     let made = 2 - output.missed();
     assert_eq!((output.row("DB 0"), output.row("DB 1 WRITE")), ((made, 0), (made, made)), "{output:?}");
+
     let output = env.run(&format!("dbs -p {port} --canary"));
     assert_eq!(output.stdout.matches(&format!(" WRITE: NOT RUNNING ({text})\n")).count(), 16, "{output:?}");
 }
@@ -81,11 +92,13 @@ fn paused_writes_are_seen_by_a_canary_alone_and_cost_one_timeout() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
     assert_eq!(server.command("CLIENT PAUSE 60000 WRITE"), "+OK");
+
     let output = env.run(&format!("dbs -p {port}"));
     assert_eq!(output.code, Some(0), "{output:?}");
 
     let output = env.run(&format!("dbs -p {port} -t 5 --canary"));
     assert_eq!(output.code, Some(1), "{output:?}");
+
     let text = " WRITE: NOT RUNNING (timeout: no reply to SET within 5s)\n";
     assert_eq!(output.stdout.matches(text).count(), 16, "{output:?}");
     assert!(output.elapsed < Duration::from_secs(10), "{:?}", output.elapsed);
@@ -94,9 +107,11 @@ fn paused_writes_are_seen_by_a_canary_alone_and_cost_one_timeout() {
     let run = env.endless(&format!("-p {port} -t 0.5 --canary"));
     env.wait_for("redis_error.log", |text| text.matches(" WRITE FAILURE: timeout: no reply to SET").count() >= 19);
     assert_eq!(server.command("CLIENT UNPAUSE"), "+OK");
+
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint WRITE ended at "));
     let output = run.stop();
     assert_eq!(output.row("endpoint").1, 0, "{output:?}");
+
     // Writes that were given up are not made up for.
     assert_eq!(server.command("DBSIZE"), ":0");
 }
@@ -105,6 +120,7 @@ fn paused_writes_are_seen_by_a_canary_alone_and_cost_one_timeout() {
 fn another_role_than_the_expected_one_is_a_failure() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
+
     for (role, is, other) in [("master", "primary", "replica"), ("slave", "replica", "primary")] {
         server.become_(|nature| nature.role = role);
         assert_eq!(env.run(&format!("dbs -p {port} --expect-role {is}")).code, Some(0));
@@ -113,11 +129,13 @@ fn another_role_than_the_expected_one_is_a_failure() {
         let text = format!(": NOT RUNNING (role: the server is a {is}, not a {other})\n");
         assert_eq!(output.stdout.matches(&text).count(), 16, "{output:?}");
     }
+
     // A run tells how long it was.
     let run = env.endless(&format!("-p {port} --expect-role primary"));
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint began at "));
     server.become_(|nature| nature.role = "master");
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint ended at "));
+
     assert!(run.stop().stdout.contains("Endpoint changed from replica to primary"));
 }
 
@@ -140,10 +158,12 @@ fn a_user_who_may_not_write_is_told_so() {
         assert_eq!(errors.matches(&format!(" WRITE FAILURE: {text}")).count(), made, "{errors}");
         assert_eq!(output.row("endpoint"), (made, 0), "{output:?}");
     }
+
     // What may not be deleted goes by itself.
     let keys = server.talk(&["KEYS redis-health:canary:*"]);
     let keys: Vec<&str> = keys.lines().filter(|line| line.starts_with("redis-health:")).collect();
     assert_eq!(keys.len(), made);
+
     for key in keys {
         let left: i64 = server.command(&format!("PTTL {key}")).strip_prefix(':').unwrap().parse().unwrap();
         assert!((1..=10_000).contains(&left), "{left}");
@@ -168,18 +188,22 @@ fn canaries_that_overlap_do_not_meet() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::Slow(Duration::from_millis(100)));
     let port = server.port();
+
     // A check waits for seven replies, so that fourteen are under way at a time; and another run has its own keys.
     let (other, arguments) = (TestEnv::new(), cycle(port, "1", "--canary"));
     let outputs = thread::scope(|scope| {
         let runs = [&env, &other].map(|env| scope.spawn(|| env.run(&arguments)));
         runs.map(|run| run.join().unwrap())
     });
+
     for output in &outputs {
         assert_eq!(output.code, Some(0), "{output:?}");
     }
+
     let made = 40 - outputs.iter().map(Output::missed).sum::<usize>();
     let sets = || server.commands().into_iter().filter(|command| command.starts_with("SET "));
     let keys: BTreeSet<_> = sets().map(|set| set.split(' ').nth(1).unwrap().to_owned()).collect();
+
     assert_eq!((sets().count(), keys.len()), (made, made));
     assert!(eventually(LIMIT, || server.finished() == server.accepted()));
 }

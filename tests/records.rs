@@ -36,6 +36,7 @@ fn logs_follow_their_path() {
     fs::rename(&log, env.logs().join("renamed")).unwrap();
     goes_on();
     let all = || [numbers(&env.read("renamed")), logged()].concat();
+
     assert!(eventually(LIMIT, || are_consecutive(&all())), "{:?}", all());
 
     // Copied and truncated: it goes on from the beginning, without a hole.
@@ -48,6 +49,7 @@ fn logs_follow_their_path() {
     let last = logged().into_iter().max().unwrap();
     fs::remove_file(&log).unwrap();
     assert!(numbers(&goes_on())[0] > last);
+
     fs::remove_dir_all(env.logs()).unwrap();
     goes_on();
     assert_eq!(run.stop().code, Some(143));
@@ -66,16 +68,20 @@ fn rotation_loses_nothing_and_deletes_only_its_own() {
         names
     };
     assert!(eventually(LIMIT, || rotated().len() >= 3));
+
     env.wait_for("redis_success.log", |text| numbers(text).iter().any(|number| *number > 100));
     assert_eq!(run.stop().code, Some(143));
     assert_eq!(rotated().len(), 3);
+
     for name in foreign {
         assert_eq!(env.read(&name), "not ours");
     }
+
     // What is left has no hole.
     let mut kept: Vec<_> = rotated().iter().flat_map(|name| numbers(&env.read(name))).collect();
     kept.extend(numbers(&env.read("redis_success.log")));
     kept.sort_unstable();
+
     // Checks overlap: at the beginning, one may have ended in time for the last file that is deleted, and at the end, one
     // may have been cut off that began before others.
     assert!(kept.len() > 25, "{kept:?}");
@@ -87,9 +93,11 @@ fn several_processes_rotate_at_once() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
     let runs: Vec<_> = (0..30).map(|_| env.spawn(&format!("dbs -p {port} --rotate 1000"))).collect();
+
     for run in runs {
         assert_eq!(run.wait().code, Some(0));
     }
+
     let all = env.read_all();
     assert_eq!(all.matches("===== Redis DB Health Check at ").count(), 30);
     assert_eq!(all.matches(": RUNNING\n").count(), 30 * 16);
@@ -104,9 +112,11 @@ fn a_day_that_is_over_is_put_aside_under_its_date() {
     let old = std::time::UNIX_EPOCH + Duration::from_secs(1_756_200_000);
     fs::File::options().write(true).open(&log).unwrap().set_modified(old).unwrap();
     let port = server.port();
+
     for _ in 0..2 {
         assert_eq!(env.run(&format!("dbs -p {port} --rotate daily --utc")).code, Some(0));
     }
+
     assert_eq!(env.read("redis_db_health.log.2025-08-26"), "of an older day\n");
     assert_eq!(env.read("redis_db_health.log").matches("=====").count(), 4);
 }
@@ -143,6 +153,7 @@ fn a_full_disk_is_survived_and_its_losses_are_counted() {
     let written = |path: &Path| numbers(&fs::read_to_string(path).unwrap_or_default());
     let there = PathBuf::from(format!("/proc/{}/root{}", run.pid(), env.logs().display()));
     assert!(eventually(LIMIT, || written(&there.join("redis_success.log")).len() >= 10));
+
     let opened = fs::File::open(&there).unwrap();
     let folder = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
     let (log, before, filler) = (folder.join("redis_success.log"), folder.join("before"), folder.join("filler"));
@@ -151,16 +162,21 @@ fn a_full_disk_is_survived_and_its_losses_are_counted() {
     let _ = fs::write(&filler, vec![0; 1 << 17]);
     fs::rename(&log, &before).unwrap();
     let notice = run.wait_for_stderr(|text| text.contains("cannot write a record"));
+
     assert!(notice.contains("No space left on device"), "{notice}");
+
     let reached = server.accepted() + 10;
     assert!(server.wait_accepted(reached, LIMIT));
+
     fs::remove_file(&filler).unwrap();
     run.wait_for_stderr(|text| text.contains("records can be written again"));
     let output = run.wait();
 
     assert_eq!(output.code, Some(4), "{output:?}");
     assert_eq!(output.stderr.matches("cannot write a record").count(), 1, "{}", output.stderr);
+
     let kept = [written(&before), written(&log)].concat();
+
     // A machine that stands still for a while misses checks, which is told too.
     let started = 120 - output.missed();
     let lost = output.figure("records that could not be written: ");
@@ -175,6 +191,7 @@ fn a_folder_that_vanishes_is_survived() {
     env.wait_for("redis_success.log", |text| numbers(text).len() >= 3);
     let away = env.path().join("away");
     fs::rename(env.logs(), &away).unwrap();
+
     // A file in its place keeps it from being made anew.
     fs::write(env.logs(), "").unwrap();
     run.wait_for_stderr(|text| text.contains("cannot write a record: Not a directory"));
@@ -182,6 +199,7 @@ fn a_folder_that_vanishes_is_survived() {
     fs::rename(&away, env.logs()).unwrap();
     run.wait_for_stderr(|text| text.contains("records can be written again"));
     let output = run.stop();
+
     // The signal wins over the loss, which is told all the same.
     assert_eq!(output.code, Some(143));
     assert!(output.stdout.contains("records that could not be written: "), "{output:?}");

@@ -98,10 +98,13 @@ fn a_certificate_of_an_unknown_issuer_is_named() {
     let server = certificates.serve(&certificates.leaf("valid", "127.0.0.1"), "");
     let unknown = "tls: unknown issuer (give its CA with --cacert)";
     let other = certificates.self_signed("other", true);
+
     assert_fails(server.tls_port(), &format!("--tls --cacert {}", other.certificate()), unknown);
+
     // The system's roots do not know it either.
     assert_fails(server.tls_port(), "--tls", unknown);
     assert_healthy(server.tls_port(), "--tls --insecure");
+
     // A CA of the same name, as when somebody made the CA anew.
     let anew = Certificates::new();
     assert_fails(
@@ -162,6 +165,7 @@ fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
     }
     let old = certificates.serve(&own, "--tls-protocols TLSv1.1 --tls-ciphers DEFAULT@SECLEVEL=0");
     let reason = "tls: handshake refused: protocol_version (the server speaks neither TLS 1.2 nor 1.3)";
+
     assert_fails(old.tls_port(), &format!("--tls --cacert {ca}"), reason);
     assert_fails(old.tls_port(), "--tls --insecure", reason);
 }
@@ -174,6 +178,7 @@ fn a_plain_server_is_named() {
     let http = Server::start();
     http.behave(Behaviour::OnAccept(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()));
     let (open, guarded) = (Real::start(""), Real::start("--requirepass x"));
+
     for trust in [&format!("--tls --cacert {ca}"), "--tls --insecure"] {
         assert_fails(http.port(), trust, reason);
         for server in [&open, &guarded] {
@@ -187,10 +192,12 @@ fn a_handshake_that_hangs_or_breaks_keeps_its_own_kind() {
     let certificates = Certificates::new();
     let server = certificates.serve(&certificates.leaf("server", "127.0.0.1"), "");
     server.freeze();
+
     for timeout in ["500ms", "1s"] {
         let reason = format!("timeout: no TLS handshake with 127.0.0.1:{} within {timeout}", server.tls_port());
         assert_fails(server.tls_port(), &format!("--tls --insecure -t {timeout}"), &reason);
     }
+
     server.thaw();
     let scripted = Server::start();
     for (behaviour, reason) in [
@@ -210,6 +217,7 @@ fn the_name_that_is_asked_for_is_the_hosts_or_that_of_sni() {
     let pair = certificates.leaf("named", "*.cache.example localhost");
     let server = certificates.serve(&pair, "");
     let trust = format!("--tls --cacert {ca}");
+
     assert_healthy(server.tls_port(), &format!("{trust} -h localhost"));
     assert_healthy(server.tls_port(), &format!("{trust} --sni a.cache.example"));
     assert_fails(
@@ -217,6 +225,7 @@ fn the_name_that_is_asked_for_is_the_hosts_or_that_of_sni() {
         &format!("{trust} -h localhost --sni other.example"),
         "tls: certificate is for *.cache.example, localhost, not for other.example",
     );
+
     // What arrives at the server, with and without a look at its certificate.
     for (flags, name) in [
         ("-h localhost --insecure", Some("localhost")),
@@ -282,8 +291,10 @@ fn cacert_is_a_file_or_a_folder_and_bad_certificates_in_it_are_passed_over() {
     std::fs::create_dir(path("inner")).unwrap();
     std::os::unix::fs::symlink("bundle.pem", path("abcdef.0")).unwrap();
     std::os::unix::fs::symlink("nowhere", path("dangling")).unwrap();
+
     assert_healthy(port, &format!("--tls --cacert {bundle}"));
     assert_healthy(port, &format!("--tls --cacert {}", folder.path().to_str().unwrap()));
+
     // The system's own bundle is read the same way.
     let folder = folder.path().to_str().unwrap();
     for variable in [("SSL_CERT_FILE", bundle.as_str()), ("SSL_CERT_DIR", folder)] {
@@ -338,16 +349,20 @@ fn uris_and_the_environment_ask_for_tls_too() {
     let run = |variables: &[(&str, &str)], arguments: &str| {
         TestEnv::new().run_with(&[&[("REDISCLI_AUTH", "secret")], variables].concat(), arguments)
     };
+
     for scheme in ["rediss", "valkeys"] {
         let uri = format!("{scheme}://:secret@127.0.0.1:{port}/3");
         let output = run(&[("REDIS_HEALTH_URI", &uri)], &format!("dbs --cacert {ca}"));
         assert!(output.code == Some(0) && output.stdout.contains("DB 3: RUNNING"), "{output:?}");
     }
+
     let uri = format!("redis://127.0.0.1:{port}");
     assert_eq!(run(&[], &format!("dbs --tls --cacert {ca} -u {uri}")).code, Some(0));
+
     let tls = ("REDIS_HEALTH_TLS", "1");
     assert_eq!(run(&[tls, ("REDIS_HEALTH_CACERT", &ca)], &format!("dbs -p {port}")).code, Some(0));
     assert_eq!(run(&[tls, ("REDIS_HEALTH_INSECURE", "1")], &format!("dbs -p {port}")).code, Some(0));
+
     // Without TLS, what lies around in the environment does no harm.
     let around = [
         ("REDIS_HEALTH_TLS", "0"),
@@ -357,11 +372,14 @@ fn uris_and_the_environment_ask_for_tls_too() {
         ("REDIS_HEALTH_INSECURE", "1"),
     ];
     assert_eq!(run(&around, &format!("dbs -p {plain}")).code, Some(0));
+
     let lonely = run(&around, &format!("dbs -p {port} --tls --cacert {ca}"));
     assert!(lonely.code == Some(2) && lonely.stderr.contains("REDIS_HEALTH_CERT needs --key"), "{lonely:?}");
+
     // A socket that was typed stands against TLS in the environment, and one beside it contradicts.
     let socket = server.socket().to_str().unwrap().to_owned();
     assert_eq!(run(&[tls], &format!("dbs -s {socket}")).code, Some(0));
+
     let both = run(&[tls, ("REDIS_HEALTH_SOCKET", &socket)], "dbs");
     assert!(both.code == Some(2) && both.stderr.contains("REDIS_HEALTH_TLS in the environment"), "{both:?}");
 }
@@ -378,6 +396,7 @@ fn cycles_see_a_certificate_that_goes_bad() {
     let run = env.endless(&format!("-p {port} --tls --cacert {ca}"));
     env.wait_for("redis_success.log", |text| text.contains("SUCCESS 3"));
     let set = format!("CONFIG SET tls-cert-file {} tls-key-file {}", bad.certificate(), bad.key());
+
     assert_eq!(server.command(&set), "+OK");
 
     env.wait_for("redis_error.log", |text| {

@@ -94,6 +94,7 @@ fn write(
     };
     stream.get_mut().write_all(b"SET rehearsal 1 PX 1000\r\n")?;
     let mut line = String::new();
+
     match stream.read_line(&mut line)? {
         0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(line == "+OK\r\n"),
@@ -153,12 +154,14 @@ fn rehearse(old: &str, new: &str) {
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint WRITE ended at "));
     let (least, most, held_up) = writer.outage();
     eventually(LIMIT, || Arc::get_mut(&mut upgrade).is_some());
+
     // A check that was under way began a little before.
     let gone = Utc::now() - INTERVAL;
     Arc::get_mut(&mut upgrade).expect("the writer is gone").retire();
     let seen = env.read("redis_success.log").lines().count();
     env.wait_for("redis_success.log", |text| text.lines().count() >= seen + 10);
     let output = run.stop();
+
     assert_eq!(output.code, Some(143), "{output:?}");
 
     // The log.
@@ -169,10 +172,13 @@ fn rehearse(old: &str, new: &str) {
     assert_marked(&success, "=== Endpoint changed from primary to replica at ", demoted, held_up);
     assert_marked(&success, "=== Endpoint moved from 127.0.0.1 to 127.0.0.2 at ", moved, held_up);
     assert_marked(&success, "=== Endpoint changed from replica to primary at ", moved, held_up);
+
     let engines = success.lines().find(|line| line.contains(&format!(" changed from {} {}", was.0, was.1))).unwrap();
     assert!(engines.contains(&format!(" to {} {}", is.0, is.1)), "{engines}");
+
     let mark = engines.split_inclusive(" at ").next().unwrap();
     assert_marked(&success, mark, moved, held_up);
+
     for what in ["moved from", "changed from", "restarted"] {
         let count = if what == "changed from" { 3 } else { usize::from(what == "moved from") };
         assert_eq!(success.matches(&format!("=== Endpoint {what} ")).count(), count, "{success}");
@@ -183,6 +189,7 @@ fn rehearse(old: &str, new: &str) {
     let bounds = [seconds(ended, "at least "), seconds(ended, "at most ")];
     let [at_least, at_most] = bounds.map(|text| Duration::from_secs_f64(text.parse().unwrap()));
     println!("{old} to {new}: {least:?} to {most:?} by the writer; {at_least:?} to {at_most:?} by the log");
+
     assert!(
         at_least <= most && least <= at_most,
         "{least:?} to {most:?}, and the log says {at_least:?} to {at_most:?}"
@@ -192,17 +199,21 @@ fn rehearse(old: &str, new: &str) {
     // The summary.
     let summary = output.stdout.split("=== Stopped by SIGTERM").nth(1).unwrap();
     let failed = errors.lines().filter(|line| line.contains(" WRITE FAILURE: ") && !line.contains(" HELD ")).count();
+
     // Only a check that was under way when the connections were cut can have failed to read.
     let reads = errors.lines().filter(|line| line.contains(" FAILURE: ") && !line.contains(" WRITE "));
     let reads: Vec<_> = reads.filter(|line| !line.contains(" HELD ")).collect();
     let late = TimeDelta::from_std(INTERVAL + SLACK + held_up).unwrap();
+
     for read in &reads {
         let began = parse_stamp(&read[..23]).and_utc();
         assert!(cut.0 - late <= began && began <= cut.1, "{read}, and the cut was at {cut:?}");
     }
+
     let failed_of = |row: &str| output.row(row).1;
     assert_eq!(failed_of("endpoint"), reads.len(), "{summary}");
     assert_eq!(failed_of("endpoint WRITE"), failed + reads.len(), "{summary}");
+
     for told in [
         &format!("at least {} s, at most {} s", bounds[0], bounds[1]),
         "readonly: READONLY You can't write against a read only replica.",
@@ -212,10 +223,12 @@ fn rehearse(old: &str, new: &str) {
     ] {
         assert!(summary.contains(told), "{told} in {summary}");
     }
+
     // A connection that is held stays with the old primary for as long as that lives, wherever the name points.
     assert!(errors.contains(" HELD WRITE FAILURE: readonly: "), "{errors}");
     assert!(stamp(&success, "=== HELD moved from 127.0.0.1 to 127.0.0.2 at ") >= gone, "{success}");
     assert!(stamp(&errors, "=== Outage of HELD WRITE ended at ") >= gone, "{errors}");
+
     let engines = format!("Endpoint changed from {} {}", was.0, was.1);
     assert!(summary.lines().any(|line| line.contains(&engines) && line.contains(&format!(" to {} {}", is.0, is.1))));
 }

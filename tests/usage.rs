@@ -93,15 +93,19 @@ fn what_was_typed_beats_the_environment() {
     let uri = ("REDIS_HEALTH_URI", "redis://nowhere.invalid:1/3");
     assert_eq!(env.run_with(&[uri], &format!("dbs -h 127.0.0.1 -p {port}")).code, Some(0));
     assert_eq!(env.run_with(&[("REDIS_HEALTH_PORT", &port), ("REDIS_HEALTH_DB", "3")], "dbs").code, Some(0));
+
     let own = format!("redis://127.0.0.1:{port}/3");
     let output = env.run_with(&[("REDIS_HEALTH_URI", &own)], "dbs");
     assert!(output.stdout.contains("DB 3: RUNNING") && output.stdout.contains("1 database checked"), "{output:?}");
     assert_eq!(env.run_with(&[uri], &format!("dbs -p {port}")).code, Some(2));
+
     let output = env.run_with(&[("REDIS_HEALTH_HOST", "a"), ("REDIS_HEALTH_SOCKET", "b")], "dbs");
     assert!(output.stderr.contains("REDIS_HEALTH_SOCKET and REDIS_HEALTH_HOST in the environment"), "{output:?}");
+
     // A switch that is off there is no choice at all.
     let off = [("REDIS_HEALTH_ASKPASS", "0"), ("REDIS_HEALTH_PORT", &port)];
     assert_eq!(env.run_with(&off, "dbs").code, Some(0));
+
     // A flag that only the environment sets is refused by its variable's rules too.
     assert_eq!(env.run_with(&[("REDIS_HEALTH_QUIET", "1"), ("REDIS_HEALTH_PORT", &port)], "dbs").stdout, "");
 }
@@ -113,6 +117,7 @@ fn help_is_help_and_h_is_host() {
     assert_eq!(help.code, Some(0));
     assert!(help.stdout.contains("-h, --host") && help.stdout.contains("REDIS_HEALTH_HOST"));
     assert_eq!(env.run("--version").code, Some(0));
+
     let bare = env.run("");
     assert_eq!(bare.code, Some(2));
     assert!(bare.stderr.contains("dbs") && bare.stderr.contains("cycles"), "{bare:?}");

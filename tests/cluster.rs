@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -20,7 +20,7 @@ fn endless(env: &TestEnv, port: u16, flags: &str) -> Running {
     env.endless(&format!("-c -p {port} -t 1 --check-interval 100ms {flags}"))
 }
 
-/// The lines of all nodes in a block, in its order.
+/// The lines of all nodes in a block, in the block's order.
 fn block(cluster: &Cluster, line: impl Fn(usize, &str) -> String) -> String {
     let mut places: Vec<_> = (0..6).collect();
     places.sort_by_key(|place| cluster.nodes[*place].port());
@@ -34,7 +34,7 @@ fn a_scan_checks_every_node_once() {
     let head = "===== Redis DB Health Check at <time> =====\n";
     let mut blocks = String::new();
 
-    // Whichever node is asked, and whatever is known of the number of databases.
+    // The result depends neither on the node that is asked nor on how the databases are chosen.
     for (place, flags) in [(0, ""), (4, "--max-db auto"), (2, "-n 0")] {
         let output = env.run(&format!("dbs -c -p {} {flags}", cluster.port(place)));
         assert_eq!(output.code, Some(0), "{output:?}");
@@ -75,7 +75,7 @@ fn a_scan_takes_no_longer_than_its_slowest_node() {
 
     // Another node, and the endpoint itself.
     for slow in [1, 0] {
-        // A busy machine adds to a scan what the nodes had no part in, but not to each of many.
+        // A busy machine may delay one scan, but not each of many.
         let excess = || {
             cluster.nodes[slow].command("CLIENT PAUSE 600 ALL");
             let scan = env.run(&format!("dbs -c -p {} --json", cluster.port(0))).json();
@@ -114,7 +114,7 @@ fn slots_without_a_primary_fail_a_scan() {
 }
 
 #[test]
-fn where_nobody_tells_of_nodes_the_endpoint_is_checked() {
+fn without_a_node_list_the_endpoint_is_checked() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
     let output = env.run(&format!("dbs -c -p {port} --max-db 1 --canary"));
@@ -136,7 +136,7 @@ fn where_nobody_tells_of_nodes_the_endpoint_is_checked() {
     let errors = normalised(&env.read("redis_error.log"));
     assert_eq!(errors.matches(&format!("<time> CLUSTER FAILURE: {failure}\n")).count(), 1 + made, "{errors}");
 
-    // A cluster whose topology may not be asked for.
+    // A cluster that does not permit CLUSTER commands.
     let (env, cluster) = (TestEnv::new(), Cluster::start());
     for node in &cluster.nodes {
         node.command("ACL SETUSER default -cluster");
@@ -157,11 +157,11 @@ fn where_nobody_tells_of_nodes_the_endpoint_is_checked() {
 }
 
 #[test]
-fn without_the_flag_a_write_that_is_moved_says_what_to_do() {
+fn a_moved_write_without_cluster_names_the_remedy() {
     let cluster = Cluster::start();
     let (mut moved, mut passed) = (0, 0);
 
-    // The slot is another one for each run, and the same in all of it.
+    // Each run has a slot of its own, which stays the same during the run.
     for _ in 0..20 {
         let env = TestEnv::new();
         let run = "cycles --cycles 1 --run-duration 0.25 --check-interval 50ms --canary";
@@ -181,17 +181,17 @@ fn without_the_flag_a_write_that_is_moved_says_what_to_do() {
 }
 
 #[test]
-fn a_look_that_runs_out_of_time_names_the_timeout() {
+fn a_discovery_that_times_out_names_the_timeout() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     server.freeze();
     let port = server.port();
-    env.run(&format!("dbs -c -p {port} -t 300ms"));
+    env.run(&format!("dbs -c -p {port} -t 1"));
     let log = env.read("redis_db_health.log");
     server.thaw();
 
-    assert!(log.contains("CLUSTER: NOT RUNNING (timeout: no reply to CLUSTER SHARDS within 300ms)\n"), "{log}");
+    assert!(log.contains("CLUSTER: NOT RUNNING (timeout: no reply to CLUSTER SHARDS within 1s)\n"), "{log}");
 
-    // Nodes that hang, each of which gets a part of the time.
+    // All nodes hang, and each of them gets a part of the time.
     let (env, cluster) = (TestEnv::new(), Cluster::start());
     let port = cluster.port(0);
     let run = endless(&env, port, "-t 0.5");
@@ -227,7 +227,7 @@ fn each_shard_has_a_canary_in_its_own_slots() {
     assert!(output.stdout.contains("6 databases on 6 nodes checked in"), "{output:?}");
     assert!(output.stdout.contains("; 3 of 3 shards take writes\n"), "{output:?}");
 
-    // Replicas execute what is replicated to them, which has reached them a little later.
+    // Replicas count the replicated write too, which reaches them a little later.
     let reached = || (0..6).all(|place| written(place) == before[place] + 1);
     assert!(eventually(LIMIT, reached), "{:?}", (0..6).map(written).collect::<Vec<_>>());
 
@@ -252,13 +252,13 @@ fn each_shard_has_a_canary_in_its_own_slots() {
     assert!(metrics.contains(&format!("shard=\"{from}-{to}\"}} 0\n")) && !metrics.contains("probe"), "{metrics}");
 }
 
-/// When something was first seen from outside, and when it was last seen not to be yet.
+/// The time in which an observer outside saw a change: between these two moments.
 struct Seen {
     not_before: DateTime<Utc>,
     not_after: DateTime<Utc>,
 }
 
-/// Looks until a condition holds.
+/// Polls until a condition holds.
 fn watch(condition: impl Fn() -> bool) -> Seen {
     let end = Instant::now() + LIMIT;
     let mut not_before = Utc::now();
@@ -291,7 +291,7 @@ fn checks(env: &TestEnv, is: impl Fn(&Value) -> bool) -> Vec<(DateTime<Utc>, Dat
     checks
 }
 
-/// Whether a turn from one kind of checks to another lies where it was seen from outside.
+/// Asserts that the first check with a new result fits the time at which an observer saw the change.
 fn holds(what: &str, checks: &[(DateTime<Utc>, DateTime<Utc>, Value)], turned: impl Fn(&Value) -> bool, seen: &Seen) {
     let turn = checks.iter().position(|(.., check)| turned(check)).unwrap_or_else(|| panic!("no turn: {what}"));
     assert!(turn > 0, "{what}: nothing before");
@@ -382,7 +382,7 @@ fn a_dead_endpoint_hides_no_other_node() {
     env.wait_for("redis_error.log", |text| text.matches(&failed).count() >= 2);
     let seen = last_success(&env.read("redis_success.log"), "CLUSTER");
 
-    // The others go on, and one of them tells of the cluster.
+    // The other nodes are still checked, and one of them reports the cluster's state.
     env.wait_for("redis_success.log", |text| {
         let others = names.iter().filter(|name| **name != names[3]);
         others.chain([&"CLUSTER".to_owned()]).all(|name| last_success(text, name) > seen + 3)
@@ -405,12 +405,12 @@ fn nodes_that_appear_or_vanish_are_changes() {
     let marked = format!("=== {name} was absent and is present at ");
     let text = env.wait_for("redis_success.log", |text| text.contains(&marked) && last_success(text, &name) > 0);
 
-    // Those who were there from the beginning have not changed.
+    // The nodes that were there from the beginning have no such mark.
     assert_eq!(text.matches("absent").count(), 1, "{text}");
 
     cluster.all_know(7);
 
-    // To fail is not to vanish.
+    // A node that fails is still present.
     seventh.kill();
     let failure = format!("{name} FAILURE: refused: Connection refused\n");
     env.wait_for("redis_error.log", |text| text.matches(&failure).count() >= 3);
@@ -433,12 +433,11 @@ fn nodes_that_appear_or_vanish_are_changes() {
     assert!(output.stdout.contains(&marked), "{output:?}");
 }
 
-/// What a writer of our own met that follows redirections as any client does: when each write began and ended, and
-/// whether some node took it.
+/// The writes of a client that follows redirections: when each one began and ended, and whether a node accepted it.
 type Written = Vec<(DateTime<Utc>, DateTime<Utc>, bool)>;
 
-/// Writes to the first shard from outside, again and again, until told to stop.
-fn write_on(ports: &[u16], patience: Duration, stop: &AtomicBool) -> Written {
+/// Writes to the first shard again and again, until told to stop.
+fn write_on(ports: &[u16], patience: Duration, stop: &AtomicBool, count: &AtomicUsize) -> Written {
     // Its slot is 5061 (redis.io, cluster specification: SET bar).
     let key = "bar";
     let mut written = Written::new();
@@ -447,7 +446,7 @@ fn write_on(ports: &[u16], patience: Duration, stop: &AtomicBool) -> Written {
     while !stop.load(Ordering::Relaxed) {
         let began = Utc::now();
         let mut taken = false;
-        // First who was known to take it, then whoever else may.
+        // First the node that accepted the last write, then all others.
         for first in [known].into_iter().chain(ports.iter().copied()) {
             let mut port = first;
             for _ in 0..2 {
@@ -468,6 +467,7 @@ fn write_on(ports: &[u16], patience: Duration, stop: &AtomicBool) -> Written {
             }
         }
         written.push((began, Utc::now(), taken));
+        count.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(5));
     }
 
@@ -484,13 +484,13 @@ fn try_set(port: u16, key: &str, patience: Duration) -> Option<String> {
     Some(line.trim_end().to_owned())
 }
 
-/// The rows and outages that a document tells of shards and nodes, without what only a live run can know.
+/// The rows of shards and nodes in a document, without the values that only a live run knows.
 fn told(mut document: Value) -> Vec<Value> {
     let rows = document["databases"].as_array_mut().unwrap();
     for row in rows.iter_mut() {
         row.as_object_mut().unwrap().remove("latency_us");
         for outage in row["outages"].as_array_mut().unwrap() {
-            // The logs do not tell when within a check its failure was met, and cut the time to milliseconds.
+            // The logs have whole milliseconds, and not the moment within a check at which it failed.
             outage.as_object_mut().unwrap().retain(|name, _| !name.ends_with("_s"));
         }
     }
@@ -498,20 +498,25 @@ fn told(mut document: Value) -> Vec<Value> {
     std::mem::take(rows)
 }
 
-/// Runs with a canary and a writer from outside while something happens to the first shard; gives what the writer met, the
-/// first shard's checks, and the document of the run, which is the same as that of its logs.
+/// Runs with a canary beside a client that writes, while something happens to the first shard. Returns the client's
+/// writes, the first shard's row, and the texts of the run, whose document is the same as that of its logs.
 fn written_while(patience: Duration, happens: impl FnOnce(&mut Cluster, &TestEnv)) -> (Written, Value, String) {
     let (env, mut cluster) = (TestEnv::new(), Cluster::start());
     let ports: Vec<_> = cluster.nodes.iter().map(Real::port).collect();
     let port = cluster.port(1);
     let run = endless(&env, port, "--canary --log-format json --json");
     env.wait_for("redis_success.log", |text| text.matches("\"shard\":\"0-5460\"").count() >= 3);
-    let stop = AtomicBool::new(false);
+    let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
     let written = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| write_on(&ports, patience, &stop));
-        // It is to have written before and after.
-        std::thread::sleep(Duration::from_millis(300));
+        let writer = scope.spawn(|| write_on(&ports, patience, &stop, &count));
+        // It has to write before and after.
+        let goes_on = || {
+            let seen = count.load(Ordering::Relaxed);
+            assert!(eventually(LIMIT, || count.load(Ordering::Relaxed) > seen + 10), "the writer hangs");
+        };
+        goes_on();
         happens(&mut cluster, &env);
+        goes_on();
         stop.store(true, Ordering::Relaxed);
         writer.join().unwrap()
     });
@@ -535,7 +540,7 @@ fn a_shards_outage_is_its_write_outage() {
 }
 
 #[test]
-fn a_primary_that_hangs_hides_nobody_who_took_its_place() {
+fn a_hanging_primary_does_not_hide_its_successor() {
     outage_of_a_shard(Duration::from_millis(100), |primary| primary.freeze());
 }
 
@@ -557,8 +562,8 @@ fn outage_of_a_shard(patience: Duration, ends: impl FnOnce(&mut Real)) {
 
     let outage = &outages[0];
 
-    // From outside: no longer than from the last write that was taken to the first one after, no shorter than from the
-    // first that was not to the last.
+    // For the client, the outage lasted at most from the last accepted write before it to the first one after it, and at
+    // least from the first refused write to the last one.
     let first = written.iter().position(|(.., taken)| !taken).expect("an outage");
     let last = written.iter().rposition(|(.., taken)| !taken).expect("an outage");
     let seconds = |from: DateTime<Utc>, to: DateTime<Utc>| (to - from).num_microseconds().unwrap() as f64 / 1e6;
@@ -577,7 +582,7 @@ fn outage_of_a_shard(patience: Duration, ends: impl FnOnce(&mut Real)) {
 }
 
 #[test]
-fn a_graceful_failover_fails_nothing_that_others_do_not_see() {
+fn a_graceful_failover_fails_no_check_if_clients_see_no_error() {
     let (written, shard, told) = written_while(LIMIT, |cluster, env| {
         assert_eq!(cluster.nodes[3].command("CLUSTER FAILOVER"), "+OK");
         env.wait_for("redis_success.log", |text| {
@@ -606,7 +611,7 @@ fn last_number(text: &str) -> u64 {
 }
 
 #[test]
-fn a_node_that_was_started_anew_hides_no_other() {
+fn a_restarted_node_hides_no_other() {
     let (env, nodes) = (TestEnv::new(), old_cluster());
     let mut replies = Vec::new();
     nodes[0].become_(|nature| replies.clone_from(&nature.replies));
@@ -621,7 +626,7 @@ fn a_node_that_was_started_anew_hides_no_other() {
         env.wait_for("redis_success.log", more)
     };
 
-    // First the slots alone: a look in between is to see the one or the other, not half of each.
+    // First the slots alone, so that a discovery in between sees a complete state.
     nodes[0].become_(|nature| nature.replies[1].1 = "*0\r\n".into());
     goes_on();
     nodes[0].become_(|nature| nature.replies[2].1 = "$0\r\n\r\n".into());
@@ -633,15 +638,14 @@ fn a_node_that_was_started_anew_hides_no_other() {
     run.stop();
 }
 
-/// Two scripted nodes that tell of themselves as engines before 7.0 do: the second is a replica that CLUSTER SLOTS leaves
-/// out.
+/// Two scripted nodes that answer as engines before 7.0 do. The second one is a replica that CLUSTER SLOTS leaves out.
 fn old_cluster() -> [Server; 2] {
     let nodes = [Server::start(), Server::start()];
     let [primary, replica] = [0, 1].map(|place: usize| nodes[place].port());
     let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
     let slots = format!("*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n{}:{primary}\r\n{}", bulk("127.0.0.1"), bulk("a"));
 
-    // Longer than what other replies may have.
+    // Longer than other replies may be.
     let many: String = (0..1000).map(|n| format!("{n} :0@0 master,noaddr {}\n", "-".repeat(100))).collect();
     let listed = format!(
         "a 127.0.0.1:{primary}@1 myself,master - 0 0 1 connected 0-16383\n{many}b 127.0.0.1:{replica}@1 slave a 0 0 1 connected\n"
@@ -682,12 +686,12 @@ fn older_engines_are_asked_for_their_slots() {
     assert_eq!(output.code, Some(0), "{output:?}");
     assert_eq!(env.count("redis_success.log", "CLUSTER SUCCESS "), 5 - output.missed());
 
-    // What it does not know is asked no more.
+    // An unknown command is not sent again.
     assert_eq!(asked("CLUSTER SHARDS"), before + 1);
 }
 
 #[test]
-fn nodes_are_asked_at_their_tls_port_with_the_name_that_they_announce() {
+fn nodes_are_checked_at_their_tls_port_and_announced_name() {
     let (env, certificates) = (TestEnv::new(), Certificates::new());
     let ca = certificates.ca();
     let node = certificates.serve(&certificates.leaf("server", "127.0.0.1"), "--tls-cluster yes --cluster-enabled yes");
@@ -715,7 +719,7 @@ fn nodes_are_asked_at_their_tls_port_with_the_name_that_they_announce() {
 }
 
 #[test]
-fn every_engine_tells_its_nodes_and_its_databases() {
+fn every_engine_lists_its_nodes_and_databases() {
     // Valkey 9 has numbered databases in cluster mode; engines before 7.0 do not know CLUSTER SHARDS.
     for (name, more, databases) in [
         ("redis-6.2", "", 1),

@@ -13,7 +13,7 @@ use crate::support::real::Real;
 use crate::support::scripted::{Behaviour, LIMIT, Server, eventually};
 
 #[test]
-fn a_healthy_run_is_the_scripts_bytes() {
+fn a_healthy_run_writes_the_same_bytes_as_the_script() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let settings = [
         ("SUCCESS_LOG", "legacy.success"),
@@ -37,7 +37,7 @@ fn a_healthy_run_is_the_scripts_bytes() {
 }
 
 #[test]
-fn several_databases_are_told_apart() {
+fn several_databases_are_distinguished() {
     let (env, server) = (TestEnv::new(), Real::start("--databases 2"));
     let port = server.port();
     let output = env.run(&format!("cycles -p {port} --max-db 2 --cycles 1 --run-duration 1.2 --check-interval 1"));
@@ -57,11 +57,10 @@ fn several_databases_are_told_apart() {
 }
 
 #[test]
-fn an_outage_is_told_as_it_happens() {
+fn an_outage_is_reported_as_it_happens() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
-    let run = env.endless(&format!("-p {port}"));
-    env.wait_for("redis_success.log", |text| text.contains("SUCCESS 2\n"));
+    let run = env.endless_until(&format!("-p {port}"), "SUCCESS 2\n");
     server.behave(Behaviour::Refuse);
     env.wait_for("redis_error.log", |text| text.matches("FAILURE: refused: Connection refused\n").count() >= 2);
     server.behave(Behaviour::Serve);
@@ -84,7 +83,7 @@ fn every_signal_ends_a_run_with_its_mark_and_summary() {
     let signals = [(Signal::HUP, "SIGHUP", 129), (Signal::INT, "SIGINT", 130), (Signal::TERM, "SIGTERM", 143)];
     for (signal, name, code) in signals {
         let (env, server) = (TestEnv::new(), Server::start());
-        // A check that hangs must not hold the end up.
+        // A hanging check must not delay the end.
         server.behave(Behaviour::StallAfter(0));
         let port = server.port();
         let run = env.endless(&format!("-p {port} -t 10m"));
@@ -119,8 +118,7 @@ fn nohup_keeps_a_run_alive() {
 fn a_log_folder_has_one_run_at_a_time() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
-    let first = env.endless(&format!("-p {port}"));
-    env.wait_for("redis_success.log", |text| text.contains("SUCCESS 1\n"));
+    let first = env.endless_until(&format!("-p {port}"), "SUCCESS 1\n");
     let second = env.run(&format!("{ENDLESS} -p {port}"));
 
     assert_eq!((second.code, second.stdout.as_str()), (Some(3), ""));
@@ -138,7 +136,7 @@ fn a_log_folder_has_one_run_at_a_time() {
 }
 
 #[test]
-fn a_closed_standard_output_ends_no_run() {
+fn a_closed_standard_output_does_not_end_a_run() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::Refuse);
     let port = server.port();
@@ -165,18 +163,17 @@ fn a_check_that_hangs_delays_no_other() {
     let made = 10 - output.missed();
     assert_eq!(errors.matches("FAILURE: timeout: no reply to SELECT within 2s").count(), made, "{output:?}");
 
-    // All of them began before the first one was over.
+    // All checks began before the first one was over.
     let began = stamps(&errors, "FAILURE");
     let first = *began.iter().min().unwrap();
     assert!(made > 1 && began.iter().all(|at| *at < first + TimeDelta::seconds(2)), "{errors}");
 }
 
 #[test]
-fn suspended_time_is_counted_and_not_made_up() {
+fn checks_missed_while_suspended_are_counted_and_not_caught_up() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
-    let run = env.endless(&format!("-p {port}"));
-    env.wait_for("redis_success.log", |text| text.contains("SUCCESS 2\n"));
+    let run = env.endless_until(&format!("-p {port}"), "SUCCESS 2\n");
     run.signal(Signal::STOP);
 
     // Time has to pass while nothing happens; how much is not important.
@@ -189,7 +186,7 @@ fn suspended_time_is_counted_and_not_made_up() {
 
     let output = run.stop();
 
-    // A busy machine may have missed more, which has marks of its own.
+    // A busy machine may have missed more checks, which have marks of their own.
     let text = env.read("redis_success.log");
     let marks = text.lines().filter_map(|line| line.split_once("checks missed: ")?.1.split(' ').next()?.parse().ok());
     let missed: Vec<usize> = marks.collect();
@@ -202,8 +199,7 @@ fn suspended_time_is_counted_and_not_made_up() {
 fn changes_are_marked() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
-    let run = env.endless(&format!("-p {port}"));
-    env.wait_for("redis_success.log", |text| text.contains("SUCCESS 2\n"));
+    let run = env.endless_until(&format!("-p {port}"), "SUCCESS 2\n");
     server.become_(|nature| {
         nature.role = "slave";
         nature.info = vec![
@@ -222,7 +218,7 @@ fn changes_are_marked() {
 }
 
 #[test]
-fn the_wall_clock_may_step_without_consequence() {
+fn steps_of_the_wall_clock_change_nothing() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
 

@@ -14,7 +14,7 @@ fn databases(block: &str) -> Vec<&str> {
 }
 
 #[test]
-fn a_block_is_the_scripts_bytes() {
+fn a_block_has_the_same_bytes_as_the_scripts() {
     let (env, server) = (TestEnv::new(), Real::start("--databases 16"));
     run_script(&env, "check_redis_dbs.sh", server.port(), &[("MAX_DB", "15"), ("LOG_FILE", "legacy.log")]);
 
@@ -63,7 +63,7 @@ fn auto_ends_where_the_server_refuses_everything() {
 
     assert_eq!(databases(&output.stdout), ["DB 0: NOT RUNNING (auth: NOAUTH Authentication required.)"]);
 
-    // A server that loads still tells which databases it has.
+    // A loading server still tells which databases it has.
     server.become_(|nature| nature.password = None);
     server.behave(Behaviour::ErrorFor("PING", "LOADING Redis is loading the dataset in memory".into()));
     let output = env.run(&format!("dbs -p {} --max-db auto", server.port()));
@@ -88,7 +88,7 @@ fn one_database_over_a_unix_socket() {
 }
 
 #[test]
-fn quiet_says_only_bad_news_and_on_standard_error() {
+fn quiet_prints_only_failures_on_standard_error() {
     let (env, server) = (TestEnv::new(), Server::start());
     let output = env.run(&format!("dbs -q -p {}", server.port()));
     assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (Some(0), "", ""));
@@ -141,7 +141,7 @@ fn a_connection_that_breaks_fails_one_index_and_the_rest_go_on() {
         let block = env.read("redis_db_health.log");
         let running = databases(&block).into_iter().filter(|line| line.ends_with(": RUNNING")).count();
         assert_eq!(running, 3, "{block}");
-        // What the peer's end looks like depends on what it had not read.
+        // How the end of a connection appears depends on what the server had not read yet.
         let lost = databases(&block).into_iter().filter(|line| line.contains("reset") || line.contains(text)).count();
         assert_eq!(lost, 3, "{block}");
         assert_eq!(server.accepted(), 3);
@@ -185,7 +185,7 @@ fn forty_scans_at_once_leave_forty_whole_blocks() {
 }
 
 #[test]
-fn a_signal_leaves_what_was_seen() {
+fn a_signal_keeps_the_results_so_far() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::StallAfter(5));
     let run = env.spawn(&format!("dbs -p {} -t 20", server.port()));
@@ -202,7 +202,7 @@ fn a_signal_leaves_what_was_seen() {
 }
 
 #[test]
-fn a_closed_standard_output_ends_nothing() {
+fn a_closed_standard_output_does_not_end_a_scan() {
     let (env, server) = (TestEnv::new(), Server::start());
     let output = env.run_unread(&format!("dbs -p {} --max-db 9999", server.port()));
 

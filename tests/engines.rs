@@ -9,7 +9,7 @@ use crate::support::certificates::Certificates;
 use crate::support::env::{ENDLESS, Output, TestEnv, engine};
 use crate::support::real::Real;
 
-/// Each case as a test of its own for each engine, so that a failure names both.
+/// Makes one test for each case and engine, so that a failure names both.
 macro_rules! on_every_engine {
     ($($case:ident)*) => {
         on_every_engine! { redis_6_2 "redis-6.2", [$($case)*] }
@@ -31,15 +31,15 @@ macro_rules! on_every_engine {
 
 on_every_engine! {
     every_database_is_checked
-    records_tell_engine_and_version
-    roles_are_told_apart
-    a_unix_socket_will_do
+    records_name_engine_and_version
+    roles_are_distinguished
+    a_unix_socket_works
     a_password_is_asked_for
-    a_user_who_may_do_next_to_nothing_learns_that_all_is_well
-    a_server_that_loads_its_data_is_not_healthy
+    a_user_with_minimal_rights_passes
+    a_loading_server_is_not_healthy
 }
 
-/// One of the engines, and what it says of itself on the command line.
+/// One of the engines, and what its command line says about it.
 struct Engine {
     path: PathBuf,
     /// `redis` or `valkey`.
@@ -101,7 +101,7 @@ fn every_database_is_checked(engine: &Engine) {
     }
 }
 
-fn records_tell_engine_and_version(engine: &Engine) {
+fn records_name_engine_and_version(engine: &Engine) {
     let (env, server) = (TestEnv::new(), engine.start(""));
     let output = cycles(&env, &format!("-p {} --canary --expect-role primary --log-format json", server.port()));
     assert_eq!(output.code, Some(0), "{output:?}");
@@ -126,7 +126,7 @@ fn records_tell_engine_and_version(engine: &Engine) {
     assert_eq!((&report["checks"], &report["failures"]), (&made.into(), &0.into()), "{report}");
 }
 
-fn roles_are_told_apart(engine: &Engine) {
+fn roles_are_distinguished(engine: &Engine) {
     let (primary, replica) = engine.pair();
     for (server, is, is_not) in [(&primary, "primary", "replica"), (&replica, "replica", "primary")] {
         let (env, port) = (TestEnv::new(), server.port());
@@ -147,7 +147,7 @@ fn roles_are_told_apart(engine: &Engine) {
     assert_eq!(refused, 4 - output.missed(), "{errors}");
 }
 
-fn a_unix_socket_will_do(engine: &Engine) {
+fn a_unix_socket_works(engine: &Engine) {
     let (env, server) = (TestEnv::new(), engine.start(""));
     let socket = server.socket();
     let socket = socket.to_str().unwrap();
@@ -184,7 +184,7 @@ fn refusals(server: &Real) -> u64 {
     log.split("$5\r\ncount\r\n:").skip(1).map(|rest| rest.split('\r').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
-fn a_user_who_may_do_next_to_nothing_learns_that_all_is_well(engine: &Engine) {
+fn a_user_with_minimal_rights_passes(engine: &Engine) {
     let (env, server) = (TestEnv::new(), engine.start(""));
     assert_eq!(server.command("ACL SETUSER probe on >open-sesame +ping +select"), "+OK");
 
@@ -214,15 +214,15 @@ fn a_user_who_may_do_next_to_nothing_learns_that_all_is_well(engine: &Engine) {
 
     assert_eq!(text.lines().filter(other).collect::<Vec<_>>(), Vec::<&str>::new());
 
-    // HELLO tells the role to everybody.
+    // HELLO, which tells the role, needs no permission.
     for (role, code) in [("primary", 0), ("replica", 1)] {
         let output = scan(&format!("--expect-role {role}"));
         assert_eq!(output.code, Some(code), "{output:?}");
     }
 }
 
-fn a_server_that_loads_its_data_is_not_healthy(engine: &Engine) {
-    // A server that loads looks at its clients now and then, which Redis 6.2 does after 2 MiB whatever one asks for.
+fn a_loading_server_is_not_healthy(engine: &Engine) {
+    // A loading server serves its clients from time to time: Redis 6.2 after each 2 MiB, whatever is configured.
     let (look, count, size) = match engine.version.starts_with("6.") {
         true => ("", 20, 2 << 20),
         false => ("--loading-process-events-interval-bytes 1024", 200, 1024),
@@ -247,7 +247,7 @@ fn a_server_that_loads_its_data_is_not_healthy(engine: &Engine) {
     let run = env.endless(&format!("-p {port} --check-interval 100ms"));
     env.wait_for("redis_error.log", |text| text.matches(" FAILURE: loading: LOADING ").count() > 18);
 
-    // Redis 6.2 takes no CONFIG SET while it loads.
+    // Redis 6.2 accepts no CONFIG SET while it loads.
     server.restart_with("--key-load-delay 0");
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint ended at "));
     let output = run.stop();

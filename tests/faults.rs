@@ -21,7 +21,7 @@ fn text_of(output: &Output) -> String {
     line.and_then(|line| line.strip_suffix(')')).unwrap_or_else(|| panic!("{output:?}")).to_owned()
 }
 
-/// The same of a server that behaves like this.
+/// What `dbs` says of a server that behaves like this.
 fn scripted(behaviour: Behaviour, flags: &str) -> String {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(behaviour);
@@ -30,7 +30,7 @@ fn scripted(behaviour: Behaviour, flags: &str) -> String {
     text.replace(&server.address().to_string(), "<address>")
 }
 
-/// The same in a network namespace that `setup` prepares.
+/// What `dbs` says in a network namespace that `setup` prepares.
 fn in_namespace(setup: &str, flags: &str) -> String {
     let env = TestEnv::new();
     text_of(
@@ -39,7 +39,7 @@ fn in_namespace(setup: &str, flags: &str) -> String {
     )
 }
 
-/// Asks only this name server.
+/// The shell commands after which only this name server is asked.
 fn name_server(address: &str) -> String {
     format!(
         "printf 'nameserver {address}\\noptions timeout:30 attempts:1\\n' > resolv; \
@@ -51,12 +51,12 @@ fn name_server(address: &str) -> String {
 /// The loopback interface of a new network namespace, which is down at first.
 const LOOPBACK: &str = "ip link set lo up";
 
-/// A network behind which everything vanishes without a word.
+/// A network that drops all packets.
 const VOID: &str = "ip link add v0 type veth peer name v1; ip addr add 10.99.0.1/24 dev v0; ip link set v0 up; \
                     ip link set v1 up; ip neigh add 10.99.0.2 lladdr 02:00:00:00:00:01 dev v0 nud permanent";
 
 #[test]
-fn what_the_network_does_has_a_kind() {
+fn network_faults_have_their_kinds() {
     let started = b"+O".to_vec();
     for (behaviour, flags, text) in [
         (Behaviour::Refuse, "", "refused: Connection refused"),
@@ -83,7 +83,7 @@ fn what_the_network_does_has_a_kind() {
 }
 
 #[test]
-fn names_that_cannot_be_resolved_are_told_from_name_servers_that_hang() {
+fn unknown_names_and_hanging_name_servers_are_distinguished() {
     let files_only = "echo hosts: files > nsswitch; mount --bind nsswitch /etc/nsswitch.conf".to_owned();
     for (setup, flags, text) in [
         (files_only, "", "dns: cache.example: Name or service not known"),
@@ -156,7 +156,7 @@ fn an_error_sent_on_accept_is_reported_as_itself() {
     ] {
         let said = scripted(Behaviour::OnAccept(format!("-{text}\r\n").into_bytes()), "");
         assert_eq!(said, format!("{kind}: {text}"));
-        // All databases at the price of one connection.
+        // One connection settles all databases.
         let (env, server) = (TestEnv::new(), Server::start());
         server.behave(Behaviour::OnAccept(format!("-{text}\r\n").into_bytes()));
         let output = env.run(&format!("dbs -p {}", server.port()));
@@ -166,7 +166,7 @@ fn an_error_sent_on_accept_is_reported_as_itself() {
 }
 
 #[test]
-fn what_is_not_the_protocol_is_shown() {
+fn text_that_is_not_the_protocol_is_shown() {
     let http = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
     for (bytes, text) in [
         (http.as_slice(), "protocol: not a Redis reply: HTTP/1.1 400 Bad Request"),
@@ -261,7 +261,7 @@ fn is_complete((success, errors): &(String, String)) -> bool {
 }
 
 #[test]
-fn every_tick_of_an_outage_is_logged_and_none_succeeds_within() {
+fn every_check_of_an_outage_is_logged_and_none_succeeds() {
     for fault in [
         Behaviour::Refuse,
         Behaviour::ResetOnAccept,
@@ -273,8 +273,7 @@ fn every_tick_of_an_outage_is_logged_and_none_succeeds_within() {
     ] {
         let (env, server) = (TestEnv::new(), Server::start());
         let port = server.port();
-        let run = env.endless(&format!("-p {port} --check-interval 100ms -t 600ms"));
-        env.wait_for("redis_success.log", |text| text.contains("SUCCESS 4\n"));
+        let run = env.endless_until(&format!("-p {port} --check-interval 100ms -t 600ms"), "SUCCESS 4\n");
 
         let now = || Utc::now().naive_utc();
         let began = now();
@@ -297,7 +296,7 @@ fn every_tick_of_an_outage_is_logged_and_none_succeeds_within() {
         let (failures, successes) = (stamps(&errors, "FAILURE"), stamps(&success, "SUCCESS"));
         let (first, last) = (failures.iter().min().unwrap(), failures.iter().max().unwrap());
         assert!(!successes.iter().any(|at| at > first && at < last), "{all}");
-        // A check may begin before the fault and meet it, or begin in it and outlast it; nothing else crosses its ends.
+        // Only a check that was under way at an end of the fault may have either result.
         let (timeout, rounding) = (TimeDelta::milliseconds(600), TimeDelta::milliseconds(1));
         assert!(*first + timeout >= began - rounding && *last <= over, "{all}");
         assert!(!successes.iter().any(|at| *at > in_force && *at + timeout < ending), "{all}");
@@ -306,7 +305,7 @@ fn every_tick_of_an_outage_is_logged_and_none_succeeds_within() {
 }
 
 #[test]
-fn a_plain_connection_that_ends_at_once_makes_one_think_of_tls() {
+fn verbose_suggests_tls_when_a_plain_connection_ends_at_once() {
     let server = Server::start();
     let port = server.port();
 

@@ -5,7 +5,7 @@ use crate::support::logs::{last_success, normalised};
 use crate::support::real::{Real, free_port};
 
 #[test]
-fn a_kept_connection_has_lines_of_its_own() {
+fn a_held_connection_has_its_own_lines() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
     let before = connections(&server);
@@ -21,7 +21,7 @@ fn a_kept_connection_has_lines_of_its_own() {
 
     assert!(output.stdout.contains("a held one"), "{output:?}");
 
-    // Two fresh ones, the kept one, and the second look itself.
+    // Two fresh ones, the held one, and that of the second count.
     assert_eq!(connections(&server), before + 4);
 }
 
@@ -30,7 +30,7 @@ fn connections(server: &Real) -> u64 {
 }
 
 #[test]
-fn a_kept_connection_that_breaks_is_an_outage_and_is_replaced() {
+fn a_broken_held_connection_is_an_outage_and_is_replaced() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
     let run = env.endless(&format!("--held -p {port}"));
@@ -45,12 +45,12 @@ fn a_kept_connection_that_breaks_is_an_outage_and_is_replaced() {
     env.wait_for("redis_success.log", |text| last_success(text, "HELD") > seen + 3);
     assert_eq!(run.stop().code, Some(143));
 
-    // The server was there all the time, and only the kept connection was cut, or a fresh one in the middle of a check.
+    // The server was there all the time, and only the held connection was cut, or a fresh one in the middle of a check.
     assert_eq!(env.read("redis_error.log").matches(" HELD FAILURE: ").count(), 1);
 }
 
 #[test]
-fn a_kept_connection_cannot_be_opened_where_nobody_listens() {
+fn a_held_connection_is_refused_where_nobody_listens() {
     let env = TestEnv::new();
     let port = free_port();
     let run = env.endless(&format!("--held -p {port}"));
@@ -62,8 +62,7 @@ fn a_kept_connection_cannot_be_opened_where_nobody_listens() {
 fn a_demoted_primary_keeps_answering_and_takes_no_more_writes() {
     let (env, server, other) = (TestEnv::new(), Real::start(""), Real::start(""));
     let port = server.port();
-    let run = env.endless(&format!("--held -p {port} --canary"));
-    env.wait_for("redis_success.log", |text| text.contains(" HELD SUCCESS 2\n"));
+    let run = env.endless_until(&format!("--held -p {port} --canary"), " HELD SUCCESS 2\n");
 
     assert_eq!(server.command(&format!("REPLICAOF 127.0.0.1 {}", other.port())), "+OK");
 
@@ -77,16 +76,15 @@ fn a_demoted_primary_keeps_answering_and_takes_no_more_writes() {
     let output = run.stop();
     assert!(output.stdout.contains("HELD WRITE"), "{output:?}");
 
-    // It was the same connection all the time.
+    // The connection was never replaced.
     assert!(!env.read("redis_error.log").contains(" HELD FAILURE: "));
 }
 
 #[test]
-fn a_demoted_primary_is_healthy_to_a_kept_connection_that_only_reads() {
+fn a_demoted_primary_is_healthy_for_a_held_connection_without_writes() {
     let (env, server, other) = (TestEnv::new(), Real::start(""), Real::start(""));
     let port = server.port();
-    let run = env.endless(&format!("--held -p {port}"));
-    env.wait_for("redis_success.log", |text| text.contains(" HELD SUCCESS 2\n"));
+    let run = env.endless_until(&format!("--held -p {port}"), " HELD SUCCESS 2\n");
 
     assert_eq!(server.command(&format!("REPLICAOF 127.0.0.1 {}", other.port())), "+OK");
 
@@ -99,11 +97,10 @@ fn a_demoted_primary_is_healthy_to_a_kept_connection_that_only_reads() {
 }
 
 #[test]
-fn an_expected_role_counts_on_the_kept_connection_too() {
+fn the_expected_role_is_checked_on_the_held_connection_too() {
     let (env, server, other) = (TestEnv::new(), Real::start(""), Real::start(""));
     let port = server.port();
-    let run = env.endless(&format!("--held -p {port} --expect-role primary"));
-    env.wait_for("redis_success.log", |text| text.contains(" HELD SUCCESS 2\n"));
+    let run = env.endless_until(&format!("--held -p {port} --expect-role primary"), " HELD SUCCESS 2\n");
 
     assert_eq!(server.command(&format!("REPLICAOF 127.0.0.1 {}", other.port())), "+OK");
 
@@ -114,17 +111,16 @@ fn an_expected_role_counts_on_the_kept_connection_too() {
 }
 
 #[test]
-fn a_kept_connection_that_waits_is_not_asked_again() {
+fn a_waiting_held_connection_is_not_asked_again() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
-    let run = env.endless(&format!("--held -p {port} -t 1"));
-    env.wait_for("redis_success.log", |text| text.contains(" HELD SUCCESS 2\n"));
+    let run = env.endless_until(&format!("--held -p {port} -t 1"), " HELD SUCCESS 2\n");
     server.freeze();
     let asked = |text: &str| text.matches(" HELD FAILURE: timeout: ").count();
     let errors = env.wait_for("redis_error.log", |text| asked(text) >= 2);
     server.thaw();
 
-    // Fresh connections are asked at every tick, the kept one only after each timeout.
+    // Fresh connections are asked at every tick, the held one only after each timeout.
     let fresh = errors.lines().filter(|line| line.contains(" FAILURE: ") && !line.contains("HELD")).count();
     assert!(fresh > 5 * asked(&errors), "{errors}");
 
@@ -133,7 +129,7 @@ fn a_kept_connection_that_waits_is_not_asked_again() {
 }
 
 #[test]
-fn a_kept_connection_does_not_go_with_a_cluster() {
+fn held_cannot_be_combined_with_cluster() {
     for (flag, arguments) in [("--held", "cycles --cluster --held"), ("--expect-role", "dbs -c --expect-role primary")]
     {
         let env = TestEnv::new();

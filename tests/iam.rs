@@ -33,8 +33,8 @@ const KEYS: [(&str, &str); 4] = [
     ("AWS_EC2_METADATA_DISABLED", "true"),
 ];
 
-/// The metadata service of an EC2 instance with a role (EC2 user guide, "Use IMDSv2"). It serves this test's process
-/// for as long as that lives. Returns its address.
+/// Starts the metadata service of an EC2 instance with a role (EC2 user guide, "Use IMDSv2") for as long as this
+/// process lives, and returns its address.
 fn metadata_service() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -79,7 +79,7 @@ fn respond(mut stream: &TcpStream, status: &str, body: &str) -> Option<()> {
     write!(stream, "HTTP/1.1 {status}\r\n{head}Content-Length: {length}\r\n\r\n{body}").ok()
 }
 
-/// Runs the test below in a process of its own, since what AWS's tools look at is the environment.
+/// Runs the test below in a process of its own, since AWS's libraries read the environment.
 fn log_in(port: u16, variables: &[(&str, &str)]) -> env::Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "--ignored", "--nocapture", "iam::a_login_in_a_process_of_its_own"]);
@@ -215,7 +215,7 @@ fn what_is_missing_is_named_with_its_remedy() {
 }
 
 #[test]
-fn flags_that_do_not_go_together_are_named() {
+fn contradictory_flags_are_named() {
     for (arguments, flag, remedy) in [
         ("--iam", "--iam", "--user"),
         ("--iam --user u", "--iam-cache", "replication group"),

@@ -166,7 +166,7 @@ fn a_rotated_password_is_fetched_by_its_command_once_a_minute() {
 
     assert_eq!(fetches(), 1);
 
-    // The password changes, and where it comes from is not there.
+    // The password changes, and its source is missing.
     fs::remove_file(path("password")).unwrap();
     as_default(&server, SECRET, "CONFIG SET requirepass hunter2-second");
     run.wait_for_stderr(|text| text.contains("--password-command: the command failed"));
@@ -176,7 +176,7 @@ fn a_rotated_password_is_fetched_by_its_command_once_a_minute() {
     let failures = env.count("redis_error.log", "FAILURE: auth: WRONGPASS");
     assert!(failures >= 5, "the first fetch counts, so the second waited a minute: {failures} failures");
 
-    // It comes back, and a minute later it is found.
+    // The source comes back, and is read a minute later.
     fs::write(path("password"), "hunter2-second\n").unwrap();
     let successes = env.count("redis_success.log", " SUCCESS ");
     env.wait_for("redis_success.log", |text| text.matches(" SUCCESS ").count() > successes + 3);
@@ -184,7 +184,7 @@ fn a_rotated_password_is_fetched_by_its_command_once_a_minute() {
     assert_eq!(fetches(), 3);
     assert!(env.count("redis_error.log", "FAILURE: auth: WRONGPASS") >= failures + 5);
 
-    // It changes again at once.
+    // The password changes again at once.
     fs::write(path("password"), "hunter2-third\n").unwrap();
     as_default(&server, "hunter2-second", "CONFIG SET requirepass hunter2-third");
     run.wait_for_stderr(|text| text.matches("gave another password").count() == 2);
@@ -229,8 +229,8 @@ fn a_rotated_password_file_is_read_again() {
 fn a_command_that_hangs_delays_no_check() {
     let (server, env) = (guarded(), TestEnv::new());
 
-    // The first run gives a password that is wrong, the second none for longer than a command may take. Then all of it
-    // is ended, not only the shell.
+    // The command prints a wrong password first, and hangs the second time. Then all of its processes are killed, not
+    // only the shell.
     let command = "[ -e runs ] && { sleep 1000 & echo $! >sleeper; wait $!; }; date >>runs; echo hunter2-wrong";
     let run = fast_run(&env, &server, &format!("--password-command '{command}'"));
     let told = "--password-command: no password after 30s; run it by hand to see what it waits for; the old";
@@ -276,7 +276,7 @@ fn a_password_is_not_in_the_process_list() {
 }
 
 #[test]
-fn a_server_that_repeats_the_password_does_not_bring_it_into_the_logs() {
+fn an_unknown_auth_command_does_not_bring_the_password_into_the_logs() {
     let server = Real::start("--rename-command AUTH ''");
     for flags in ["", "--user ops", "--log-format json"] {
         let env = TestEnv::new();
@@ -289,7 +289,7 @@ fn a_server_that_repeats_the_password_does_not_bring_it_into_the_logs() {
 }
 
 #[test]
-fn no_reply_that_repeats_the_password_brings_it_anywhere() {
+fn a_password_repeated_by_the_server_is_redacted() {
     const MARKED: &str = r#"hun"ter\2-s3cret"#;
     let escaped = MARKED.replace('\\', r"\\").replace('"', r#"\""#);
     let server = Server::start();
@@ -319,7 +319,7 @@ fn no_reply_that_repeats_the_password_brings_it_anywhere() {
 
     for behaviour in behaviours {
         server.behave(behaviour.clone());
-        // ROLE is enough.
+        // Without HELLO, ROLE tells the role.
         let harmless = matches!(behaviour, Behaviour::ErrorFor("HELLO", _));
         for more in ["", "--log-format json --json"] {
             let env = TestEnv::new();
@@ -336,7 +336,7 @@ fn no_reply_that_repeats_the_password_brings_it_anywhere() {
 }
 
 #[test]
-fn a_user_without_a_password_is_no_password() {
+fn a_uri_with_an_empty_password_has_none() {
     let server = Real::start(&format!("--requirepass {SECRET}"));
     as_default(&server, SECRET, "ACL SETUSER open on nopass +ping +select");
     as_default(&server, SECRET, "ACL SETUSER closed on >hunter2-closed +ping +select");
@@ -354,9 +354,9 @@ fn a_user_without_a_password_is_no_password() {
     }
 }
 
-/// A panic's message can show a value in no other way than this.
+/// A panic shows values only in this way.
 #[test]
-fn nothing_that_knows_the_password_prints_it() {
+fn debug_output_does_not_contain_the_password() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for login in [
         vec!["-a", SECRET],
@@ -425,7 +425,7 @@ fn a_first_command_that_is_given_up_ends_with_its_children() {
 }
 
 #[test]
-fn a_kept_connection_presents_a_rotated_password() {
+fn a_held_connection_authenticates_with_a_rotated_password() {
     let (server, env) = (guarded(), TestEnv::new());
     let file = env.path().join("password");
     fs::write(&file, format!("{SECRET}\n")).unwrap();
@@ -443,7 +443,7 @@ fn a_kept_connection_presents_a_rotated_password() {
     assert_secret_is_nowhere(&env, &output);
 }
 
-/// The users of the README, with the rights that it says each use needs: they suffice, and no refusal is logged.
+/// The users of the README have the rights that it says are needed: these suffice, and the server logs no refusal.
 #[test]
 fn the_rights_that_the_readme_names_suffice() {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
@@ -475,7 +475,7 @@ fn the_rights_that_the_readme_names_suffice() {
         let variables = [("REDISCLI_AUTH", "sesame")];
         let output = env.run_with(&variables, &format!("{arguments} -p {port} --user {user}"));
         assert_eq!(output.code, Some(0), "{user}: {output:?}");
-        // Only who may do least was refused anything, and that is no part of the verdict.
+        // Only the user with the fewest rights was refused something, which does not fail a check.
         let log = server.talk(&["ACL LOG"]);
         let refused: Vec<_> = log.split("$6\r\nobject\r\n").skip(1).filter_map(|entry| entry.lines().nth(1)).collect();
         let expected: &[&str] = if user == "checker" { &["role"] } else { &[] };

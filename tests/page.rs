@@ -11,7 +11,7 @@ use std::thread;
 use crate::support::env::TestEnv;
 use crate::support::logs::second;
 
-/// Looks at the page in a frame of 400 px and says what it found: a page of ours must not run a script itself.
+/// Inspects the page in a frame of 400 px, from outside, since the page itself has no scripts.
 const PROBE: &str = "<!doctype html><link rel=icon href='data:,'><body><iframe src='/page' style='width:400px;height:800px;border:0'></iframe><script>
     addEventListener('load', () => {
         const frame = document.querySelector('iframe').contentWindow, page = frame.document;
@@ -100,7 +100,7 @@ fn a_page_is_whole_narrow_and_silent() {
     assert!(found["wide"].as_u64().unwrap() <= 400, "{found}");
     assert_eq!((found["scripts"].as_u64(), found["loaded"].as_u64()), (Some(0), Some(0)), "{found}");
 
-    // The changes and the endpoint; two outages that hovering explains; outages, a change, a row.
+    // Bands: the changes and the endpoint. Rows: two outages, a change, the endpoint. Both outages have a title.
     assert_eq!((found["bands"].as_u64(), found["rows"].as_u64()), (Some(2), Some(4)), "{found}");
     assert_eq!((found["marks"].as_u64(), found["hover"].as_u64()), (Some(2), Some(2)), "{found}");
 }

@@ -88,7 +88,7 @@ fn a_read_only_replica_fails_the_writes_alone() {
 }
 
 #[test]
-fn paused_writes_are_seen_by_a_canary_alone_and_cost_one_timeout() {
+fn only_a_canary_sees_paused_writes_and_it_costs_one_timeout() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
     assert_eq!(server.command("CLIENT PAUSE 60000 WRITE"), "+OK");
@@ -103,7 +103,7 @@ fn paused_writes_are_seen_by_a_canary_alone_and_cost_one_timeout() {
     assert_eq!(output.stdout.matches(text).count(), 16, "{output:?}");
     assert!(output.elapsed < Duration::from_secs(10), "{:?}", output.elapsed);
 
-    // And in `cycles`, which goes on at its pace and sees the writes come back.
+    // `cycles` keeps its schedule and sees when writes are accepted again.
     let run = env.endless(&format!("-p {port} -t 0.5 --canary"));
     env.wait_for("redis_error.log", |text| text.matches(" WRITE FAILURE: timeout: no reply to SET").count() >= 19);
     assert_eq!(server.command("CLIENT UNPAUSE"), "+OK");
@@ -112,12 +112,12 @@ fn paused_writes_are_seen_by_a_canary_alone_and_cost_one_timeout() {
     let output = run.stop();
     assert_eq!(output.row("endpoint").1, 0, "{output:?}");
 
-    // Writes that were given up are not made up for.
+    // Writes that timed out are not repeated.
     assert_eq!(server.command("DBSIZE"), ":0");
 }
 
 #[test]
-fn another_role_than_the_expected_one_is_a_failure() {
+fn an_unexpected_role_is_a_failure() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
 
@@ -130,7 +130,7 @@ fn another_role_than_the_expected_one_is_a_failure() {
         assert_eq!(output.stdout.matches(&text).count(), 16, "{output:?}");
     }
 
-    // A run tells how long it was.
+    // A run reports when it began and ended.
     let run = env.endless(&format!("-p {port} --expect-role primary"));
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint began at "));
     server.become_(|nature| nature.role = "master");
@@ -140,7 +140,7 @@ fn another_role_than_the_expected_one_is_a_failure() {
 }
 
 #[test]
-fn a_user_who_may_not_write_is_told_so() {
+fn missing_write_permissions_are_reported() {
     let server = Real::start("");
     let port = server.port();
     let mut made = 0;
@@ -159,7 +159,7 @@ fn a_user_who_may_not_write_is_told_so() {
         assert_eq!(output.row("endpoint"), (made, 0), "{output:?}");
     }
 
-    // What may not be deleted goes by itself.
+    // Keys that may not be deleted expire.
     let keys = server.talk(&["KEYS redis-health:canary:*"]);
     let keys: Vec<&str> = keys.lines().filter(|line| line.starts_with("redis-health:")).collect();
     assert_eq!(keys.len(), made);
@@ -171,7 +171,7 @@ fn a_user_who_may_not_write_is_told_so() {
 }
 
 #[test]
-fn what_else_refuses_writes_has_the_servers_own_text() {
+fn refused_writes_keep_the_servers_text() {
     for (arguments, text) in [
         ("--min-replicas-to-write 1", "NOREPLICAS Not enough good replicas to write."),
         ("--maxmemory 1", "OOM command not allowed when used memory > 'maxmemory'."),
@@ -184,12 +184,12 @@ fn what_else_refuses_writes_has_the_servers_own_text() {
 }
 
 #[test]
-fn canaries_that_overlap_do_not_meet() {
+fn overlapping_canaries_use_different_keys() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::Slow(Duration::from_millis(100)));
     let port = server.port();
 
-    // A check waits for seven replies, so that fourteen are under way at a time; and another run has its own keys.
+    // A check waits for seven replies, so fourteen checks overlap. The second run has keys of its own.
     let (other, arguments) = (TestEnv::new(), cycle(port, "1", "--canary"));
     let outputs = thread::scope(|scope| {
         let runs = [&env, &other].map(|env| scope.spawn(|| env.run(&arguments)));

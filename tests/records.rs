@@ -45,7 +45,7 @@ fn logs_follow_their_path() {
     assert!(!text.contains('\0'), "{text:?}");
     assert!(eventually(LIMIT, || are_consecutive(&logged())), "{:?}", logged());
 
-    // Deleted, also with its folder: the next record makes both anew.
+    // Deleted, also with its folder: the next record creates both again.
     let last = logged().into_iter().max().unwrap();
     fs::remove_file(&log).unwrap();
     assert!(numbers(&goes_on())[0] > last);
@@ -82,8 +82,8 @@ fn rotation_loses_nothing_and_deletes_only_its_own() {
     kept.extend(numbers(&env.read("redis_success.log")));
     kept.sort_unstable();
 
-    // Checks overlap: at the beginning, one may have ended in time for the last file that is deleted, and at the end, one
-    // may have been cut off that began before others.
+    // Checks overlap, so their order may be another one at both ends: where the last file was deleted, and where the run
+    // was stopped.
     assert!(kept.len() > 25, "{kept:?}");
     assert!(are_consecutive(&kept[10..kept.len() - 10]), "{kept:?}");
 }
@@ -105,7 +105,7 @@ fn several_processes_rotate_at_once() {
 }
 
 #[test]
-fn a_day_that_is_over_is_put_aside_under_its_date() {
+fn a_log_of_an_earlier_day_is_rotated_under_its_date() {
     let (env, server) = (TestEnv::new(), Server::start());
     env.write("redis_db_health.log", "of an older day\n");
     let log = env.logs().join("redis_db_health.log");
@@ -127,7 +127,7 @@ fn a_kill_loses_no_check_that_was_over() {
         let (env, server) = (TestEnv::new(), Server::start());
         let run = env.endless(&format!("-p {} --check-interval 5ms", server.port()));
         assert!(eventually(LIMIT, || server.finished() > round % 9));
-        // Instants that have nothing to do with the checks' own.
+        // A moment that does not depend on the schedule of checks.
         std::thread::sleep(Duration::from_micros(round * 7_919 % 10_000));
         // A check closes its connection just before its record is made.
         let over = server.finished() as usize;
@@ -177,7 +177,7 @@ fn a_full_disk_is_survived_and_its_losses_are_counted() {
 
     let kept = [written(&before), written(&log)].concat();
 
-    // A machine that stands still for a while misses checks, which is told too.
+    // A busy machine misses checks, which the summary counts.
     let started = 120 - output.missed();
     let lost = output.figure("records that could not be written: ");
     assert_eq!(lost, started - kept.len(), "{output:?}\n{kept:?}");
@@ -192,7 +192,7 @@ fn a_folder_that_vanishes_is_survived() {
     let away = env.path().join("away");
     fs::rename(env.logs(), &away).unwrap();
 
-    // A file in its place keeps it from being made anew.
+    // A file in its place prevents that it is created again.
     fs::write(env.logs(), "").unwrap();
     run.wait_for_stderr(|text| text.contains("cannot write a record: Not a directory"));
     fs::remove_file(env.logs()).unwrap();
@@ -200,7 +200,7 @@ fn a_folder_that_vanishes_is_survived() {
     run.wait_for_stderr(|text| text.contains("records can be written again"));
     let output = run.stop();
 
-    // The signal wins over the loss, which is told all the same.
+    // The signal decides the exit code; the loss is still reported.
     assert_eq!(output.code, Some(143));
     assert!(output.stdout.contains("records that could not be written: "), "{output:?}");
 }

@@ -114,7 +114,7 @@ fn a_day_of_cron_blocks() {
 
     assert_eq!(code, Some(1));
 
-    // What the error log repeats is not counted twice.
+    // Failures that are in both logs are counted once.
     assert_eq!((document["checks"].as_u64(), document["failures"].as_u64()), (Some(287 * 16), Some(3 * 16 + 1)));
     assert_eq!(document["unobserved_s"], 600.0);
 
@@ -167,7 +167,7 @@ fn a_day_of_json_lines_at_one_a_second() {
     let outage = &endpoint["outages"][0];
     assert_eq!(outage["at_least_s"], 60.0);
 
-    // From the last success to the end of the check that found it well again, which took 461 µs.
+    // From the last success before to the end of the first successful check after, which took 461 µs.
     assert_eq!(outage["at_most_s"], 62.000_461);
     assert_eq!((&outage["kinds"]["reset"], &outage["kinds"]["loading"]), (&Value::from(30), &Value::from(31)));
 
@@ -208,7 +208,7 @@ fn mixed_formats_rotated_files_and_lines_that_cannot_be_read() {
     assert!(output.stderr.contains("redis_success.log:6: cannot be read: half a li\n"), "{}", output.stderr);
     assert!(!output.stderr.contains('\0'));
 
-    // A part, by every way to write a time, and single files.
+    // A time range in each notation, and single files.
     let part = |flags: &str| json(&env, flags).1["checks"].as_u64().unwrap();
     assert_eq!(part("--utc --since '2025-08-27 07:35:11' --until 2025-08-27T07:35:21Z"), 10);
     assert_eq!(part("--utc --since 2025-08-27T09:35:11+02:00"), 30);
@@ -238,7 +238,7 @@ fn the_scripts_flaws_are_understood() {
 }
 
 #[test]
-fn the_hour_that_comes_twice() {
+fn the_repeated_hour_when_daylight_saving_ends() {
     let env = TestEnv::new();
 
     // Central European time ends at 03:00 on 26 October 2025, and the clock shows 02:00 again. Checks go on minute by
@@ -294,7 +294,7 @@ fn runs_of_the_script_that_overlap() {
     assert_eq!((code, document["checks"].as_u64(), document["failures"].as_u64()), (Some(1), Some(4), Some(1)));
     assert_eq!(row(&document, Some(1))["outages"][0]["first_failure"], "2025-08-27T07:35:01.000+00:00");
 
-    // A verdict of no block is not passed over in silence.
+    // A line that belongs to no block is counted as unreadable.
     assert_eq!(document["skipped_lines"], 1);
 }
 
@@ -325,14 +325,14 @@ fn a_flood_of_outages_hides_no_long_one() {
     let output = text(&env, "--html page.html");
     assert!(output.stdout.lines().count() < 500 && output.stdout.contains("more; --json lists"), "{}", output.stdout);
 
-    // No part of it is drawn as up.
+    // No part of the bar is drawn as up.
     let bar = output.stdout.lines().find_map(|line| line.strip_prefix("endpoint X")).unwrap();
     assert!(!bar.contains('='), "{bar}");
     assert!(fs::metadata(env.path().join("page.html")).unwrap().len() < 300_000);
 }
 
 #[test]
-fn several_folders_are_several_stories() {
+fn several_folders_are_reported_separately() {
     let env = TestEnv::new();
     for (folder, fails) in [("a", 3..6), ("b", 0..0)] {
         fs::create_dir(env.path().join(folder)).unwrap();
@@ -363,7 +363,7 @@ fn an_error_log_alone_tells_only_of_failures() {
 }
 
 #[test]
-fn a_part_knows_what_was_before() {
+fn a_time_range_knows_what_was_before_it() {
     let env = TestEnv::new();
     let mut lines =
         format!("=== Cycle 1 started at {0} ===\n=== Each check writes a canary key from {0} ===\n", second(0));
@@ -436,7 +436,7 @@ fn what_a_run_logs_is_what_report_reads() {
 }
 
 #[test]
-fn nothing_to_read_is_said() {
+fn logs_without_checks_are_an_error() {
     let env = TestEnv::new();
     fs::create_dir(env.logs()).unwrap();
     for (arguments, told) in [

@@ -1,6 +1,6 @@
 //! Texts that people read, as they are: the help of each mode, and a report of fixed logs in each format.
 //!
-//! `INSTA_UPDATE=always cargo test snapshots` writes them anew; the difference is then for `git diff` to show.
+//! `INSTA_UPDATE=always cargo test snapshots` writes them again; `git diff` then shows the difference.
 
 use crate::support::env::{Running, TestEnv};
 

@@ -84,7 +84,7 @@ fn each_bad_certificate_is_named_and_insecure_accepts_it() {
         assert_healthy(port, "--tls --insecure");
         assert_healthy(port, &format!("--tls --insecure --cacert {ca}"));
         if name.starts_with("self-signed") {
-            // Given itself, it is trusted, and so it is when any name but its own is asked for.
+            // It is trusted when it is given itself, but only for its own name.
             assert_healthy(port, &format!("--tls --cacert {}", pair.certificate()));
             let flags = format!("--tls --cacert {} --sni cache.example", pair.certificate());
             assert_fails(port, &flags, "tls: certificate is for 127.0.0.1, not for cache.example");
@@ -105,17 +105,17 @@ fn a_certificate_of_an_unknown_issuer_is_named() {
     assert_fails(server.tls_port(), "--tls", unknown);
     assert_healthy(server.tls_port(), "--tls --insecure");
 
-    // A CA of the same name, as when somebody made the CA anew.
-    let anew = Certificates::new();
+    // A CA of the same name, as when somebody created the CA again.
+    let namesake = Certificates::new();
     assert_fails(
         server.tls_port(),
-        &format!("--tls --cacert {}", anew.ca()),
+        &format!("--tls --cacert {}", namesake.ca()),
         "tls: bad signature on the certificate (another CA with the issuer's name is trusted)",
     );
 }
 
 #[test]
-fn a_client_certificate_is_presented_and_missed() {
+fn a_client_certificate_is_presented_or_reported_missing() {
     let certificates = Certificates::new();
     let ca = certificates.ca();
     let own = certificates.leaf("server", "127.0.0.1");
@@ -148,7 +148,7 @@ fn a_client_certificate_is_presented_and_missed() {
 }
 
 #[test]
-fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
+fn tls_1_2_and_1_3_are_supported_and_nothing_older() {
     let certificates = Certificates::new();
     let ca = certificates.ca();
     let own = certificates.leaf("server", "127.0.0.1");
@@ -211,7 +211,7 @@ fn a_handshake_that_hangs_or_breaks_keeps_its_own_kind() {
 }
 
 #[test]
-fn the_name_that_is_asked_for_is_the_hosts_or_that_of_sni() {
+fn the_server_name_is_the_host_or_the_sni_flag() {
     let certificates = Certificates::new();
     let ca = certificates.ca();
     let pair = certificates.leaf("named", "*.cache.example localhost");
@@ -226,7 +226,7 @@ fn the_name_that_is_asked_for_is_the_hosts_or_that_of_sni() {
         "tls: certificate is for *.cache.example, localhost, not for other.example",
     );
 
-    // What arrives at the server, with and without a look at its certificate.
+    // The name that arrives at the server, whether its certificate is verified or not.
     for (flags, name) in [
         ("-h localhost --insecure", Some("localhost")),
         (&format!("-h localhost --cacert {ca}"), Some("localhost")),
@@ -236,7 +236,7 @@ fn the_name_that_is_asked_for_is_the_hosts_or_that_of_sni() {
         let listener = Listener::start(&pair);
         let (_, block) = check(listener.port, &format!("--tls {flags}"));
         assert_eq!(listener.asked_for().as_deref(), name, "{flags}: {block}");
-        // It ends the connection as a server does that is killed: without a word in TLS.
+        // The server ends the connection without a TLS alert, as if it were killed.
         let closed = "NOT RUNNING (closed: Connection closed by the server)";
         assert_eq!(block.matches(closed).count(), 16, "{flags}: {block}");
     }
@@ -276,7 +276,7 @@ impl Listener {
 }
 
 #[test]
-fn cacert_is_a_file_or_a_folder_and_bad_certificates_in_it_are_passed_over() {
+fn cacert_is_a_file_or_folder_and_skips_bad_certificates() {
     let certificates = Certificates::new();
     let server = certificates.serve(&certificates.leaf("server", "127.0.0.1"), "");
     let port = server.tls_port();
@@ -302,7 +302,7 @@ fn cacert_is_a_file_or_a_folder_and_bad_certificates_in_it_are_passed_over() {
         assert_eq!(output.code, Some(0), "{variable:?}: {output:?}");
     }
 
-    // Where nothing is left, that is said before anything is written.
+    // No usable certificate is an error, and nothing is written.
     std::fs::write(&bundle, &bad).unwrap();
     for (flags, flag, remedy) in [
         (format!("--cacert {bundle}"), "redis-health: --cacert", "PEM"),
@@ -341,7 +341,7 @@ fn a_key_that_cannot_be_used_is_named_and_not_shown() {
 }
 
 #[test]
-fn uris_and_the_environment_ask_for_tls_too() {
+fn uris_and_the_environment_enable_tls() {
     let certificates = Certificates::new();
     let ca = certificates.ca();
     let server = certificates.serve(&certificates.leaf("server", "127.0.0.1"), "--requirepass secret");
@@ -363,7 +363,7 @@ fn uris_and_the_environment_ask_for_tls_too() {
     assert_eq!(run(&[tls, ("REDIS_HEALTH_CACERT", &ca)], &format!("dbs -p {port}")).code, Some(0));
     assert_eq!(run(&[tls, ("REDIS_HEALTH_INSECURE", "1")], &format!("dbs -p {port}")).code, Some(0));
 
-    // Without TLS, what lies around in the environment does no harm.
+    // Without TLS, the variables of TLS are ignored.
     let around = [
         ("REDIS_HEALTH_TLS", "0"),
         ("REDIS_HEALTH_CACERT", "/nowhere"),
@@ -376,7 +376,7 @@ fn uris_and_the_environment_ask_for_tls_too() {
     let lonely = run(&around, &format!("dbs -p {port} --tls --cacert {ca}"));
     assert!(lonely.code == Some(2) && lonely.stderr.contains("REDIS_HEALTH_CERT needs --key"), "{lonely:?}");
 
-    // A socket that was typed stands against TLS in the environment, and one beside it contradicts.
+    // A socket flag overrides TLS in the environment; a socket variable contradicts it.
     let socket = server.socket().to_str().unwrap().to_owned();
     assert_eq!(run(&[tls], &format!("dbs -s {socket}")).code, Some(0));
 
@@ -393,8 +393,7 @@ fn cycles_see_a_certificate_that_goes_bad() {
     let server = certificates.serve(&pair, "");
     let env = TestEnv::new();
     let port = server.tls_port();
-    let run = env.endless(&format!("-p {port} --tls --cacert {ca}"));
-    env.wait_for("redis_success.log", |text| text.contains("SUCCESS 3"));
+    let run = env.endless_until(&format!("-p {port} --tls --cacert {ca}"), "SUCCESS 3");
     let set = format!("CONFIG SET tls-cert-file {} tls-key-file {}", bad.certificate(), bad.key());
 
     assert_eq!(server.command(&set), "+OK");

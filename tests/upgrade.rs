@@ -21,7 +21,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// By how much a busy machine may be late with a check.
 const SLACK: Duration = INTERVAL.saturating_mul(2);
 
-/// A client that writes without a pause to whatever the name points to, and never gives up.
+/// A client that writes again and again to the server that the name points to.
 struct Writer {
     writes: JoinHandle<Vec<Wrote>>,
     done: Arc<AtomicU64>,
@@ -49,7 +49,7 @@ impl Writer {
                 });
                 writes.push(Wrote { sent, answered: Instant::now(), taken });
                 count.fetch_add(1, Ordering::Relaxed);
-                // A pace that leaves the machine to those who are watched.
+                // Leaves the processor to the servers and the run.
                 thread::sleep(Duration::from_millis(1));
             }
             writes
@@ -57,16 +57,16 @@ impl Writer {
         Writer { writes, done, ended }
     }
 
-    /// Waits for a moment that has nothing to do with the schedule of checks: so many writes, which take a millisecond
-    /// or so, that it may be anywhere between two of them.
+    /// Waits for a random number of writes of a millisecond or so, for a moment that does not depend on the schedule of
+    /// checks.
     fn wait(&self) {
         let writes = RandomState::new().hash_one(()) % 60;
         let until = self.done.load(Ordering::Relaxed) + writes;
         assert!(eventually(LIMIT, || self.done.load(Ordering::Relaxed) >= until), "the writer hangs");
     }
 
-    /// How long no write was taken: at least, and at most. There was one such time. And for how long the machine held
-    /// the writer up.
+    /// How long no write was accepted, at least and at most, and how long the machine delayed the writer at most. There
+    /// must be one outage.
     fn outage(self) -> (Duration, Duration, Duration) {
         self.ended.store(true, Ordering::Relaxed);
         let writes = self.writes.join().unwrap();
@@ -78,7 +78,7 @@ impl Writer {
     }
 }
 
-/// Writes once, over the connection that is open already if the name has not moved since.
+/// Writes once. The open connection is used unless the name has moved.
 fn write(
     endpoint: SocketAddrV4,
     connection: &mut Option<(SocketAddrV4, BufReader<TcpStream>)>,
@@ -224,7 +224,7 @@ fn rehearse(old: &str, new: &str) {
         assert!(summary.contains(told), "{told} in {summary}");
     }
 
-    // A connection that is held stays with the old primary for as long as that lives, wherever the name points.
+    // The held connection stays with the old primary as long as that lives, wherever the name points.
     assert!(errors.contains(" HELD WRITE FAILURE: readonly: "), "{errors}");
     assert!(stamp(&success, "=== HELD moved from 127.0.0.1 to 127.0.0.2 at ") >= gone, "{success}");
     assert!(stamp(&errors, "=== Outage of HELD WRITE ended at ") >= gone, "{errors}");

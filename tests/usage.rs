@@ -84,12 +84,12 @@ fn bad_input_is_named_with_its_remedy() {
 }
 
 #[test]
-fn what_was_typed_beats_the_environment() {
+fn flags_override_the_environment() {
     let env = TestEnv::new();
     let server = Server::start();
     let port = server.port().to_string();
 
-    // The host that was typed stands against the URI in the environment.
+    // A host flag overrides the URI in the environment.
     let uri = ("REDIS_HEALTH_URI", "redis://nowhere.invalid:1/3");
     assert_eq!(env.run_with(&[uri], &format!("dbs -h 127.0.0.1 -p {port}")).code, Some(0));
     assert_eq!(env.run_with(&[("REDIS_HEALTH_PORT", &port), ("REDIS_HEALTH_DB", "3")], "dbs").code, Some(0));
@@ -102,11 +102,11 @@ fn what_was_typed_beats_the_environment() {
     let output = env.run_with(&[("REDIS_HEALTH_HOST", "a"), ("REDIS_HEALTH_SOCKET", "b")], "dbs");
     assert!(output.stderr.contains("REDIS_HEALTH_SOCKET and REDIS_HEALTH_HOST in the environment"), "{output:?}");
 
-    // A switch that is off there is no choice at all.
+    // A switch that is off in the environment is not a choice.
     let off = [("REDIS_HEALTH_ASKPASS", "0"), ("REDIS_HEALTH_PORT", &port)];
     assert_eq!(env.run_with(&off, "dbs").code, Some(0));
 
-    // A flag that only the environment sets is refused by its variable's rules too.
+    // A switch that only the environment sets has its effect.
     assert_eq!(env.run_with(&[("REDIS_HEALTH_QUIET", "1"), ("REDIS_HEALTH_PORT", &port)], "dbs").stdout, "");
 }
 

@@ -149,6 +149,13 @@ impl TestEnv {
         self.spawn(&format!("{ENDLESS} {flags}"))
     }
 
+    /// Starts such a run, and waits until its log of successes contains a text.
+    pub fn endless_until(&self, flags: &str, text: &str) -> Running {
+        let run = self.endless(flags);
+        self.wait_for("redis_success.log", |log| log.contains(text));
+        run
+    }
+
     /// A log file's text; empty when there is none.
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.logs().join(name)).unwrap_or_default()

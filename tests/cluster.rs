@@ -357,8 +357,8 @@ fn a_killed_primary_is_an_outage_a_promotion_and_an_outage_of_the_cluster() {
     holds("the cluster's outage began", &whole, fails, &cluster_fails);
     let since: Vec<_> = whole.into_iter().skip_while(|(.., check)| check["ok"] == true).collect();
     let marks = env.records("redis_error.log");
-    let ended = marks.iter().filter(|mark| mark["node"] == dead.as_str() && mark["at_most_s"].is_number());
-    let ended = ended.last().expect("a mark");
+    let ended = marks.iter().rfind(|mark| mark["node"] == dead.as_str() && mark["at_most_s"].is_number());
+    let ended = ended.expect("a mark");
     let seconds = |length: chrono::TimeDelta| length.num_microseconds().unwrap() as f64 / 1e6;
     let (shortest, longest) = (restarted.not_before - killed.not_after, restarted.not_after - killed.not_before);
     let (at_least, at_most) = (ended["at_least_s"].as_f64().unwrap(), ended["at_most_s"].as_f64().unwrap());

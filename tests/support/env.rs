@@ -51,7 +51,7 @@ impl Output {
     /// One row of the summary's table: the number of checks, and of failed ones.
     pub fn row(&self, name: &str) -> (usize, usize) {
         let figures = |line: &str| {
-            let mut words = line.strip_prefix(name)?.split_whitespace();
+            let mut words = line.strip_prefix(name)?.strip_prefix(' ')?.split_whitespace();
             Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
         };
 

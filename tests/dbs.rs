@@ -1,15 +1,12 @@
 //! `dbs`: what a scan says, on standard output, in the logs and by its exit code.
 
-use std::process::Command;
 use std::time::Duration;
 
-use crate::support::env::{Running, TestEnv, normalised};
+use crate::support::env::TestEnv;
+use crate::support::legacy::{read_log, run_script};
+use crate::support::logs::normalised;
 use crate::support::real::Real;
-use crate::support::scripted::{Behaviour, Server};
-
-fn port(server: &Server) -> String {
-    server.port().to_string()
-}
+use crate::support::scripted::{Behaviour, LIMIT, Server, eventually};
 
 /// The lines between a block's head and the empty line that ends it.
 fn databases(block: &str) -> Vec<&str> {
@@ -17,18 +14,15 @@ fn databases(block: &str) -> Vec<&str> {
 }
 
 #[test]
-fn a_block_is_the_scripts_bytes() {
-    let (env, server) = (TestEnv::new(), Real::start(&["--databases", "16"]));
-    let legacy = env.path().join("legacy.log");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/legacy/check_redis_dbs.sh");
-    let mut command = Command::new("bash");
-    command.arg(script).env("REDIS_HOST", "127.0.0.1").env("REDIS_PORT", server.port().to_string());
-    assert!(command.env("MAX_DB", "15").env("LOG_FILE", &legacy).status().unwrap().success());
+fn a_block_has_the_same_bytes_as_the_scripts() {
+    let (env, server) = (TestEnv::new(), Real::start("--databases 16"));
+    run_script(&env, "check_redis_dbs.sh", server.port(), &[("MAX_DB", "15"), ("LOG_FILE", "legacy.log")]);
 
-    let output = env.run(&["dbs", "-p", &server.port().to_string()]);
+    let output = env.run(&format!("dbs -p {}", server.port()));
     assert_eq!(output.code, Some(0), "{output:?}");
+
     let ours = env.read("redis_db_health.log");
-    assert_eq!(normalised(&ours), normalised(&std::fs::read_to_string(legacy).unwrap()));
+    assert_eq!(normalised(&ours), normalised(&read_log(&env, "legacy.log")));
     assert!(output.stdout.starts_with(&ours), "{}", output.stdout);
     assert!(output.stdout.contains("16 databases checked"), "{}", output.stdout);
     assert_eq!((output.stderr.as_str(), env.read("redis_error.log").as_str()), ("", ""));
@@ -36,9 +30,10 @@ fn a_block_is_the_scripts_bytes() {
 
 #[test]
 fn a_database_that_does_not_exist_is_not_running() {
-    let (env, server) = (TestEnv::new(), Real::start(&["--databases", "16"]));
-    let output = env.run(&["dbs", "-p", &server.port().to_string(), "--max-db", "17"]);
+    let (env, server) = (TestEnv::new(), Real::start("--databases 16"));
+    let output = env.run(&format!("dbs -p {} --max-db 17", server.port()));
     assert_eq!(output.code, Some(1));
+
     let block = env.read("redis_db_health.log");
     assert_eq!(databases(&block).len(), 18);
     assert!(block.contains("\nDB 15: RUNNING\nDB 16: NOT RUNNING (no-such-db: ERR DB index is out of range)\n"));
@@ -53,8 +48,8 @@ fn a_database_that_does_not_exist_is_not_running() {
 fn auto_goes_up_to_the_last_database() {
     let env = TestEnv::new();
     for count in ["1", "16", "100"] {
-        let server = Real::start(&["--databases", count]);
-        let output = env.run(&["dbs", "-p", &server.port().to_string(), "--max-db", "auto"]);
+        let server = Real::start(&format!("--databases {count}"));
+        let output = env.run(&format!("dbs -p {} --max-db auto", server.port()));
         assert_eq!(output.code, Some(0));
         assert_eq!(databases(&output.stdout).len().to_string(), count);
     }
@@ -64,35 +59,41 @@ fn auto_goes_up_to_the_last_database() {
 fn auto_ends_where_the_server_refuses_everything() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.become_(|nature| nature.password = Some("secret".into()));
-    let output = env.run(&["dbs", "-p", &port(&server), "--max-db", "auto"]);
+    let output = env.run(&format!("dbs -p {} --max-db auto", server.port()));
+
     assert_eq!(databases(&output.stdout), ["DB 0: NOT RUNNING (auth: NOAUTH Authentication required.)"]);
-    // A server that loads still tells which databases it has.
+
+    // A loading server still tells which databases it has.
     server.become_(|nature| nature.password = None);
     server.behave(Behaviour::ErrorFor("PING", "LOADING Redis is loading the dataset in memory".into()));
-    let output = env.run(&["dbs", "-p", &port(&server), "--max-db", "auto"]);
+    let output = env.run(&format!("dbs -p {} --max-db auto", server.port()));
+
     assert_eq!(databases(&output.stdout).len(), 16);
 }
 
 #[test]
 fn one_database_over_a_unix_socket() {
-    let (env, server) = (TestEnv::new(), Real::start(&[]));
+    let (env, server) = (TestEnv::new(), Real::start(""));
     let socket = server.socket();
-    let output = env.run(&["dbs", "-s", socket.to_str().unwrap(), "-n", "3"]);
+    let output = env.run(&format!("dbs -s {} -n 3", socket.to_str().unwrap()));
+
     assert_eq!((output.code, databases(&output.stdout)), (Some(0), vec!["DB 3: RUNNING"]));
+
     let uri = format!("unix://{}?db=4", socket.display());
-    let output = env.run(&["dbs", "-u", &uri]);
+    let output = env.run(&format!("dbs -u {uri}"));
     assert_eq!((output.code, databases(&output.stdout)), (Some(0), vec!["DB 4: RUNNING"]));
-    let output = env.run(&["dbs", "-s", "/nowhere/redis.sock", "-n", "0"]);
+
+    let output = env.run("dbs -s /nowhere/redis.sock -n 0");
     assert_eq!(databases(&output.stdout), ["DB 0: NOT RUNNING (refused: No such file or directory)"]);
 }
 
 #[test]
-fn quiet_says_only_bad_news_and_on_standard_error() {
+fn quiet_prints_only_failures_on_standard_error() {
     let (env, server) = (TestEnv::new(), Server::start());
-    let output = env.run(&["dbs", "-q", "-p", &port(&server)]);
+    let output = env.run(&format!("dbs -q -p {}", server.port()));
     assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (Some(0), "", ""));
     server.behave(Behaviour::Refuse);
-    let output = env.run(&["dbs", "-q", "-p", &port(&server)]);
+    let output = env.run(&format!("dbs -q -p {}", server.port()));
     assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""));
     assert!(output.stderr.contains("DB 0-15: NOT RUNNING (refused: Connection refused)"), "{}", output.stderr);
 }
@@ -100,14 +101,16 @@ fn quiet_says_only_bad_news_and_on_standard_error() {
 #[test]
 fn a_mid_scan_stall_costs_two_timeouts() {
     let (env, server) = (TestEnv::new(), Server::start());
+
     // Three indexes and one SELECT are answered on each connection, so each loses one index.
     server.behave(Behaviour::StallAfter(7));
-    let output = env.run(&["dbs", "-p", &port(&server), "-t", "0.2"]);
+    let output = env.run(&format!("dbs -p {} -t 1", server.port()));
     let block = env.read("redis_db_health.log");
     let down: Vec<_> = databases(&block).into_iter().filter(|line| line.contains("NOT")).collect();
+
     assert_eq!(
         down,
-        [3, 7, 11, 15].map(|db| format!("DB {db}: NOT RUNNING (timeout: no reply to PING within 200ms)")),
+        [3, 7, 11, 15].map(|db| format!("DB {db}: NOT RUNNING (timeout: no reply to PING within 1s)")),
         "{block}"
     );
     assert_eq!(output.code, Some(1));
@@ -117,11 +120,11 @@ fn a_mid_scan_stall_costs_two_timeouts() {
 fn an_endpoint_that_hangs_costs_one_timeout_for_any_number() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::StallAfter(0));
-    let output = env.run(&["dbs", "-p", &port(&server), "-t", "0.2", "--max-db", "9999"]);
+    let output = env.run(&format!("dbs -p {} -t 1 --max-db 9999", server.port()));
+
     assert_eq!(databases(&env.read("redis_db_health.log")).len(), 10_000);
     assert!(
-        env.read("redis_db_health.log")
-            .ends_with("DB 9999: NOT RUNNING (timeout: no reply to SELECT within 200ms)\n\n")
+        env.read("redis_db_health.log").ends_with("DB 9999: NOT RUNNING (timeout: no reply to SELECT within 1s)\n\n")
     );
     assert_eq!((output.code, server.accepted()), (Some(1), 1));
 }
@@ -134,11 +137,11 @@ fn a_connection_that_breaks_fails_one_index_and_the_rest_go_on() {
     ] {
         let (env, server) = (TestEnv::new(), Server::start());
         server.behave(behaviour);
-        env.run(&["dbs", "-p", &port(&server), "--max-db", "5"]);
+        env.run(&format!("dbs -p {} --max-db 5", server.port()));
         let block = env.read("redis_db_health.log");
         let running = databases(&block).into_iter().filter(|line| line.ends_with(": RUNNING")).count();
         assert_eq!(running, 3, "{block}");
-        // What the peer's end looks like depends on what it had not read.
+        // How the end of a connection appears depends on what the server had not read yet.
         let lost = databases(&block).into_iter().filter(|line| line.contains("reset") || line.contains(text)).count();
         assert_eq!(lost, 3, "{block}");
         assert_eq!(server.accepted(), 3);
@@ -148,13 +151,14 @@ fn a_connection_that_breaks_fails_one_index_and_the_rest_go_on() {
 #[test]
 fn the_deadline_ends_a_crawling_scan() {
     let (env, server) = (TestEnv::new(), Server::start());
-    server.behave(Behaviour::Slow(Duration::from_millis(40)));
-    let output = env.run(&["dbs", "-p", &port(&server), "--deadline", "0.5"]);
+    server.behave(Behaviour::Slow(Duration::from_millis(100)));
+    let output = env.run(&format!("dbs -p {} --deadline 2", server.port()));
     let block = env.read("redis_db_health.log");
+
     assert_eq!(databases(&block).len(), 16);
     assert!(block.contains("DB 0: RUNNING\n"), "{block}");
     assert!(
-        block.ends_with("DB 15: NOT RUNNING (timeout: not reached within the scan's deadline of 500ms)\n\n"),
+        block.ends_with("DB 15: NOT RUNNING (timeout: not reached within the scan's deadline of 2s)\n\n"),
         "{block}"
     );
     assert_eq!(output.code, Some(1));
@@ -162,12 +166,14 @@ fn the_deadline_ends_a_crawling_scan() {
 
 #[test]
 fn forty_scans_at_once_leave_forty_whole_blocks() {
-    let (env, server) = (TestEnv::new(), Real::start(&[]));
-    let port = server.port().to_string();
-    let runs: Vec<_> = (0..40).map(|_| env.spawn(&["dbs", "-p", &port, "--max-db", "17"])).collect();
+    let (env, server) = (TestEnv::new(), Real::start(""));
+    let port = server.port();
+    let runs: Vec<_> = (0..40).map(|_| env.spawn(&format!("dbs -p {port} --max-db 17"))).collect();
+
     for run in runs {
         assert_eq!(run.wait().code, Some(1));
     }
+
     let block = "===== Redis DB Health Check at <time> =====\n".to_owned()
         + &(0..16).map(|db| format!("DB {db}: RUNNING\n")).collect::<String>()
         + &[16, 17].map(|db| format!("DB {db}: NOT RUNNING (no-such-db: ERR DB index is out of range)\n")).concat()
@@ -179,14 +185,15 @@ fn forty_scans_at_once_leave_forty_whole_blocks() {
 }
 
 #[test]
-fn a_signal_leaves_what_was_seen() {
+fn a_signal_keeps_the_results_so_far() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::StallAfter(5));
-    let run = env.spawn(&["dbs", "-p", &port(&server), "-t", "20"]);
-    assert!(server.wait_accepted(1, crate::support::scripted::LIMIT));
-    assert!(crate::support::scripted::eventually(crate::support::scripted::LIMIT, || server.commands().len() > 5));
-    run.signal(rustix::process::Signal::TERM);
-    let output = run.wait();
+    let run = env.spawn(&format!("dbs -p {} -t 20", server.port()));
+
+    assert!(server.wait_accepted(1, LIMIT));
+    assert!(eventually(LIMIT, || server.commands().len() > 5));
+
+    let output = run.stop();
     assert_eq!(output.code, Some(143));
     assert_eq!(
         normalised(&env.read("redis_db_health.log")),
@@ -195,14 +202,10 @@ fn a_signal_leaves_what_was_seen() {
 }
 
 #[test]
-fn a_closed_standard_output_ends_nothing() {
+fn a_closed_standard_output_does_not_end_a_scan() {
     let (env, server) = (TestEnv::new(), Server::start());
-    let mut command = env.command(&["dbs", "-p", &port(&server), "--max-db", "9999"]);
-    // The reader is gone before the first byte.
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    command.stdout(writer).stderr(std::process::Stdio::piped());
-    let output = Running::start_as_is(command).wait();
+    let output = env.run_unread(&format!("dbs -p {} --max-db 9999", server.port()));
+
     assert_eq!((output.code, output.stderr.as_str()), (Some(1), ""));
     assert_eq!(databases(&env.read("redis_db_health.log")).len(), 10_000);
 }
@@ -210,7 +213,7 @@ fn a_closed_standard_output_ends_nothing() {
 #[test]
 fn verbose_explains_the_phases() {
     let (env, server) = (TestEnv::new(), Server::start());
-    let output = env.run(&["dbs", "-v", "-h", "localhost", "-p", &port(&server), "-n", "0"]);
+    let output = env.run(&format!("dbs -v -h localhost -p {} -n 0", server.port()));
     assert!(output.stderr.contains("localhost is ["), "{}", output.stderr);
     assert!(output.stderr.contains(&format!("connected to 127.0.0.1:{} after", server.port())), "{}", output.stderr);
 }
@@ -218,7 +221,7 @@ fn verbose_explains_the_phases() {
 #[test]
 fn metrics_are_left_for_node_exporter() {
     let (env, server) = (TestEnv::new(), Server::start());
-    env.run(&["dbs", "-p", &port(&server), "--max-db", "16", "--metrics-file", "redis.prom"]);
+    env.run(&format!("dbs -p {} --max-db 16 --metrics-file redis.prom", server.port()));
     let text = std::fs::read_to_string(env.path().join("redis.prom")).unwrap();
     let endpoint = format!("endpoint=\"127.0.0.1:{}\"", server.port());
     assert!(text.contains(&format!("redis_health_up{{{endpoint},db=\"0\"}} 1\n")), "{text}");

@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::certificates::Certificates;
-use crate::support::env::{Output, Running, TestEnv, engine};
+use crate::support::env::{ENDLESS, Output, TestEnv, engine};
 use crate::support::real::Real;
 
-/// Each case as a test of its own for each engine, so that a failure names both.
+/// Makes one test for each case and engine, so that a failure names both.
 macro_rules! on_every_engine {
     ($($case:ident)*) => {
         on_every_engine! { redis_6_2 "redis-6.2", [$($case)*] }
@@ -32,15 +31,15 @@ macro_rules! on_every_engine {
 
 on_every_engine! {
     every_database_is_checked
-    records_tell_engine_and_version
-    roles_are_told_apart
-    a_unix_socket_will_do
+    records_name_engine_and_version
+    roles_are_distinguished
+    a_unix_socket_works
     a_password_is_asked_for
-    a_user_who_may_do_next_to_nothing_learns_that_all_is_well
-    a_server_that_loads_its_data_is_not_healthy
+    a_user_with_minimal_rights_passes
+    a_loading_server_is_not_healthy
 }
 
-/// One of the engines, and what it says of itself on the command line.
+/// One of the engines, and what its command line says about it.
 struct Engine {
     path: PathBuf,
     /// `redis` or `valkey`.
@@ -52,68 +51,66 @@ impl Engine {
     fn named(link: &str) -> Self {
         let path = engine(link);
         let output = Command::new(&path).arg("--version").output().unwrap();
+
         // `Valkey server v=8.1.8 sha=…`
         let text = String::from_utf8(output.stdout).unwrap();
         let name = text.split(' ').next().unwrap().to_lowercase();
         let version = text.split("v=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+
         assert!(format!("{name}-{version}").starts_with(link), "{link} is {text}");
+
         Engine { path, name, version }
     }
 
-    fn start(&self, arguments: &[&str]) -> Real {
+    fn start(&self, arguments: &str) -> Real {
         Real::start_binary(&self.path, arguments)
     }
 
     /// A primary, and a replica that is in sync with it.
     fn pair(&self) -> (Real, Real) {
-        let primary = self.start(&["--repl-diskless-sync-delay", "0"]);
-        let port = primary.port().to_string();
-        let replica = self.start(&["--replicaof", "127.0.0.1", &port]);
+        let primary = self.start("--repl-diskless-sync-delay 0");
+        let replica = self.start(&format!("--replicaof 127.0.0.1 {}", primary.port()));
         replica.wait_in_sync();
         (primary, replica)
     }
 }
 
-fn port(server: &Real) -> String {
-    server.port().to_string()
-}
-
-/// A short run of `cycles`, to its end.
-fn cycles(env: &TestEnv, arguments: &[&str]) -> Output {
-    let schedule = ["cycles", "--cycles", "1", "--run-duration", "0.4", "--check-interval", "100ms"];
-    env.run(&[&schedule, arguments].concat())
-}
-
-/// The records of a log in JSON that have this type.
-fn records(env: &TestEnv, log: &str, kind: &str) -> Vec<Value> {
-    let text = env.read(log);
-    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    records.filter(|record| record["type"] == kind).collect()
+/// Four checks.
+fn cycles(env: &TestEnv, flags: &str) -> Output {
+    env.run(&format!("cycles --cycles 1 --run-duration 0.4 --check-interval 100ms {flags}"))
 }
 
 fn every_database_is_checked(engine: &Engine) {
-    let (env, server) = (TestEnv::new(), engine.start(&[]));
-    let port = port(&server);
+    let (env, server) = (TestEnv::new(), engine.start(""));
+    let port = server.port();
     let running = |output: &Output| output.stdout.lines().filter(|line| line.ends_with(": RUNNING")).count();
-    let output = env.run(&["dbs", "-p", &port, "--canary"]);
+    let output = env.run(&format!("dbs -p {port} --canary"));
+
     assert_eq!((output.code, running(&output)), (Some(0), 16), "{output:?}");
-    let output = env.run(&["dbs", "-p", &port, "--max-db", "auto"]);
+
+    let output = env.run(&format!("dbs -p {port} --max-db auto"));
     assert_eq!((output.code, running(&output)), (Some(0), 16), "{output:?}");
     assert_eq!(env.read("redis_error.log"), "");
-    let output = env.run(&["dbs", "-p", &port, "--max-db", "17"]);
+
+    let output = env.run(&format!("dbs -p {port} --max-db 17"));
     assert_eq!((output.code, running(&output)), (Some(1), 16), "{output:?}");
+
     for db in [16, 17] {
         let line = format!("DB {db}: NOT RUNNING (no-such-db: ERR DB index is out of range)\n");
         assert!(output.stdout.contains(&line), "{output:?}");
     }
 }
 
-fn records_tell_engine_and_version(engine: &Engine) {
-    let (env, server) = (TestEnv::new(), engine.start(&[]));
-    let output = cycles(&env, &["-p", &port(&server), "--canary", "--expect-role", "primary", "--log-format", "json"]);
+fn records_name_engine_and_version(engine: &Engine) {
+    let (env, server) = (TestEnv::new(), engine.start(""));
+    let output = cycles(&env, &format!("-p {} --canary --expect-role primary --log-format json", server.port()));
     assert_eq!(output.code, Some(0), "{output:?}");
-    let checks = records(&env, "redis_success.log", "check");
+
+    let records = env.records("redis_success.log");
+    let of_type = |name: &str| records.iter().filter(|record| record["type"] == name).collect::<Vec<_>>();
+    let checks = of_type("check");
     let made = 4 - output.missed();
+
     assert_eq!(checks.len(), made);
     for check in checks {
         let told = ["engine", "version", "role"].map(|field| check[field].as_str().unwrap_or_default());
@@ -121,144 +118,160 @@ fn records_tell_engine_and_version(engine: &Engine) {
         assert!(check["ok"] == true && check["run_id"].as_str().is_some_and(|id| id.len() == 40), "{check}");
         assert!(check["write_us"].as_u64().is_some_and(|took| took > 0), "{check}");
     }
-    assert_eq!(records(&env, "redis_success.log", "change"), Vec::<Value>::new());
-    assert_eq!(server.command(&["DBSIZE"]), ":0");
-    let output = env.run(&["report", "--json"]);
-    let report: Value = serde_json::from_str(&output.stdout).unwrap();
-    assert_eq!((&report["checks"], &report["failures"]), (&made.into(), &0.into()), "{output:?}");
+
+    assert_eq!(of_type("change"), Vec::<&Value>::new());
+    assert_eq!(server.command("DBSIZE"), ":0");
+
+    let report = env.run("report --json").json();
+    assert_eq!((&report["checks"], &report["failures"]), (&made.into(), &0.into()), "{report}");
 }
 
-fn roles_are_told_apart(engine: &Engine) {
+fn roles_are_distinguished(engine: &Engine) {
     let (primary, replica) = engine.pair();
     for (server, is, is_not) in [(&primary, "primary", "replica"), (&replica, "replica", "primary")] {
-        let (env, port) = (TestEnv::new(), port(server));
-        let output = cycles(&env, &["-p", &port, "--expect-role", is]);
+        let (env, port) = (TestEnv::new(), server.port());
+        let output = cycles(&env, &format!("-p {port} --expect-role {is}"));
         assert_eq!((output.code, env.read("redis_error.log").as_str()), (Some(0), ""), "{output:?}");
-        let output = cycles(&env, &["-p", &port, "--expect-role", is_not]);
+        let output = cycles(&env, &format!("-p {port} --expect-role {is_not}"));
         assert_eq!(output.code, Some(1), "{output:?}");
         let text = format!(" FAILURE: role: the server is a {is}, not a {is_not}\n");
         assert_eq!(env.read("redis_error.log").matches(&text).count(), 4 - output.missed());
     }
+
     let env = TestEnv::new();
-    let output = cycles(&env, &["-p", &port(&replica), "--expect-role", "replica", "--canary"]);
+    let output = cycles(&env, &format!("-p {} --expect-role replica --canary", replica.port()));
     assert_eq!(output.code, Some(1), "{output:?}");
+
     let errors = env.read("redis_error.log");
     let refused = errors.matches(" WRITE FAILURE: readonly: READONLY You can't write").count();
     assert_eq!(refused, 4 - output.missed(), "{errors}");
 }
 
-fn a_unix_socket_will_do(engine: &Engine) {
-    let (env, server) = (TestEnv::new(), engine.start(&[]));
+fn a_unix_socket_works(engine: &Engine) {
+    let (env, server) = (TestEnv::new(), engine.start(""));
     let socket = server.socket();
     let socket = socket.to_str().unwrap();
-    let output = env.run(&["dbs", "-s", socket, "--canary"]);
+    let output = env.run(&format!("dbs -s {socket} --canary"));
+
     assert_eq!(output.code, Some(0), "{output:?}");
-    let output = cycles(&env, &["-s", socket, "--canary", "--expect-role", "primary"]);
+
+    let output = cycles(&env, &format!("-s {socket} --canary --expect-role primary"));
     assert_eq!(output.code, Some(0), "{output:?}");
     assert_eq!(env.read("redis_error.log"), "");
 }
 
 fn a_password_is_asked_for(engine: &Engine) {
-    let (env, server) = (TestEnv::new(), engine.start(&["--requirepass", "open-sesame"]));
-    let port = port(&server);
-    let output = env.run(&["dbs", "-p", &port]);
+    let (env, server) = (TestEnv::new(), engine.start("--requirepass open-sesame"));
+    let port = server.port();
+    let output = env.run(&format!("dbs -p {port}"));
+
     assert_eq!(output.code, Some(1), "{output:?}");
     assert_eq!(output.stdout.matches("NOT RUNNING (auth: NOAUTH Authentication required.)").count(), 16, "{output:?}");
+
     for (password, code) in [("open-sesame", 0), ("wrong", 1)] {
-        for mode in [&["dbs"][..], &["cycles", "--cycles", "1", "--run-duration", "0.1"]] {
-            let mut command = env.command(&[mode, &["-p", &port, "--canary"]].concat());
-            command.env("REDISCLI_AUTH", password);
-            let output = Running::start(command).wait();
-            assert_eq!(output.code, Some(code), "{password}: {output:?}");
-            assert_eq!(output.stdout.contains("auth: WRONGPASS "), code == 1, "{password}: {output:?}");
+        for mode in ["dbs", "cycles --cycles 1 --run-duration 0.1"] {
+            let variables = [("REDISCLI_AUTH", password)];
+            let output = env.run_with(&variables, &format!("{mode} -p {port} --canary"));
+            assert_eq!(output.code, Some(code), "{mode} {password}: {output:?}");
+            assert_eq!(output.stdout.contains("auth: WRONGPASS "), code == 1, "{mode} {password}: {output:?}");
         }
     }
 }
 
 /// How many entries there are in a server's ACL LOG, each counted as often as it happened.
 fn refusals(server: &Real) -> u64 {
-    let log = server.talk(&[&["ACL", "LOG"]]);
+    let log = server.talk(&["ACL LOG"]);
     log.split("$5\r\ncount\r\n:").skip(1).map(|rest| rest.split('\r').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
-fn a_user_who_may_do_next_to_nothing_learns_that_all_is_well(engine: &Engine) {
-    let (env, server) = (TestEnv::new(), engine.start(&[]));
-    assert_eq!(server.command(&["ACL", "SETUSER", "probe", "on", ">open-sesame", "+ping", "+select"]), "+OK");
-    let port = port(&server);
-    let command = |arguments: &[&str]| {
-        let mut command = env.command(&[arguments, &["-p", &port, "--user", "probe"]].concat());
-        command.env("REDISCLI_AUTH", "open-sesame");
-        command
-    };
-    let output = Running::start(command(&["dbs"])).wait();
+fn a_user_with_minimal_rights_passes(engine: &Engine) {
+    let (env, server) = (TestEnv::new(), engine.start(""));
+    assert_eq!(server.command("ACL SETUSER probe on >open-sesame +ping +select"), "+OK");
+
+    let port = server.port();
+    let variables = [("REDISCLI_AUTH", "open-sesame")];
+    let scan = |more: &str| env.run_with(&variables, &format!("dbs -p {port} --user probe {more}"));
+    let output = scan("");
+
     assert_eq!((output.code, refusals(&server)), (Some(0), 0), "{output:?}");
-    let run = Running::start(command(&["cycles", "--run-duration", "1h", "--check-interval", "50ms"]));
+
+    let run = env.spawn_with(&variables, &format!("{ENDLESS} -p {port} --user probe"));
     env.wait_for("redis_success.log", |text| text.contains(" SUCCESS 3\n"));
+
     // INFO and ROLE were asked for once.
     let refused = refusals(&server);
     assert!(refused <= 2, "{refused}");
+
     env.wait_for("redis_success.log", |text| text.contains(" SUCCESS 10\n"));
     assert_eq!(refusals(&server), refused);
-    run.signal(Signal::TERM);
-    run.wait();
+
+    run.stop();
     assert_eq!(env.read("redis_error.log"), "");
+
     let text = env.read("redis_success.log");
-    let other = |line: &&str| ![" SUCCESS ", "=== Cycle 1 started", "=== Stopped"].iter().any(|own| line.contains(own));
+    let known = [" SUCCESS ", "=== Cycle 1 started", "=== Stopped", "=== Not observed"];
+    let other = |line: &&str| !known.iter().any(|known| line.contains(known));
+
     assert_eq!(text.lines().filter(other).collect::<Vec<_>>(), Vec::<&str>::new());
-    // HELLO tells the role to everybody.
+
+    // HELLO, which tells the role, needs no permission.
     for (role, code) in [("primary", 0), ("replica", 1)] {
-        let output = Running::start(command(&["dbs", "--expect-role", role])).wait();
+        let output = scan(&format!("--expect-role {role}"));
         assert_eq!(output.code, Some(code), "{output:?}");
     }
 }
 
-fn a_server_that_loads_its_data_is_not_healthy(engine: &Engine) {
-    // A server that loads looks at its clients now and then, which Redis 6.2 does after 2 MiB whatever one asks for.
-    let look: &[&str] = &["--loading-process-events-interval-bytes", "1024"];
-    let (look, count, size) = if engine.version.starts_with("6.") { (&[][..], 20, 2 << 20) } else { (look, 200, 1024) };
+fn a_loading_server_is_not_healthy(engine: &Engine) {
+    // A loading server serves its clients from time to time: Redis 6.2 after each 2 MiB, whatever is configured.
+    let (look, count, size) = match engine.version.starts_with("6.") {
+        true => ("", 20, 2 << 20),
+        false => ("--loading-process-events-interval-bytes 1024", 200, 1024),
+    };
     let mut server = engine.start(look);
-    let keys: Vec<String> = (0..count).map(|number| format!("key:{number}")).collect();
     let value = "x".repeat(size);
-    let sets: Vec<[&str; 3]> = keys.iter().map(|key| ["SET", key, &value]).collect();
-    let mut commands: Vec<&[&str]> = vec![&["CONFIG", "SET", "rdbcompression", "no"]];
-    commands.extend(sets.iter().map(|set| set.as_slice()));
-    commands.push(&["SAVE"]);
+    let mut commands = vec!["CONFIG SET rdbcompression no".to_owned()];
+    commands.extend((0..count).map(|number| format!("SET key:{number} {value}")));
+    commands.push("SAVE".to_owned());
+
     assert_eq!(server.talk(&commands), "+OK\r\n".repeat(count + 3));
-    server.restart_with(&["--key-load-delay", "500000"]);
-    let (env, port) = (TestEnv::new(), port(&server));
-    let output = env.run(&["dbs", "-p", &port]);
+
+    server.restart_with("--key-load-delay 500000");
+    let (env, port) = (TestEnv::new(), server.port());
+    let output = env.run(&format!("dbs -p {port}"));
+
     assert_eq!(output.code, Some(1), "{output:?}");
+
     let text = "NOT RUNNING (loading: LOADING ";
     assert_eq!(output.stdout.matches(text).count(), 16, "{output:?}");
-    let run = env.spawn(&["cycles", "-p", &port, "--run-duration", "1h", "--check-interval", "100ms"]);
+
+    let run = env.endless(&format!("-p {port} --check-interval 100ms"));
     env.wait_for("redis_error.log", |text| text.matches(" FAILURE: loading: LOADING ").count() > 18);
-    // Redis 6.2 takes no CONFIG SET while it loads.
-    server.restart_with(&["--key-load-delay", "0"]);
+
+    // Redis 6.2 accepts no CONFIG SET while it loads.
+    server.restart_with("--key-load-delay 0");
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint ended at "));
-    run.signal(Signal::TERM);
-    let output = run.wait();
+    let output = run.stop();
+
     assert!(output.stdout.contains("loading "), "{output:?}");
 }
 
 #[test]
 fn tls_and_access_rules_go_together() {
     let certificates = Certificates::new();
-    let pair = certificates.leaf("valid", &["127.0.0.1"]);
-    let (ca, certificate, key) = (certificates.ca(), pair.certificate(), pair.key());
-    let tls = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
-    let server = Real::start_tls(&[&tls[..], &["--tls-auth-clients", "no"]].concat());
-    let rules = ["+ping", "+select", "+info", "+role", "~redis-health:canary:*", "+set", "+get", "+del"];
-    let user = [&["ACL", "SETUSER", "probe", "on", ">open-sesame"], &rules[..]].concat();
-    assert_eq!(server.command(&user), "+OK");
+    let server = certificates.serve(&certificates.leaf("valid", "127.0.0.1"), "");
+    let rules = "+ping +select +info +role ~redis-health:canary:* +set +get +del";
+
+    assert_eq!(server.command(&format!("ACL SETUSER probe on >open-sesame {rules}")), "+OK");
+
     let env = TestEnv::new();
-    let port = server.tls_port().to_string();
-    for mode in [&["dbs"][..], &["cycles", "--cycles", "1", "--run-duration", "0.2", "--check-interval", "0.1"]] {
-        let flags = ["-p", &port, "--tls", "--cacert", &ca, "--user", "probe", "--canary", "--expect-role", "primary"];
-        let mut command = env.command(&[mode, &flags].concat());
-        command.env("REDISCLI_AUTH", "open-sesame");
-        let output = Running::start(command).wait();
-        assert_eq!(output.code, Some(0), "{output:?}");
+    let (port, ca) = (server.tls_port(), certificates.ca());
+
+    for mode in ["dbs", "cycles --cycles 1 --run-duration 0.2 --check-interval 0.1"] {
+        let flags = format!("-p {port} --tls --cacert {ca} --user probe --canary --expect-role primary");
+        let output = env.run_with(&[("REDISCLI_AUTH", "open-sesame")], &format!("{mode} {flags}"));
+        assert_eq!(output.code, Some(0), "{mode}: {output:?}");
     }
+
     assert_eq!((env.read("redis_error.log").as_str(), refusals(&server)), ("", 0));
-    assert_eq!(server.command(&["DBSIZE"]), ":0");
+    assert_eq!(server.command("DBSIZE"), ":0");
 }

@@ -8,11 +8,10 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use chrono::{DateTime, TimeDelta};
-
 use crate::support::env::TestEnv;
+use crate::support::logs::second;
 
-/// Looks at the page in a frame of 400 px and says what it found: a page of ours must not run a script itself.
+/// Inspects the page in a frame of 400 px, from outside, since the page itself has no scripts.
 const PROBE: &str = "<!doctype html><link rel=icon href='data:,'><body><iframe src='/page' style='width:400px;height:800px;border:0'></iframe><script>
     addEventListener('load', () => {
         const frame = document.querySelector('iframe').contentWindow, page = frame.document;
@@ -51,7 +50,7 @@ fn serve(page: String) -> (u16, Arc<Mutex<Vec<String>>>) {
 
 /// What the probe found in the page of these logs.
 fn look_at(env: &TestEnv) -> serde_json::Value {
-    env.run(&["report", "--html", "page.html"]);
+    env.run("report --html page.html");
     let page = fs::read_to_string(env.path().join("page.html")).unwrap();
     let (port, asked) = serve(page);
     let profile = env.path().join("profile");
@@ -66,25 +65,25 @@ fn look_at(env: &TestEnv) -> serde_json::Value {
     let (dom, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let found = dom.split("<pre>").nth(1).and_then(|rest| rest.split("</pre>").next());
     let found = found.unwrap_or_else(|| panic!("the probe found nothing:\n{dom}\n{said}"));
+
     assert!(!said.contains("CONSOLE"), "{said}");
+
     let mut asked = asked.lock().unwrap().clone();
+
     // A browser may open a connection ahead and ask nothing over it.
     asked.retain(|path| !path.is_empty());
     assert_eq!(asked, ["/", "/page"]);
-    serde_json::from_str(found).unwrap()
-}
 
-fn stamp(second: i64) -> String {
-    (DateTime::from_timestamp(1_756_280_101, 0).unwrap() + TimeDelta::seconds(second)).naive_utc().to_string()
+    serde_json::from_str(found).unwrap()
 }
 
 #[test]
 fn a_page_is_whole_narrow_and_silent() {
     let env = TestEnv::new();
-    fs::create_dir(env.logs()).unwrap();
     let (mut success, mut errors) = (String::new(), String::new());
+
     for tick in 0..600 {
-        let at = stamp(tick);
+        let at = second(tick);
         match tick {
             100..140 | 400..403 => {
                 writeln!(errors, "{at} FAILURE: error: <script>alert('{}')</script>", "x".repeat(200)).unwrap();
@@ -92,13 +91,16 @@ fn a_page_is_whole_narrow_and_silent() {
             _ => writeln!(success, "{at} SUCCESS {}", tick + 1).unwrap(),
         }
     }
-    writeln!(success, "=== Endpoint moved from <b>10.0.1.5 to 10.0.2.9 at {} ===", stamp(141)).unwrap();
-    fs::write(env.logs().join("redis_success.log"), success).unwrap();
-    fs::write(env.logs().join("redis_error.log"), errors).unwrap();
+
+    writeln!(success, "=== Endpoint moved from <b>10.0.1.5 to 10.0.2.9 at {} ===", second(141)).unwrap();
+    env.write("redis_success.log", &success);
+    env.write("redis_error.log", &errors);
     let found = look_at(&env);
+
     assert!(found["wide"].as_u64().unwrap() <= 400, "{found}");
     assert_eq!((found["scripts"].as_u64(), found["loaded"].as_u64()), (Some(0), Some(0)), "{found}");
-    // The changes and the endpoint; two outages that hovering explains; outages, a change, a row.
+
+    // Bands: the changes and the endpoint. Rows: two outages, a change, the endpoint. Both outages have a title.
     assert_eq!((found["bands"].as_u64(), found["rows"].as_u64()), (Some(2), Some(4)), "{found}");
     assert_eq!((found["marks"].as_u64(), found["hover"].as_u64()), (Some(2), Some(2)), "{found}");
 }
@@ -106,13 +108,14 @@ fn a_page_is_whole_narrow_and_silent() {
 #[test]
 fn a_page_of_next_to_nothing_and_one_of_very_much() {
     let env = TestEnv::new();
-    fs::create_dir(env.logs()).unwrap();
-    fs::write(env.logs().join("redis_success.log"), format!("{} SUCCESS 1\n", stamp(0))).unwrap();
+    env.write("redis_success.log", &format!("{} SUCCESS 1\n", second(0)));
     let found = look_at(&env);
+
     assert!(found["wide"].as_u64().unwrap() <= 400 && found["text"].as_u64().unwrap() > 50, "{found}");
+
     let mut blocks = String::new();
     for block in 0..2_000 {
-        writeln!(blocks, "===== Redis DB Health Check at {} =====", stamp(block * 300)).unwrap();
+        writeln!(blocks, "===== Redis DB Health Check at {} =====", second(block * 300)).unwrap();
         for db in 0..16 {
             match (block + db * 7) % 31 {
                 0 => writeln!(blocks, "DB {db}: NOT RUNNING (timeout: no reply to PING within 2s)").unwrap(),
@@ -121,7 +124,8 @@ fn a_page_of_next_to_nothing_and_one_of_very_much() {
         }
         blocks.push('\n');
     }
-    fs::write(env.logs().join("redis_db_health.log"), blocks).unwrap();
+
+    env.write("redis_db_health.log", &blocks);
     let found = look_at(&env);
     assert!(found["wide"].as_u64().unwrap() <= 400, "{found}");
     assert_eq!(found["bands"], 17);

@@ -3,33 +3,21 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use chrono::{DateTime, Duration, NaiveDateTime};
+use chrono::{DateTime, Duration};
 use serde_json::Value;
 
-use crate::support::env::{Output, Running, TestEnv};
+use crate::support::env::{Output, TestEnv};
+use crate::support::logs::second;
+use crate::support::scripted::{Behaviour, Server};
 
-/// A start that all made-up logs share.
-fn start() -> NaiveDateTime {
-    DateTime::from_timestamp(1_756_280_101, 0).unwrap().naive_utc()
+/// The exit code and the document of a report in JSON.
+fn json(env: &TestEnv, flags: &str) -> (Option<i32>, Value) {
+    let output = env.run(&format!("report --json {flags}"));
+    (output.code, output.json())
 }
 
-fn second(second: i64) -> NaiveDateTime {
-    start() + Duration::seconds(second)
-}
-
-fn write(env: &TestEnv, name: &str, text: &str) {
-    fs::create_dir_all(env.logs()).unwrap();
-    fs::write(env.logs().join(name), text).unwrap();
-}
-
-fn json(env: &TestEnv, arguments: &[&str]) -> (Option<i32>, Value) {
-    let output = env.run(&[&["report", "--json"], arguments].concat());
-    let document = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
-    (output.code, document)
-}
-
-fn text(env: &TestEnv, arguments: &[&str]) -> Output {
-    env.run(&[&["report"], arguments].concat())
+fn text(env: &TestEnv, flags: &str) -> Output {
+    env.run(&format!("report {flags}"))
 }
 
 /// The database of a number, or the endpoint.
@@ -42,6 +30,7 @@ fn row(document: &Value, db: Option<u64>) -> &Value {
 fn a_legacy_pair_of_forty_minutes() {
     let env = TestEnv::new();
     let (mut success, mut errors) = (String::new(), String::new());
+
     // Four cycles of five minutes with breaks of five, a check a minute; the ninth to the eleventh check fail: the
     // outage begins in the second cycle and ends in the third.
     let mut number = 0;
@@ -61,18 +50,23 @@ fn a_legacy_pair_of_forty_minutes() {
             writeln!(success, "=== Cycle {} completed, sleeping for 300 seconds ===", cycle + 1).unwrap();
         }
     }
+
     writeln!(success, "=== All cycles finished at {} ===", second(2100)).unwrap();
-    write(&env, "redis_success.log", &success);
-    write(&env, "redis_error.log", &errors);
-    let (code, document) = json(&env, &[]);
+    env.write("redis_success.log", &success);
+    env.write("redis_error.log", &errors);
+    let (code, document) = json(&env, "");
+
     assert_eq!(code, Some(1));
     assert_eq!((document["checks"].as_u64(), document["failures"].as_u64()), (Some(20), Some(3)));
     assert_eq!(document["skipped_lines"], 0);
     assert_eq!(document["unobserved_s"], 3.0 * 300.0);
+
     let endpoint = row(&document, None);
     assert_eq!(endpoint["availability"], 0.85);
+
     let outages = endpoint["outages"].as_array().unwrap();
     assert_eq!(outages.len(), 1);
+
     let outage = &outages[0];
     assert_eq!(outage["first_failure"], "2025-08-27T07:48:01.000+00:00");
     assert_eq!(outage["last_failure"], "2025-08-27T07:55:01.000+00:00");
@@ -81,10 +75,12 @@ fn a_legacy_pair_of_forty_minutes() {
     assert_eq!((outage["at_least_s"].as_f64(), outage["at_most_s"].as_f64()), (Some(420.0), Some(540.0)));
     assert_eq!((outage["spans_gap"].as_bool(), outage["failed_checks"].as_u64()), (Some(true), Some(3)));
     assert_eq!(outage["kinds"]["refused"], 3);
-    let output = text(&env, &[]);
+
+    let output = text(&env, "");
     for told in ["20 checks, 3 failed, availability 85.000 %", "if it was one: part of it", "Timeline"] {
         assert!(output.stdout.contains(told), "{told} in\n{}", output.stdout);
     }
+
     assert!(output.stdout.lines().all(|line| line.chars().count() <= 80) && !output.stdout.contains('\x1b'));
 }
 
@@ -93,6 +89,7 @@ fn a_day_of_cron_blocks() {
     let env = TestEnv::new();
     let (mut health, mut errors) = (String::new(), String::new());
     let failing = |block: i64, db: u64| (100..=102).contains(&block) || (db == 5 && block == 200);
+
     for block in 0..288 {
         // One cron run in the night was left out.
         if block == 250 {
@@ -110,13 +107,17 @@ fn a_day_of_cron_blocks() {
         }
         health.push('\n');
     }
-    write(&env, "redis_db_health.log", &health);
-    write(&env, "redis_error.log", &errors);
-    let (code, document) = json(&env, &[]);
+
+    env.write("redis_db_health.log", &health);
+    env.write("redis_error.log", &errors);
+    let (code, document) = json(&env, "");
+
     assert_eq!(code, Some(1));
-    // What the error log repeats is not counted twice.
+
+    // Failures that are in both logs are counted once.
     assert_eq!((document["checks"].as_u64(), document["failures"].as_u64()), (Some(287 * 16), Some(3 * 16 + 1)));
     assert_eq!(document["unobserved_s"], 600.0);
+
     for db in 0..16 {
         let row = row(&document, Some(db));
         let outages = row["outages"].as_array().unwrap();
@@ -125,7 +126,8 @@ fn a_day_of_cron_blocks() {
         assert_eq!(outages[0]["spans_gap"], false);
         assert_eq!(row["failures"], outages.iter().map(|o| o["failed_checks"].as_u64().unwrap()).sum::<u64>());
     }
-    let output = text(&env, &[]);
+
+    let output = text(&env, "");
     for told in ["\nDB 0-4 ", "\nDB 5 ", "\nDB 6-15 ", "\nDB 0-15: 2025-08-27 15:55:01 to 2025-08-27 16:10:01"] {
         assert!(output.stdout.contains(told), "{told} in\n{}", output.stdout);
     }
@@ -136,6 +138,7 @@ fn a_day_of_json_lines_at_one_a_second() {
     let env = TestEnv::new();
     let (mut success, mut errors, mut failures) = (String::new(), String::new(), 0);
     let mut latencies = Vec::new();
+
     for tick in 0..86_400 {
         let at = second(tick).and_utc().to_rfc3339_opts(chrono::SecondsFormat::Millis, false);
         let line = |rest: &str| {
@@ -151,18 +154,23 @@ fn a_day_of_json_lines_at_one_a_second() {
             success += &line(&format!("\"ok\":true,\"elapsed_us\":{latency},\"role\":\"primary\""));
         }
     }
-    write(&env, "redis_success.log", &success);
-    write(&env, "redis_error.log", &errors);
-    let (code, document) = json(&env, &[]);
+
+    env.write("redis_success.log", &success);
+    env.write("redis_error.log", &errors);
+    let (code, document) = json(&env, "");
+
     assert_eq!(code, Some(1));
     assert_eq!((document["checks"].as_u64(), document["failures"].as_u64()), (Some(86_400), Some(failures)));
     assert_eq!(document["unobserved_s"], 0.0);
+
     let endpoint = row(&document, None);
     let outage = &endpoint["outages"][0];
     assert_eq!(outage["at_least_s"], 60.0);
-    // From the last success to the end of the check that found it well again, which took 461 µs.
+
+    // From the last success before to the end of the first successful check after, which took 461 µs.
     assert_eq!(outage["at_most_s"], 62.000_461);
     assert_eq!((&outage["kinds"]["reset"], &outage["kinds"]["loading"]), (&Value::from(30), &Value::from(31)));
+
     latencies.sort_unstable();
     for (name, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)] {
         let exact = latencies[((latencies.len() as f64 * quantile).ceil() as usize).saturating_sub(1)] as f64;
@@ -177,39 +185,44 @@ fn mixed_formats_rotated_files_and_lines_that_cannot_be_read() {
     let classic = |from: i64, to: i64| -> String {
         (from..to).map(|tick| format!("{} SUCCESS {}\n", second(tick), tick + 1)).collect()
     };
+
     // Rotated names sort neither by age nor by number; their stamps do.
-    write(&env, "redis_success.log.2", &classic(0, 10));
-    write(&env, "redis_success.log.10", &classic(10, 20));
-    write(&env, "redis_success.log-20250827", &classic(20, 30));
-    write(&env, "redis_success.log.1.gz", "not read");
+    env.write("redis_success.log.2", &classic(0, 10));
+    env.write("redis_success.log.10", &classic(10, 20));
+    env.write("redis_success.log-20250827", &classic(20, 30));
+    env.write("redis_success.log.1.gz", "not read");
     let mut last = classic(30, 35) + "half a li\n\0\0\0\n\u{feff}{\"at\":1}\n{\"type\":\"check\"}\n";
+
     for tick in 35..40 {
         let at = second(tick).and_utc().to_rfc3339();
         writeln!(last, "{{\"at\":\"{at}\",\"type\":\"check\",\"ok\":true,\"elapsed_us\":5}}").unwrap();
     }
-    write(&env, "redis_success.log", &(last + &format!("{} SUCCE", second(40))));
-    let (code, document) = json(&env, &[]);
+
+    env.write("redis_success.log", &(last + &format!("{} SUCCE", second(40))));
+    let (code, document) = json(&env, "");
     assert_eq!((code, document["checks"].as_u64()), (Some(0), Some(40)));
     assert_eq!((document["skipped_lines"].as_u64(), document["unobserved_s"].as_f64()), (Some(5), Some(0.0)));
-    let output = text(&env, &["-v"]);
+
+    let output = text(&env, "-v");
     assert!(output.stdout.contains("lines that could not be read: 5"), "{output:?}");
     assert!(output.stderr.contains("redis_success.log:6: cannot be read: half a li\n"), "{}", output.stderr);
     assert!(!output.stderr.contains('\0'));
-    // A part, by every way to write a time, and single files.
-    let part = |arguments: &[&str]| json(&env, arguments).1["checks"].as_u64().unwrap();
-    assert_eq!(part(&["--utc", "--since", "2025-08-27 07:35:11", "--until", "2025-08-27T07:35:21Z"]), 10);
-    assert_eq!(part(&["--utc", "--since", "2025-08-27T09:35:11+02:00"]), 30);
-    assert_eq!(part(&["--utc", "--until", "2025-08-28"]), 40);
-    assert_eq!(part(&["logs/redis_success.log.2", "logs/redis_success.log.10"]), 20);
+
+    // A time range in each notation, and single files.
+    let part = |flags: &str| json(&env, flags).1["checks"].as_u64().unwrap();
+    assert_eq!(part("--utc --since '2025-08-27 07:35:11' --until 2025-08-27T07:35:21Z"), 10);
+    assert_eq!(part("--utc --since 2025-08-27T09:35:11+02:00"), 30);
+    assert_eq!(part("--utc --until 2025-08-28"), 40);
+    assert_eq!(part("logs/redis_success.log.2 logs/redis_success.log.10"), 20);
 }
 
 #[test]
 fn the_scripts_flaws_are_understood() {
     let env = TestEnv::new();
+
     // Under dash every healthy check was logged as a failure, and a text with a line end broke a block's line.
-    write(&env, "redis_error.log", &format!("{} FAILURE: PONG\n{} FAILURE: PONG\n", second(0), second(60)));
-    write(
-        &env,
+    env.write("redis_error.log", &format!("{} FAILURE: PONG\n{} FAILURE: PONG\n", second(0), second(60)));
+    env.write(
         "redis_db_health.log",
         &format!(
             "===== Redis DB Health Check at {} =====\nDB 0: RUNNING\n\
@@ -217,20 +230,23 @@ fn the_scripts_flaws_are_understood() {
             second(0)
         ),
     );
-    let (code, document) = json(&env, &[]);
+    let (code, document) = json(&env, "");
+
     assert_eq!((code, document["skipped_lines"].as_u64()), (Some(1), Some(0)), "{document}");
     assert_eq!((document["checks"].as_u64(), document["failures"].as_u64()), (Some(5), Some(1)));
     assert_eq!(row(&document, Some(1))["outages"][0]["kinds"]["no-such-db"], 1);
 }
 
 #[test]
-fn the_hour_that_comes_twice() {
+fn the_repeated_hour_when_daylight_saving_ends() {
     let env = TestEnv::new();
+
     // Central European time ends at 03:00 on 26 October 2025, and the clock shows 02:00 again. Checks go on minute by
     // minute all the while; in each of the two hours one of them fails, and nothing is ever unobserved.
     let begin = DateTime::parse_from_rfc3339("2025-10-26T01:30:00+02:00").unwrap();
     let changes = DateTime::parse_from_rfc3339("2025-10-26T03:00:00+02:00").unwrap();
     let (mut success, mut errors) = (String::new(), String::new());
+
     for minute in 0..150 {
         let at = begin + Duration::minutes(minute);
         let clock = if at < changes { at.naive_local() } else { at.naive_local() - Duration::hours(1) };
@@ -239,15 +255,15 @@ fn the_hour_that_comes_twice() {
             _ => writeln!(success, "{clock} SUCCESS {}", minute + 1).unwrap(),
         }
     }
-    write(&env, "redis_success.log", &success);
-    write(&env, "redis_error.log", &errors);
-    let mut command = env.command(&["report", "--json"]);
-    command.env("TZ", "Europe/Berlin");
-    let output = Running::start(command).wait();
-    let document: Value = serde_json::from_str(&output.stdout).unwrap();
+
+    env.write("redis_success.log", &success);
+    env.write("redis_error.log", &errors);
+    let document = env.run_with(&[("TZ", "Europe/Berlin")], "report --json").json();
+
     assert_eq!(document["from"], "2025-10-26T01:30:00.000+02:00");
     assert_eq!(document["to"], "2025-10-26T02:59:00.000+01:00");
     assert_eq!((document["checks"].as_u64(), document["unobserved_s"].as_f64()), (Some(150), Some(0.0)));
+
     let outages = row(&document, None)["outages"].as_array().unwrap();
     let bounds: Vec<_> = outages.iter().map(|outage| (&outage["first_failure"], &outage["at_least_s"])).collect();
     assert_eq!(
@@ -262,10 +278,10 @@ fn the_hour_that_comes_twice() {
 #[test]
 fn runs_of_the_script_that_overlap() {
     let env = TestEnv::new();
+
     // The first run hangs in its second database until after the next one is through.
     let (one, two) = (second(0), second(300));
-    write(
-        &env,
+    env.write(
         "redis_db_health.log",
         &format!(
             "===== Redis DB Health Check at {one} =====\nDB 0: RUNNING\n\
@@ -273,10 +289,12 @@ fn runs_of_the_script_that_overlap() {
              DB 1: NOT RUNNING (Error: Connection timed out)\n\nDB 7: RUNNING\n"
         ),
     );
-    let (code, document) = json(&env, &[]);
+    let (code, document) = json(&env, "");
+
     assert_eq!((code, document["checks"].as_u64(), document["failures"].as_u64()), (Some(1), Some(4), Some(1)));
     assert_eq!(row(&document, Some(1))["outages"][0]["first_failure"], "2025-08-27T07:35:01.000+00:00");
-    // A verdict of no block is not passed over in silence.
+
+    // A line that belongs to no block is counted as unreadable.
     assert_eq!(document["skipped_lines"], 1);
 }
 
@@ -284,6 +302,7 @@ fn runs_of_the_script_that_overlap() {
 fn a_flood_of_outages_hides_no_long_one() {
     let env = TestEnv::new();
     let (mut success, mut errors) = (String::new(), String::new());
+
     for tick in 0..9_000 {
         let at = second(tick);
         // Every other check fails, and then ten minutes of them.
@@ -293,23 +312,27 @@ fn a_flood_of_outages_hides_no_long_one() {
             _ => writeln!(success, "{at} SUCCESS {}", tick + 1).unwrap(),
         }
     }
-    write(&env, "redis_success.log", &success);
-    write(&env, "redis_error.log", &errors);
-    let (_, document) = json(&env, &[]);
+
+    env.write("redis_success.log", &success);
+    env.write("redis_error.log", &errors);
+    let (_, document) = json(&env, "");
     let endpoint = row(&document, None);
     let outages = endpoint["outages"].as_array().unwrap();
+
     assert!(outages.iter().any(|outage| outage["at_least_s"].as_f64().unwrap() >= 599.0), "{}", outages.len());
     assert_eq!(outages.len() as u64 + endpoint["unlisted_outages"].as_u64().unwrap(), 4_200);
-    let output = text(&env, &["--html", "page.html"]);
+
+    let output = text(&env, "--html page.html");
     assert!(output.stdout.lines().count() < 500 && output.stdout.contains("more; --json lists"), "{}", output.stdout);
-    // No part of it is drawn as up.
+
+    // No part of the bar is drawn as up.
     let bar = output.stdout.lines().find_map(|line| line.strip_prefix("endpoint X")).unwrap();
     assert!(!bar.contains('='), "{bar}");
     assert!(fs::metadata(env.path().join("page.html")).unwrap().len() < 300_000);
 }
 
 #[test]
-fn several_folders_are_several_stories() {
+fn several_folders_are_reported_separately() {
     let env = TestEnv::new();
     for (folder, fails) in [("a", 3..6), ("b", 0..0)] {
         fs::create_dir(env.path().join(folder)).unwrap();
@@ -319,26 +342,28 @@ fn several_folders_are_several_stories() {
         };
         fs::write(env.path().join(folder).join("redis_success.log"), (0..10).map(line).collect::<String>()).unwrap();
     }
-    let (code, document) = json(&env, &["a", "b", "a/redis_success.log"]);
+
+    let (code, document) = json(&env, "a b a/redis_success.log");
     assert_eq!((code, document["checks"].as_u64(), document["failures"].as_u64()), (Some(1), Some(20), Some(3)));
+
     let rows = document["databases"].as_array().unwrap();
     assert_eq!((rows[0]["folder"].as_str(), rows[1]["folder"].as_str()), (Some("a"), Some("b")));
     assert_eq!((rows[0]["outages"].as_array().unwrap().len(), rows[1]["failures"].as_u64()), (1, Some(0)));
-    assert!(text(&env, &["a", "b"]).stdout.contains("\na: endpoint: 2025-08-27 07:35:04 to 2025-08-27 07:35:07\n"));
+    assert!(text(&env, "a b").stdout.contains("\na: endpoint: 2025-08-27 07:35:04 to 2025-08-27 07:35:07\n"));
 }
 
 #[test]
 fn an_error_log_alone_tells_only_of_failures() {
     let env = TestEnv::new();
-    write(&env, "redis_error.log", &format!("{} FAILURE: refused: Connection refused\n", second(0)));
-    let (code, document) = json(&env, &[]);
+    env.write("redis_error.log", &format!("{} FAILURE: refused: Connection refused\n", second(0)));
+    let (code, document) = json(&env, "");
     assert_eq!((code, &row(&document, None)["availability"]), (Some(1), &Value::Null));
-    let output = text(&env, &[]);
+    let output = text(&env, "");
     assert!(output.stdout.contains("only an error log was read") && !output.stdout.contains('%'), "{output:?}");
 }
 
 #[test]
-fn a_part_knows_what_was_before() {
+fn a_time_range_knows_what_was_before_it() {
     let env = TestEnv::new();
     let mut lines =
         format!("=== Cycle 1 started at {0} ===\n=== Each check writes a canary key from {0} ===\n", second(0));
@@ -348,10 +373,11 @@ fn a_part_knows_what_was_before() {
             _ => writeln!(lines, "{} SUCCESS {}", second(tick), tick + 1).unwrap(),
         }
     }
-    write(&env, "redis_success.log", &lines);
-    let (_, document) = json(&env, &["--utc", "--since", "2025-08-27 07:35:21"]);
+    env.write("redis_success.log", &lines);
+    let (_, document) = json(&env, "--utc --since '2025-08-27 07:35:21'");
     let rows = document["databases"].as_array().unwrap();
     let writes = rows.iter().find(|row| row["write"] == true).unwrap();
+
     assert_eq!((writes["checks"].as_u64(), writes["failures"].as_u64()), (Some(80), Some(3)));
     assert_eq!(writes["outages"][0]["last_success_before"], "2025-08-27T07:35:20.000+00:00");
 }
@@ -371,31 +397,20 @@ fn cron_runs_that_log_json_tell_what_changed() {
         block(5, "10.0.1.5", "replica", "7.0.15"),
         block(10, "10.0.2.9", "primary", "7.2.4"),
     ];
-    write(&env, "redis_db_health.log", &blocks.concat());
-    let (_, document) = json(&env, &[]);
+    env.write("redis_db_health.log", &blocks.concat());
+    let (_, document) = json(&env, "");
     let changes = document["changes"].as_array().unwrap();
     let what: Vec<_> = changes.iter().map(|change| change["what"].as_str().unwrap()).collect();
+
     assert_eq!(what, ["role", "address", "role", "engine"], "{document}");
     assert_eq!(changes[1]["to"], "10.0.2.9");
 }
 
 #[test]
 fn what_a_run_logs_is_what_report_reads() {
-    use crate::support::scripted::{Behaviour, Server};
     let (env, server) = (TestEnv::new(), Server::start());
-    let port = server.port().to_string();
-    let run = env.spawn(&[
-        "cycles",
-        "-p",
-        &port,
-        "--run-duration",
-        "1h",
-        "--check-interval",
-        "40ms",
-        "--log-format",
-        "json",
-        "--json",
-    ]);
+    let port = server.port();
+    let run = env.endless(&format!("-p {port} --log-format json --json"));
     env.wait_for("redis_success.log", |text| text.matches("\"check\"").count() > 3);
     server.behave(Behaviour::Refuse);
     env.wait_for("redis_error.log", |text| text.matches("\"check\"").count() > 3);
@@ -403,37 +418,40 @@ fn what_a_run_logs_is_what_report_reads() {
     server.behave(Behaviour::Serve);
     env.wait_for("redis_error.log", |text| text.contains("outage_ended"));
     env.wait_for("redis_success.log", |text| text.contains("\"change\""));
-    run.signal(rustix::process::Signal::TERM);
-    let live: Value = serde_json::from_str(&run.wait().stdout).unwrap();
-    let (code, read) = json(&env, &[]);
+    let live = run.stop().json();
+    let (code, read) = json(&env, "");
+
     assert_eq!(code, Some(1));
     for same in ["from", "to", "checks", "failures", "latency_us", "changes"] {
         assert_eq!(live[same], read[same], "{same}");
     }
+
     let (live, read) = (&row(&live, None)["outages"][0], &row(&read, None)["outages"][0]);
     for same in ["first_failure", "last_failure", "last_success_before", "first_success_after", "kinds", "reason"] {
         assert_eq!(live[same], read[same], "{same}");
     }
+
     let close = |name: &str| (live[name].as_f64().unwrap() - read[name].as_f64().unwrap()).abs() < 0.01;
     assert!(close("at_least_s") && close("at_most_s"), "{live} {read}");
 }
 
 #[test]
-fn nothing_to_read_is_said() {
+fn logs_without_checks_are_an_error() {
     let env = TestEnv::new();
     fs::create_dir(env.logs()).unwrap();
     for (arguments, told) in [
-        (vec![], "there is no health log in logs"),
-        (vec!["nowhere"], "cannot read nowhere"),
-        (vec!["--since", "soon"], "--since: soon is not a time"),
-        (vec!["--since", "12:00", "--until", "11:00"], "--until lies before --since"),
+        ("", "there is no health log in logs"),
+        ("nowhere", "cannot read nowhere"),
+        ("--since soon", "--since: soon is not a time"),
+        ("--since 12:00 --until 11:00", "--until lies before --since"),
     ] {
-        let output = text(&env, &arguments);
-        assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
-        assert!(output.stderr.contains(told) && output.stderr.lines().count() == 1, "{output:?}");
+        let output = text(&env, arguments);
+        assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{arguments}: {output:?}");
+        assert!(output.stderr.contains(told) && output.stderr.lines().count() == 1, "{arguments}: {output:?}");
     }
-    write(&env, "redis_success.log", "something else\n");
-    let output = text(&env, &[]);
+    env.write("redis_success.log", "something else\n");
+    let output = text(&env, "");
+
     assert_eq!(output.code, Some(2), "{output:?}");
     assert!(output.stderr.contains("no check was found in logs, 1 lines cannot be read"), "{output:?}");
 }

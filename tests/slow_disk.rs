@@ -23,7 +23,7 @@ fn slow_write() -> &'static PathBuf {
 }
 
 /// Starts the binary on a disk that takes so long for each write.
-fn start(env: &TestEnv, delay: Duration, arguments: &[&str]) -> Running {
+fn start(env: &TestEnv, delay: Duration, arguments: &str) -> Running {
     let mut command = env.command(arguments);
     command.env("LD_PRELOAD", slow_write()).env("SLOW_WRITE_MILLIS", delay.as_millis().to_string());
     Running::start(command)
@@ -40,10 +40,9 @@ fn logged(env: &TestEnv) -> Vec<u64> {
 #[test]
 fn a_slow_disk_delays_no_check() {
     let (env, server) = (TestEnv::new(), Server::start());
-    let port = server.port().to_string();
-    let schedule = ["--cycles", "1", "--run-duration", "2", "--check-interval", "40ms"];
-    let run = start(&env, Duration::from_millis(300), &[&["cycles", "-p", &port], schedule.as_slice()].concat());
-    let output = run.wait();
+    let arguments = format!("cycles -p {} --cycles 1 --run-duration 2 --check-interval 40ms", server.port());
+    let output = start(&env, Duration::from_millis(300), &arguments).wait();
+
     assert_eq!(output.code, Some(0), "{output:?}");
     // Every check that was made in time is there, and one write of 300 ms would be seven of them.
     let made = 50 - output.missed() as u64;
@@ -54,12 +53,9 @@ fn a_slow_disk_delays_no_check() {
 
 #[test]
 fn a_stuck_disk_keeps_no_signal_waiting() {
-    for (mode, signals) in [("cycles", 1), ("cycles", 2), ("dbs", 2)] {
+    for (mode, signals) in [("cycles --check-interval 50ms", 1), ("cycles --check-interval 50ms", 2), ("dbs", 2)] {
         let (env, server) = (TestEnv::new(), Server::start());
-        let port = server.port().to_string();
-        let more: &[&str] = if mode == "cycles" { &["--check-interval", "50ms"] } else { &[] };
-        let run = start(&env, Duration::from_secs(600), &[&[mode, "-p", &port], more].concat());
-        assert!(server.wait_accepted(if mode == "cycles" { 5 } else { 1 }, LIMIT));
+        let run = start(&env, Duration::from_secs(600), &format!("{mode} -p {}", server.port()));
         assert!(eventually(LIMIT, || server.finished() > 0));
 
         let start = std::time::Instant::now();

@@ -18,6 +18,7 @@ mod records;
 mod report;
 mod samples;
 mod slow_disk;
+mod snapshots;
 mod tls;
 mod upgrade;
 mod usage;

@@ -5,52 +5,44 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::support::certificates::{Certificates, Pair};
-use crate::support::env::{Output, Running, TestEnv};
+use crate::support::env::{Output, TestEnv};
 use crate::support::real::Real;
 use crate::support::scripted::{Behaviour, LIMIT, Server};
 
-/// A server that shows `pair`, and asks clients for no certificate unless `more` says so.
-fn server(certificates: &Certificates, pair: &Pair, more: &[&str]) -> Real {
-    let (ca, certificate, key) = (certificates.ca(), pair.certificate(), pair.key());
-    let own = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
-    Real::start_tls(&[&own[..], &["--tls-auth-clients", "no"], more].concat())
-}
-
 /// `dbs` against the TLS port: its output and its block.
-fn check(port: u16, more: &[&str]) -> (Output, String) {
+fn check(port: u16, flags: &str) -> (Output, String) {
     let env = TestEnv::new();
-    let port = port.to_string();
-    let output = env.run(&[&["dbs", "-p", &port], more].concat());
+    let output = env.run(&format!("dbs -p {port} {flags}"));
     (output, env.read("redis_db_health.log"))
 }
 
-fn assert_healthy(port: u16, more: &[&str]) {
-    let (output, block) = check(port, more);
-    assert_eq!(output.code, Some(0), "{more:?}: {output:?}");
-    assert_eq!(output.stderr, "", "{more:?}");
-    assert_eq!(block.matches(": RUNNING").count(), 16, "{more:?}: {block}");
+fn assert_healthy(port: u16, flags: &str) {
+    let (output, block) = check(port, flags);
+    assert_eq!(output.code, Some(0), "{flags}: {output:?}");
+    assert_eq!(output.stderr, "", "{flags}");
+    assert_eq!(block.matches(": RUNNING").count(), 16, "{flags}: {block}");
 }
 
 /// All databases fail for this reason, word for word.
-fn assert_fails(port: u16, more: &[&str], reason: &str) {
-    let (output, block) = check(port, more);
-    assert_eq!(output.code, Some(1), "{more:?}: {output:?}");
-    assert_eq!(block.matches(&format!(": NOT RUNNING ({reason})\n")).count(), 16, "{more:?}, not {reason}: {block}");
+fn assert_fails(port: u16, flags: &str, reason: &str) {
+    let (output, block) = check(port, flags);
+    assert_eq!(output.code, Some(1), "{flags}: {output:?}");
+    assert_eq!(block.matches(&format!(": NOT RUNNING ({reason})\n")).count(), 16, "{flags}, not {reason}: {block}");
 }
 
 #[test]
 fn each_bad_certificate_is_named_and_insecure_accepts_it() {
     let certificates = Certificates::new();
     let ca = certificates.ca();
-    let many: Vec<String> = (1..=7).map(|number| format!("{number}.example")).collect();
-    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let many = (1..=7).map(|number| format!("{number}.example")).collect::<Vec<_>>().join(" ");
     for (name, pair, reason) in [
-        ("valid", certificates.leaf("valid", &["127.0.0.1"]), None),
+        ("valid", certificates.leaf("valid", "127.0.0.1"), None),
         ("expired", certificates.dated("expired", 2020, 2025), Some("certificate expired on 2025-01-01 00:00:00 UTC")),
         (
             "not yet valid",
@@ -59,7 +51,7 @@ fn each_bad_certificate_is_named_and_insecure_accepts_it() {
         ),
         (
             "wrong name",
-            certificates.leaf("wrong", &["cache.example", "*.cache.example", "10.0.0.1"]),
+            certificates.leaf("wrong", "cache.example *.cache.example 10.0.0.1"),
             Some("certificate is for cache.example, *.cache.example, 10.0.0.1, not for 127.0.0.1"),
         ),
         (
@@ -69,7 +61,7 @@ fn each_bad_certificate_is_named_and_insecure_accepts_it() {
         ),
         (
             "no name",
-            certificates.leaf("nameless", &[]),
+            certificates.leaf("nameless", ""),
             Some("certificate is for no name (it has no subjectAltName), not for 127.0.0.1"),
         ),
         (
@@ -83,19 +75,19 @@ fn each_bad_certificate_is_named_and_insecure_accepts_it() {
             Some("certificate is self-signed (give it with --cacert to trust it)"),
         ),
     ] {
-        let server = server(&certificates, &pair, &[]);
+        let server = certificates.serve(&pair, "");
         let port = server.tls_port();
         match reason {
-            None => assert_healthy(port, &["--tls", "--cacert", &ca]),
-            Some(reason) => assert_fails(port, &["--tls", "--cacert", &ca], &format!("tls: {reason}")),
+            None => assert_healthy(port, &format!("--tls --cacert {ca}")),
+            Some(reason) => assert_fails(port, &format!("--tls --cacert {ca}"), &format!("tls: {reason}")),
         }
-        assert_healthy(port, &["--tls", "--insecure"]);
-        assert_healthy(port, &["--tls", "--insecure", "--cacert", &ca]);
+        assert_healthy(port, "--tls --insecure");
+        assert_healthy(port, &format!("--tls --insecure --cacert {ca}"));
         if name.starts_with("self-signed") {
-            // Given itself, it is trusted, and so it is when any name but its own is asked for.
-            assert_healthy(port, &["--tls", "--cacert", &pair.certificate()]);
-            let more = ["--tls", "--cacert", &pair.certificate(), "--sni", "cache.example"];
-            assert_fails(port, &more, "tls: certificate is for 127.0.0.1, not for cache.example");
+            // It is trusted when it is given itself, but only for its own name.
+            assert_healthy(port, &format!("--tls --cacert {}", pair.certificate()));
+            let flags = format!("--tls --cacert {} --sni cache.example", pair.certificate());
+            assert_fails(port, &flags, "tls: certificate is for 127.0.0.1, not for cache.example");
         }
     }
 }
@@ -103,27 +95,31 @@ fn each_bad_certificate_is_named_and_insecure_accepts_it() {
 #[test]
 fn a_certificate_of_an_unknown_issuer_is_named() {
     let certificates = Certificates::new();
-    let server = server(&certificates, &certificates.leaf("valid", &["127.0.0.1"]), &[]);
+    let server = certificates.serve(&certificates.leaf("valid", "127.0.0.1"), "");
     let unknown = "tls: unknown issuer (give its CA with --cacert)";
     let other = certificates.self_signed("other", true);
-    assert_fails(server.tls_port(), &["--tls", "--cacert", &other.certificate()], unknown);
+
+    assert_fails(server.tls_port(), &format!("--tls --cacert {}", other.certificate()), unknown);
+
     // The system's roots do not know it either.
-    assert_fails(server.tls_port(), &["--tls"], unknown);
-    assert_healthy(server.tls_port(), &["--tls", "--insecure"]);
-    // A CA of the same name, as when somebody made the CA anew.
+    assert_fails(server.tls_port(), "--tls", unknown);
+    assert_healthy(server.tls_port(), "--tls --insecure");
+
+    // A CA of the same name, as when somebody created the CA again.
+    let namesake = Certificates::new();
     assert_fails(
         server.tls_port(),
-        &["--tls", "--cacert", &Certificates::new().ca()],
+        &format!("--tls --cacert {}", namesake.ca()),
         "tls: bad signature on the certificate (another CA with the issuer's name is trusted)",
     );
 }
 
 #[test]
-fn a_client_certificate_is_presented_and_missed() {
+fn a_client_certificate_is_presented_or_reported_missing() {
     let certificates = Certificates::new();
     let ca = certificates.ca();
-    let own = certificates.leaf("server", &["127.0.0.1"]);
-    let client = certificates.leaf("client", &["client"]);
+    let own = certificates.leaf("server", "127.0.0.1");
+    let client = certificates.leaf("client", "client");
     let foreign = certificates.self_signed("foreign", false);
     let (certificate, key) = (client.certificate(), client.key());
     let (foreign_certificate, foreign_key) = (foreign.certificate(), foreign.key());
@@ -137,14 +133,14 @@ fn a_client_certificate_is_presented_and_missed() {
             "tls: handshake refused: handshake_failure (no cipher in common, or a client certificate is missing)",
         ),
     ] {
-        let server = server(&certificates, &own, &["--tls-auth-clients", "yes", "--tls-protocols", versions]);
+        let server = certificates.serve(&own, &format!("--tls-auth-clients yes --tls-protocols {versions}"));
         let port = server.tls_port();
-        for trust in [&["--tls", "--cacert", &ca][..], &["--tls", "--insecure"]] {
+        for trust in [&format!("--tls --cacert {ca}"), "--tls --insecure"] {
             assert_fails(port, trust, missing);
-            assert_healthy(port, &[trust, &["--cert", &certificate, "--key", &key]].concat());
+            assert_healthy(port, &format!("{trust} --cert {certificate} --key {key}"));
             assert_fails(
                 port,
-                &[trust, &["--cert", &foreign_certificate, "--key", &foreign_key]].concat(),
+                &format!("{trust} --cert {foreign_certificate} --key {foreign_key}"),
                 "tls: handshake refused: unknown_ca (the server does not accept the client certificate)",
             );
         }
@@ -152,25 +148,26 @@ fn a_client_certificate_is_presented_and_missed() {
 }
 
 #[test]
-fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
+fn tls_1_2_and_1_3_are_supported_and_nothing_older() {
     let certificates = Certificates::new();
     let ca = certificates.ca();
-    let own = certificates.leaf("server", &["127.0.0.1"]);
+    let own = certificates.leaf("server", "127.0.0.1");
     for (versions, spoken) in
-        [("TLSv1.2", "TLS 1.2 with "), ("TLSv1.3", "TLS 1.3 with "), ("TLSv1.2 TLSv1.3", "TLS 1.3")]
+        [("TLSv1.2", "TLS 1.2 with "), ("TLSv1.3", "TLS 1.3 with "), ("'TLSv1.2 TLSv1.3'", "TLS 1.3")]
     {
-        let server = server(&certificates, &own, &["--tls-protocols", versions, "--databases", "5000"]);
-        for trust in [&["--tls", "--cacert", &ca][..], &["--tls", "--insecure"]] {
+        let server = certificates.serve(&own, &format!("--tls-protocols {versions} --databases 5000"));
+        for trust in [&format!("--tls --cacert {ca}"), "--tls --insecure"] {
             assert_healthy(server.tls_port(), trust);
-            let (output, _) = check(server.tls_port(), &[trust, &["-v", "--max-db", "auto"]].concat());
+            let (output, _) = check(server.tls_port(), &format!("{trust} -v --max-db auto"));
             assert!(output.stderr.contains(spoken), "{output:?}");
             assert!(output.stdout.contains(" 5000 databases checked") && output.code == Some(0), "{output:?}");
         }
     }
-    let old = server(&certificates, &own, &["--tls-protocols", "TLSv1.1", "--tls-ciphers", "DEFAULT@SECLEVEL=0"]);
+    let old = certificates.serve(&own, "--tls-protocols TLSv1.1 --tls-ciphers DEFAULT@SECLEVEL=0");
     let reason = "tls: handshake refused: protocol_version (the server speaks neither TLS 1.2 nor 1.3)";
-    assert_fails(old.tls_port(), &["--tls", "--cacert", &ca], reason);
-    assert_fails(old.tls_port(), &["--tls", "--insecure"], reason);
+
+    assert_fails(old.tls_port(), &format!("--tls --cacert {ca}"), reason);
+    assert_fails(old.tls_port(), "--tls --insecure", reason);
 }
 
 #[test]
@@ -180,11 +177,12 @@ fn a_plain_server_is_named() {
     let reason = "tls: the server does not speak TLS";
     let http = Server::start();
     http.behave(Behaviour::OnAccept(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()));
-    let (open, guarded) = (Real::start(&[]), Real::start(&["--requirepass", "x"]));
-    for trust in [&["--tls", "--cacert", &ca][..], &["--tls", "--insecure"]] {
+    let (open, guarded) = (Real::start(""), Real::start("--requirepass x"));
+
+    for trust in [&format!("--tls --cacert {ca}"), "--tls --insecure"] {
         assert_fails(http.port(), trust, reason);
         for server in [&open, &guarded] {
-            assert_fails(server.port(), &[trust, &["-t", "1"]].concat(), reason);
+            assert_fails(server.port(), &format!("{trust} -t 2"), reason);
         }
     }
 }
@@ -192,12 +190,14 @@ fn a_plain_server_is_named() {
 #[test]
 fn a_handshake_that_hangs_or_breaks_keeps_its_own_kind() {
     let certificates = Certificates::new();
-    let server = server(&certificates, &certificates.leaf("server", &["127.0.0.1"]), &[]);
+    let server = certificates.serve(&certificates.leaf("server", "127.0.0.1"), "");
     server.freeze();
-    for timeout in ["300ms", "1s"] {
+
+    for timeout in ["500ms", "1s"] {
         let reason = format!("timeout: no TLS handshake with 127.0.0.1:{} within {timeout}", server.tls_port());
-        assert_fails(server.tls_port(), &["--tls", "--insecure", "-t", timeout], &reason);
+        assert_fails(server.tls_port(), &format!("--tls --insecure -t {timeout}"), &reason);
     }
+
     server.thaw();
     let scripted = Server::start();
     for (behaviour, reason) in [
@@ -206,37 +206,39 @@ fn a_handshake_that_hangs_or_breaks_keeps_its_own_kind() {
         (Behaviour::Refuse, "refused: Connection refused"),
     ] {
         scripted.behave(behaviour);
-        assert_fails(scripted.port(), &["--tls", "--insecure"], reason);
+        assert_fails(scripted.port(), "--tls --insecure", reason);
     }
 }
 
 #[test]
-fn the_name_that_is_asked_for_is_the_hosts_or_that_of_sni() {
+fn the_server_name_is_the_host_or_the_sni_flag() {
     let certificates = Certificates::new();
     let ca = certificates.ca();
-    let pair = certificates.leaf("named", &["*.cache.example", "localhost"]);
-    let server = server(&certificates, &pair, &[]);
-    let trust = ["--tls", "--cacert", &ca];
-    assert_healthy(server.tls_port(), &[&trust[..], &["-h", "localhost"]].concat());
-    assert_healthy(server.tls_port(), &[&trust[..], &["--sni", "a.cache.example"]].concat());
+    let pair = certificates.leaf("named", "*.cache.example localhost");
+    let server = certificates.serve(&pair, "");
+    let trust = format!("--tls --cacert {ca}");
+
+    assert_healthy(server.tls_port(), &format!("{trust} -h localhost"));
+    assert_healthy(server.tls_port(), &format!("{trust} --sni a.cache.example"));
     assert_fails(
         server.tls_port(),
-        &[&trust[..], &["-h", "localhost", "--sni", "other.example"]].concat(),
+        &format!("{trust} -h localhost --sni other.example"),
         "tls: certificate is for *.cache.example, localhost, not for other.example",
     );
-    // What arrives at the server, with and without a look at its certificate.
-    for (more, name) in [
-        (&["-h", "localhost", "--insecure"][..], Some("localhost")),
-        (&["-h", "localhost", "--cacert", &ca], Some("localhost")),
-        (&["--sni", "a.cache.example", "--insecure"], Some("a.cache.example")),
-        (&["--insecure"], None),
+
+    // The name that arrives at the server, whether its certificate is verified or not.
+    for (flags, name) in [
+        ("-h localhost --insecure", Some("localhost")),
+        (&format!("-h localhost --cacert {ca}"), Some("localhost")),
+        ("--sni a.cache.example --insecure", Some("a.cache.example")),
+        ("--insecure", None),
     ] {
         let listener = Listener::start(&pair);
-        let (_, block) = check(listener.port, &[&["--tls"], more].concat());
-        assert_eq!(listener.asked_for().as_deref(), name, "{more:?}: {block}");
-        // It ends the connection as a server does that is killed: without a word in TLS.
+        let (_, block) = check(listener.port, &format!("--tls {flags}"));
+        assert_eq!(listener.asked_for().as_deref(), name, "{flags}: {block}");
+        // The server ends the connection without a TLS alert, as if it were killed.
         let closed = "NOT RUNNING (closed: Connection closed by the server)";
-        assert_eq!(block.matches(closed).count(), 16, "{more:?}: {block}");
+        assert_eq!(block.matches(closed).count(), 16, "{flags}: {block}");
     }
 }
 
@@ -274,9 +276,9 @@ impl Listener {
 }
 
 #[test]
-fn cacert_is_a_file_or_a_folder_and_bad_certificates_in_it_are_passed_over() {
+fn cacert_is_a_file_or_folder_and_skips_bad_certificates() {
     let certificates = Certificates::new();
-    let server = server(&certificates, &certificates.leaf("server", &["127.0.0.1"]), &[]);
+    let server = certificates.serve(&certificates.leaf("server", "127.0.0.1"), "");
     let port = server.tls_port();
     let good = std::fs::read_to_string(certificates.ca()).unwrap();
     let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
@@ -289,45 +291,34 @@ fn cacert_is_a_file_or_a_folder_and_bad_certificates_in_it_are_passed_over() {
     std::fs::create_dir(path("inner")).unwrap();
     std::os::unix::fs::symlink("bundle.pem", path("abcdef.0")).unwrap();
     std::os::unix::fs::symlink("nowhere", path("dangling")).unwrap();
-    assert_healthy(port, &["--tls", "--cacert", &bundle]);
-    assert_healthy(port, &["--tls", "--cacert", folder.path().to_str().unwrap()]);
-    // The system's own bundle is read the same way.
-    for (variable, value) in [("SSL_CERT_FILE", bundle.as_str()), ("SSL_CERT_DIR", folder.path().to_str().unwrap())] {
-        let env = TestEnv::new();
-        let mut command = env.command(&["dbs", "-p", &port.to_string(), "--tls"]);
-        command.env(variable, value);
-        let output = Running::start(command).wait();
-        assert_eq!(output.code, Some(0), "{variable}: {output:?}");
-    }
-    // Where nothing is left, that is said before anything is written.
-    std::fs::write(&bundle, &bad).unwrap();
-    let env = TestEnv::new();
-    for (arguments, flag, remedy) in [
-        (vec!["--cacert", &bundle], "--cacert", "PEM"),
-        (vec!["--cacert", folder.path().to_str().unwrap()], "--cacert", "PEM"),
-        (vec![], "--tls", "--cacert"),
-    ] {
-        let mut command = env.command(&[&["dbs", "--tls"], arguments.as_slice()].concat());
-        let output = Running::start({
-            command.env("SSL_CERT_FILE", &bundle);
-            command
-        })
-        .wait();
-        assert_refused(&env, &output, flag, remedy);
-    }
-}
 
-fn assert_refused(env: &TestEnv, output: &Output, flag: &str, remedy: &str) {
-    assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
-    assert!(output.stderr.starts_with(&format!("redis-health: {flag}")), "{output:?}");
-    assert!(output.stderr.contains(remedy) && output.stderr.lines().count() == 1, "{output:?}");
-    assert_eq!(std::fs::read_dir(env.path()).unwrap().count(), 0, "{output:?} wrote something");
+    assert_healthy(port, &format!("--tls --cacert {bundle}"));
+    assert_healthy(port, &format!("--tls --cacert {}", folder.path().to_str().unwrap()));
+
+    // The system's own bundle is read the same way.
+    let folder = folder.path().to_str().unwrap();
+    for variable in [("SSL_CERT_FILE", bundle.as_str()), ("SSL_CERT_DIR", folder)] {
+        let output = TestEnv::new().run_with(&[variable], &format!("dbs -p {port} --tls"));
+        assert_eq!(output.code, Some(0), "{variable:?}: {output:?}");
+    }
+
+    // No usable certificate is an error, and nothing is written.
+    std::fs::write(&bundle, &bad).unwrap();
+    for (flags, flag, remedy) in [
+        (format!("--cacert {bundle}"), "redis-health: --cacert", "PEM"),
+        (format!("--cacert {folder}"), "redis-health: --cacert", "PEM"),
+        (String::new(), "redis-health: --tls", "--cacert"),
+    ] {
+        let env = TestEnv::new();
+        let output = env.run_with(&[("SSL_CERT_FILE", &bundle)], &format!("dbs --tls {flags}"));
+        env.assert_refused(&output, flag, remedy, &flags);
+    }
 }
 
 #[test]
 fn a_key_that_cannot_be_used_is_named_and_not_shown() {
     let certificates = Certificates::new();
-    let (pair, other) = (certificates.leaf("client", &["client"]), certificates.leaf("other", &["other"]));
+    let (pair, other) = (certificates.leaf("client", "client"), certificates.leaf("other", "other"));
     let path = |name: &str| certificates.folder().join(name).to_str().unwrap().to_owned();
     let encrypted = path("encrypted.key");
     std::fs::write(&encrypted, "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n")
@@ -343,35 +334,36 @@ fn a_key_that_cannot_be_used_is_named_and_not_shown() {
         (path("missing"), "readable file"),
     ] {
         let env = TestEnv::new();
-        let output = env.run(&["dbs", "--tls", "--insecure", "--cert", &pair.certificate(), "--key", &key]);
-        assert_refused(&env, &output, "--key", remedy);
+        let output = env.run(&format!("dbs --tls --insecure --cert {} --key {key}", pair.certificate()));
+        env.assert_refused(&output, "redis-health: --key", remedy, remedy);
         assert!(!output.stderr.contains("MIG"), "{output:?}");
     }
 }
 
 #[test]
-fn uris_and_the_environment_ask_for_tls_too() {
+fn uris_and_the_environment_enable_tls() {
     let certificates = Certificates::new();
     let ca = certificates.ca();
-    let server = server(&certificates, &certificates.leaf("server", &["127.0.0.1"]), &["--requirepass", "secret"]);
-    let (plain, port) = (server.port().to_string(), server.tls_port().to_string());
-    let run = |variables: &[(&str, &str)], arguments: &[&str]| {
-        let env = TestEnv::new();
-        let mut command = env.command(arguments);
-        command.env("REDISCLI_AUTH", "secret").envs(variables.iter().copied());
-        Running::start(command).wait()
+    let server = certificates.serve(&certificates.leaf("server", "127.0.0.1"), "--requirepass secret");
+    let (plain, port) = (server.port(), server.tls_port());
+    let run = |variables: &[(&str, &str)], arguments: &str| {
+        TestEnv::new().run_with(&[&[("REDISCLI_AUTH", "secret")], variables].concat(), arguments)
     };
+
     for scheme in ["rediss", "valkeys"] {
         let uri = format!("{scheme}://:secret@127.0.0.1:{port}/3");
-        let output = run(&[("REDIS_HEALTH_URI", &uri)], &["dbs", "--cacert", &ca]);
+        let output = run(&[("REDIS_HEALTH_URI", &uri)], &format!("dbs --cacert {ca}"));
         assert!(output.code == Some(0) && output.stdout.contains("DB 3: RUNNING"), "{output:?}");
     }
+
     let uri = format!("redis://127.0.0.1:{port}");
-    assert_eq!(run(&[], &["dbs", "--tls", "--cacert", &ca, "-u", &uri]).code, Some(0));
+    assert_eq!(run(&[], &format!("dbs --tls --cacert {ca} -u {uri}")).code, Some(0));
+
     let tls = ("REDIS_HEALTH_TLS", "1");
-    assert_eq!(run(&[tls, ("REDIS_HEALTH_CACERT", &ca)], &["dbs", "-p", &port]).code, Some(0));
-    assert_eq!(run(&[tls, ("REDIS_HEALTH_INSECURE", "1")], &["dbs", "-p", &port]).code, Some(0));
-    // Without TLS, what lies around in the environment does no harm.
+    assert_eq!(run(&[tls, ("REDIS_HEALTH_CACERT", &ca)], &format!("dbs -p {port}")).code, Some(0));
+    assert_eq!(run(&[tls, ("REDIS_HEALTH_INSECURE", "1")], &format!("dbs -p {port}")).code, Some(0));
+
+    // Without TLS, the variables of TLS are ignored.
     let around = [
         ("REDIS_HEALTH_TLS", "0"),
         ("REDIS_HEALTH_CACERT", "/nowhere"),
@@ -379,13 +371,16 @@ fn uris_and_the_environment_ask_for_tls_too() {
         ("REDIS_HEALTH_SNI", "cache.example"),
         ("REDIS_HEALTH_INSECURE", "1"),
     ];
-    assert_eq!(run(&around, &["dbs", "-p", &plain]).code, Some(0));
-    let lonely = run(&around, &["dbs", "-p", &port, "--tls", "--cacert", &ca]);
+    assert_eq!(run(&around, &format!("dbs -p {plain}")).code, Some(0));
+
+    let lonely = run(&around, &format!("dbs -p {port} --tls --cacert {ca}"));
     assert!(lonely.code == Some(2) && lonely.stderr.contains("REDIS_HEALTH_CERT needs --key"), "{lonely:?}");
-    // A socket that was typed stands against TLS in the environment, and one beside it contradicts.
+
+    // A socket flag overrides TLS in the environment; a socket variable contradicts it.
     let socket = server.socket().to_str().unwrap().to_owned();
-    assert_eq!(run(&[tls], &["dbs", "-s", &socket]).code, Some(0));
-    let both = run(&[tls, ("REDIS_HEALTH_SOCKET", &socket)], &["dbs"]);
+    assert_eq!(run(&[tls], &format!("dbs -s {socket}")).code, Some(0));
+
+    let both = run(&[tls, ("REDIS_HEALTH_SOCKET", &socket)], "dbs");
     assert!(both.code == Some(2) && both.stderr.contains("REDIS_HEALTH_TLS in the environment"), "{both:?}");
 }
 
@@ -393,32 +388,19 @@ fn uris_and_the_environment_ask_for_tls_too() {
 fn cycles_see_a_certificate_that_goes_bad() {
     let certificates = Certificates::new();
     let ca = certificates.ca();
-    let pair = certificates.leaf("server", &["127.0.0.1"]);
+    let pair = certificates.leaf("server", "127.0.0.1");
     let bad = certificates.dated("bad", 2020, 2021);
-    let server = server(&certificates, &pair, &[]);
+    let server = certificates.serve(&pair, "");
     let env = TestEnv::new();
-    let port = server.tls_port().to_string();
-    let run = env.spawn(&[
-        "cycles",
-        "-p",
-        &port,
-        "--tls",
-        "--cacert",
-        &ca,
-        "--cycles",
-        "1",
-        "--run-duration",
-        "60",
-        "--check-interval",
-        "0.05",
-    ]);
-    env.wait_for("redis_success.log", |text| text.contains("SUCCESS 3"));
-    let (certificate, key) = (bad.certificate(), bad.key());
-    let words = ["CONFIG", "SET", "tls-cert-file", &certificate, "tls-key-file", &key];
-    assert_eq!(server.command(&words), "+OK");
+    let port = server.tls_port();
+    let run = env.endless_until(&format!("-p {port} --tls --cacert {ca}"), "SUCCESS 3");
+    let set = format!("CONFIG SET tls-cert-file {} tls-key-file {}", bad.certificate(), bad.key());
+
+    assert_eq!(server.command(&set), "+OK");
+
     env.wait_for("redis_error.log", |text| {
         text.contains("FAILURE: tls: certificate expired on 2021-01-01 00:00:00 UTC")
     });
-    run.signal(rustix::process::Signal::INT);
+    run.signal(Signal::INT);
     assert_eq!(run.wait().code, Some(130));
 }

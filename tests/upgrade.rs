@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
-use rustix::process::Signal;
+use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::support::env::{Running, TestEnv, engine};
+use crate::support::env::{ENDLESS, Running, TestEnv, engine};
+use crate::support::logs::parse_stamp;
 use crate::support::scripted::{LIMIT, eventually};
 use crate::support::upgrade::{NAME, Upgrade};
 
@@ -21,7 +21,7 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// By how much a busy machine may be late with a check.
 const SLACK: Duration = INTERVAL.saturating_mul(2);
 
-/// A client that writes without a pause to whatever the name points to, and never gives up.
+/// A client that writes again and again to the server that the name points to.
 struct Writer {
     writes: JoinHandle<Vec<Wrote>>,
     done: Arc<AtomicU64>,
@@ -49,7 +49,7 @@ impl Writer {
                 });
                 writes.push(Wrote { sent, answered: Instant::now(), taken });
                 count.fetch_add(1, Ordering::Relaxed);
-                // A pace that leaves the machine to those who are watched.
+                // Leaves the processor to the servers and the run.
                 thread::sleep(Duration::from_millis(1));
             }
             writes
@@ -57,16 +57,16 @@ impl Writer {
         Writer { writes, done, ended }
     }
 
-    /// Waits for a moment that has nothing to do with the schedule of checks: so many writes, which take a millisecond
-    /// or so, that it may be anywhere between two of them.
+    /// Waits for a random number of writes of a millisecond or so, for a moment that does not depend on the schedule of
+    /// checks.
     fn wait(&self) {
         let writes = RandomState::new().hash_one(()) % 60;
         let until = self.done.load(Ordering::Relaxed) + writes;
         assert!(eventually(LIMIT, || self.done.load(Ordering::Relaxed) >= until), "the writer hangs");
     }
 
-    /// How long no write was taken: at least, and at most. There was one such time. And for how long the machine held
-    /// the writer up.
+    /// How long no write was accepted, at least and at most, and how long the machine delayed the writer at most. There
+    /// must be one outage.
     fn outage(self) -> (Duration, Duration, Duration) {
         self.ended.store(true, Ordering::Relaxed);
         let writes = self.writes.join().unwrap();
@@ -78,7 +78,7 @@ impl Writer {
     }
 }
 
-/// Writes once, over the connection that is open already if the name has not moved since.
+/// Writes once. The open connection is used unless the name has moved.
 fn write(
     endpoint: SocketAddrV4,
     connection: &mut Option<(SocketAddrV4, BufReader<TcpStream>)>,
@@ -94,6 +94,7 @@ fn write(
     };
     stream.get_mut().write_all(b"SET rehearsal 1 PX 1000\r\n")?;
     let mut line = String::new();
+
     match stream.read_line(&mut line)? {
         0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(line == "+OK\r\n"),
@@ -104,7 +105,7 @@ fn write(
 fn stamp(log: &str, mark: &str) -> DateTime<Utc> {
     let rest = log.split(mark).nth(1).unwrap_or_else(|| panic!("no {mark} in\n{log}"));
     let text = &rest[..rest.find([',', '=']).unwrap()];
-    NaiveDateTime::parse_from_str(text.trim(), "%Y-%m-%d %H:%M:%S%.3f").unwrap().and_utc()
+    parse_stamp(text).and_utc()
 }
 
 /// The seconds that follow these words.
@@ -121,6 +122,16 @@ fn assert_marked(log: &str, mark: &str, (before, after): (DateTime<Utc>, DateTim
     assert!(before - early <= at && at <= after + late, "{mark}{at} of an event at {before} to {after}");
 }
 
+/// The longest time in which the run says that it made no check, as on a busy machine.
+fn longest_gap(log: &str) -> Duration {
+    let gaps = log.lines().filter_map(|line| {
+        let (from, rest) = line.strip_prefix("=== Not observed from ")?.split_once(" to ")?;
+        let (to, _) = rest.split_once(',')?;
+        (parse_stamp(to) - parse_stamp(from)).to_std().ok()
+    });
+    gaps.max().unwrap_or_default()
+}
+
 /// Does something, and gives the time in which it was done.
 fn timed(work: impl FnOnce()) -> (DateTime<Utc>, DateTime<Utc>) {
     let before = Utc::now();
@@ -131,16 +142,10 @@ fn timed(work: impl FnOnce()) -> (DateTime<Utc>, DateTime<Utc>) {
 fn rehearse(old: &str, new: &str) {
     let env = TestEnv::new();
     let mut upgrade = Arc::new(Upgrade::start(&engine(old), &engine(new)));
-    let port = upgrade.port().to_string();
-    let surroundings = upgrade.surroundings();
-    let surroundings: Vec<&str> = surroundings.iter().map(String::as_str).collect();
-    let arguments = [
-        &["cycles", "-h", NAME, "-p", &port, "--run-duration", "1h", "--check-interval", "50ms"][..],
-        &["--canary", "--held"],
-    ]
-    .concat();
+    let port = upgrade.port();
+    let arguments = format!("{ENDLESS} -h {NAME} -p {port} --canary --held");
     let writer = Writer::start(upgrade.clone());
-    let run = Running::start(env.wrapped(&surroundings, &arguments));
+    let run = Running::start(env.wrapped(&upgrade.surroundings(), &arguments));
     let errors = |count: usize| env.wait_for("redis_error.log", |text| text.matches(" FAILURE: ").count() >= count);
     env.wait_for("redis_success.log", |text| text.contains(" SUCCESS 10\n"));
 
@@ -159,27 +164,32 @@ fn rehearse(old: &str, new: &str) {
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint WRITE ended at "));
     let (least, most, held_up) = writer.outage();
     eventually(LIMIT, || Arc::get_mut(&mut upgrade).is_some());
+
     // A check that was under way began a little before.
     let gone = Utc::now() - INTERVAL;
     Arc::get_mut(&mut upgrade).expect("the writer is gone").retire();
     let seen = env.read("redis_success.log").lines().count();
     env.wait_for("redis_success.log", |text| text.lines().count() >= seen + 10);
-    run.signal(Signal::TERM);
-    let output = run.wait();
+    let output = run.stop();
+
     assert_eq!(output.code, Some(143), "{output:?}");
 
     // The log.
     let (success, errors) = (env.read("redis_success.log"), env.read("redis_error.log"));
+    let held_up = held_up + longest_gap(&success);
     let [was, is] = [old, new].map(|name| name.split_once('-').unwrap());
     assert!(errors.contains(" WRITE FAILURE: readonly: READONLY You can't write against a read only replica."));
     assert_eq!(errors.matches("=== Outage of endpoint WRITE began at ").count(), 1, "{errors}");
     assert_marked(&success, "=== Endpoint changed from primary to replica at ", demoted, held_up);
     assert_marked(&success, "=== Endpoint moved from 127.0.0.1 to 127.0.0.2 at ", moved, held_up);
     assert_marked(&success, "=== Endpoint changed from replica to primary at ", moved, held_up);
+
     let engines = success.lines().find(|line| line.contains(&format!(" changed from {} {}", was.0, was.1))).unwrap();
     assert!(engines.contains(&format!(" to {} {}", is.0, is.1)), "{engines}");
+
     let mark = engines.split_inclusive(" at ").next().unwrap();
     assert_marked(&success, mark, moved, held_up);
+
     for what in ["moved from", "changed from", "restarted"] {
         let count = if what == "changed from" { 3 } else { usize::from(what == "moved from") };
         assert_eq!(success.matches(&format!("=== Endpoint {what} ")).count(), count, "{success}");
@@ -190,6 +200,7 @@ fn rehearse(old: &str, new: &str) {
     let bounds = [seconds(ended, "at least "), seconds(ended, "at most ")];
     let [at_least, at_most] = bounds.map(|text| Duration::from_secs_f64(text.parse().unwrap()));
     println!("{old} to {new}: {least:?} to {most:?} by the writer; {at_least:?} to {at_most:?} by the log");
+
     assert!(
         at_least <= most && least <= at_most,
         "{least:?} to {most:?}, and the log says {at_least:?} to {at_most:?}"
@@ -198,20 +209,22 @@ fn rehearse(old: &str, new: &str) {
 
     // The summary.
     let summary = output.stdout.split("=== Stopped by SIGTERM").nth(1).unwrap();
-    let row = |name: &str| {
-        let row = summary.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {summary}"));
-        row[name.len()..].split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
-    };
     let failed = errors.lines().filter(|line| line.contains(" WRITE FAILURE: ") && !line.contains(" HELD ")).count();
+
     // Only a check that was under way when the connections were cut can have failed to read.
     let reads = errors.lines().filter(|line| line.contains(" FAILURE: ") && !line.contains(" WRITE "));
     let reads: Vec<_> = reads.filter(|line| !line.contains(" HELD ")).collect();
     let late = TimeDelta::from_std(INTERVAL + SLACK + held_up).unwrap();
+
     for read in &reads {
-        let began = NaiveDateTime::parse_from_str(&read[..23], "%Y-%m-%d %H:%M:%S%.3f").unwrap().and_utc();
+        let began = parse_stamp(&read[..23]).and_utc();
         assert!(cut.0 - late <= began && began <= cut.1, "{read}, and the cut was at {cut:?}");
     }
-    assert!(row("endpoint  ") == reads.len() && row("endpoint WRITE ") == failed + reads.len(), "{summary}");
+
+    let failed_of = |row: &str| output.row(row).1;
+    assert_eq!(failed_of("endpoint"), reads.len(), "{summary}");
+    assert_eq!(failed_of("endpoint WRITE"), failed + reads.len(), "{summary}");
+
     for told in [
         &format!("at least {} s, at most {} s", bounds[0], bounds[1]),
         "readonly: READONLY You can't write against a read only replica.",
@@ -221,10 +234,12 @@ fn rehearse(old: &str, new: &str) {
     ] {
         assert!(summary.contains(told), "{told} in {summary}");
     }
-    // A connection that is held stays with the old primary for as long as that lives, wherever the name points.
+
+    // The held connection stays with the old primary as long as that lives, wherever the name points.
     assert!(errors.contains(" HELD WRITE FAILURE: readonly: "), "{errors}");
     assert!(stamp(&success, "=== HELD moved from 127.0.0.1 to 127.0.0.2 at ") >= gone, "{success}");
     assert!(stamp(&errors, "=== Outage of HELD WRITE ended at ") >= gone, "{errors}");
+
     let engines = format!("Endpoint changed from {} {}", was.0, was.1);
     assert!(summary.lines().any(|line| line.contains(&engines) && line.contains(&format!(" to {} {}", is.0, is.1))));
 }

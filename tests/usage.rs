@@ -1,6 +1,7 @@
 //! Bad input: exit 2, one line that names the flag and the remedy, nothing written.
 
 use crate::support::env::TestEnv;
+use crate::support::scripted::Server;
 
 #[test]
 fn bad_input_is_named_with_its_remedy() {
@@ -76,53 +77,48 @@ fn bad_input_is_named_with_its_remedy() {
         ("dbs --region eu-central-1", "--region", "--features iam"),
     ] {
         let env = TestEnv::new();
-        let words: Vec<_> = arguments.split(' ').collect();
-        let output = env.run(&words);
-        assert_eq!(output.code, Some(2), "{arguments}: {output:?}");
-        assert_eq!(output.stdout, "", "{arguments}");
-        assert!(!output.stderr.contains("hunter2"), "{output:?}");
-        let line = output.stderr.strip_suffix('\n').unwrap_or_default();
-        assert!(!line.contains('\n') && line.starts_with("redis-health: "), "{arguments}: {line}");
-        assert!(line.contains(flag) && line.contains(remedy), "{arguments}: {line}");
-        assert_eq!(std::fs::read_dir(env.path()).unwrap().count(), 0, "{arguments} wrote something");
+        let output = env.run(arguments);
+        env.assert_refused(&output, flag, remedy, arguments);
+        assert!(!output.stderr.contains("hunter2"), "{arguments}: {output:?}");
     }
 }
 
 #[test]
-fn what_was_typed_beats_the_environment() {
+fn flags_override_the_environment() {
     let env = TestEnv::new();
-    let run = |variables: &[(&str, &str)], arguments: &[&str]| {
-        let mut command = env.command(arguments);
-        command.envs(variables.iter().copied());
-        crate::support::env::Running::start(command).wait()
-    };
-    let server = crate::support::scripted::Server::start();
+    let server = Server::start();
     let port = server.port().to_string();
-    // The host that was typed stands against the URI in the environment.
+
+    // A host flag overrides the URI in the environment.
     let uri = ("REDIS_HEALTH_URI", "redis://nowhere.invalid:1/3");
-    assert_eq!(run(&[uri], &["dbs", "-h", "127.0.0.1", "-p", &port]).code, Some(0));
-    assert_eq!(run(&[("REDIS_HEALTH_PORT", port.as_str()), ("REDIS_HEALTH_DB", "3")], &["dbs"]).code, Some(0));
+    assert_eq!(env.run_with(&[uri], &format!("dbs -h 127.0.0.1 -p {port}")).code, Some(0));
+    assert_eq!(env.run_with(&[("REDIS_HEALTH_PORT", &port), ("REDIS_HEALTH_DB", "3")], "dbs").code, Some(0));
+
     let own = format!("redis://127.0.0.1:{port}/3");
-    let output = run(&[("REDIS_HEALTH_URI", own.as_str())], &["dbs"]);
+    let output = env.run_with(&[("REDIS_HEALTH_URI", &own)], "dbs");
     assert!(output.stdout.contains("DB 3: RUNNING") && output.stdout.contains("1 database checked"), "{output:?}");
-    assert_eq!(run(&[uri], &["dbs", "-p", &port]).code, Some(2));
-    let output = run(&[("REDIS_HEALTH_HOST", "a"), ("REDIS_HEALTH_SOCKET", "b")], &["dbs"]);
+    assert_eq!(env.run_with(&[uri], &format!("dbs -p {port}")).code, Some(2));
+
+    let output = env.run_with(&[("REDIS_HEALTH_HOST", "a"), ("REDIS_HEALTH_SOCKET", "b")], "dbs");
     assert!(output.stderr.contains("REDIS_HEALTH_SOCKET and REDIS_HEALTH_HOST in the environment"), "{output:?}");
-    // A switch that is off there is no choice at all.
-    let off = [("REDIS_HEALTH_ASKPASS", "0"), ("REDIS_HEALTH_PORT", port.as_str())];
-    assert_eq!(run(&off, &["dbs"]).code, Some(0));
-    // A flag that only the environment sets is refused by its variable's rules too.
-    assert_eq!(run(&[("REDIS_HEALTH_QUIET", "1"), ("REDIS_HEALTH_PORT", port.as_str())], &["dbs"]).stdout, "");
+
+    // A switch that is off in the environment is not a choice.
+    let off = [("REDIS_HEALTH_ASKPASS", "0"), ("REDIS_HEALTH_PORT", &port)];
+    assert_eq!(env.run_with(&off, "dbs").code, Some(0));
+
+    // A switch that only the environment sets has its effect.
+    assert_eq!(env.run_with(&[("REDIS_HEALTH_QUIET", "1"), ("REDIS_HEALTH_PORT", &port)], "dbs").stdout, "");
 }
 
 #[test]
 fn help_is_help_and_h_is_host() {
     let env = TestEnv::new();
-    let help = env.run(&["dbs", "--help"]);
+    let help = env.run("dbs --help");
     assert_eq!(help.code, Some(0));
     assert!(help.stdout.contains("-h, --host") && help.stdout.contains("REDIS_HEALTH_HOST"));
-    assert_eq!(env.run(&["--version"]).code, Some(0));
-    let bare = env.run(&[]);
+    assert_eq!(env.run("--version").code, Some(0));
+
+    let bare = env.run("");
     assert_eq!(bare.code, Some(2));
     assert!(bare.stderr.contains("dbs") && bare.stderr.contains("cycles"), "{bare:?}");
 }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 
+use super::real::Real;
+
 /// A folder with a CA and what it signs.
 pub struct Certificates {
     folder: TempDir,
@@ -35,14 +37,22 @@ impl Certificates {
         text(&self.folder.path().join("ca.crt"))
     }
 
-    /// A certificate for these names, signed by the CA.
-    pub fn leaf(&self, file: &str, names: &[&str]) -> Pair {
+    /// A redis-server that shows a certificate. It asks clients for none unless `more` says so.
+    pub fn serve(&self, pair: &Pair, more: &str) -> Real {
+        let (ca, certificate, key) = (self.ca(), pair.certificate(), pair.key());
+        Real::start_tls(&format!(
+            "--tls-cert-file {certificate} --tls-key-file {key} --tls-ca-cert-file {ca} --tls-auth-clients no {more}"
+        ))
+    }
+
+    /// A certificate for these names, separated by spaces, signed by the CA.
+    pub fn leaf(&self, file: &str, names: &str) -> Pair {
         self.signed(file, params(names))
     }
 
     /// A certificate that is valid from the first day of one year to the first day of another.
     pub fn dated(&self, file: &str, from: i32, to: i32) -> Pair {
-        let mut params = params(&["127.0.0.1"]);
+        let mut params = params("127.0.0.1");
         params.not_before = date_time_ymd(from, 1, 1);
         params.not_after = date_time_ymd(to, 1, 1);
         self.signed(file, params)
@@ -50,7 +60,7 @@ impl Certificates {
 
     /// A certificate that nobody but its own key signed; as a CA's, as `openssl req -x509` makes it, or as a server's.
     pub fn self_signed(&self, file: &str, as_ca: bool) -> Pair {
-        let mut params = params(&["127.0.0.1"]);
+        let mut params = params("127.0.0.1");
         params.distinguished_name.push(DnType::CommonName, file);
         if as_ca {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -91,8 +101,8 @@ fn authority() -> CertificateParams {
     params
 }
 
-fn params(names: &[&str]) -> CertificateParams {
-    let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+fn params(names: &str) -> CertificateParams {
+    let names: Vec<_> = names.split_whitespace().map(str::to_owned).collect();
     CertificateParams::new(names).expect("names")
 }
 

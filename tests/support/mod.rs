@@ -8,6 +8,8 @@ pub mod aws;
 pub mod certificates;
 pub mod cluster;
 pub mod env;
+pub mod legacy;
+pub mod logs;
 pub mod real;
 pub mod scripted;
 pub mod upgrade;

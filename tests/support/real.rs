@@ -1,7 +1,9 @@
 //! Real servers, started on free ports and ended with the test.
 
+use std::ffi::OsString;
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,6 +13,11 @@ use tempfile::TempDir;
 
 use super::scripted::{LIMIT, eventually};
 
+// This file is also part of the examples, which name each file that they need.
+#[path = "words.rs"]
+mod words;
+pub use words::Words;
+
 /// A redis-server, or another engine that takes its arguments.
 pub struct Real {
     child: Child,
@@ -19,55 +26,55 @@ pub struct Real {
     tls_port: Option<u16>,
     folder: TempDir,
     binary: PathBuf,
-    arguments: Vec<String>,
+    arguments: Vec<OsString>,
 }
 
 impl Real {
     /// Starts the redis-server of the system.
-    pub fn start(arguments: &[&str]) -> Self {
+    pub fn start(arguments: &(impl Words + ?Sized)) -> Self {
         Self::start_binary(Path::new("redis-server"), arguments)
     }
 
     /// Starts the redis-server of the system with a second port, for TLS.
-    pub fn start_tls(arguments: &[&str]) -> Self {
-        Self::launched(Path::new("redis-server"), arguments, true)
+    pub fn start_tls(arguments: &(impl Words + ?Sized)) -> Self {
+        Self::launched(Path::new("redis-server"), arguments.words(), true)
     }
 
     /// Starts a given engine.
-    pub fn start_binary(binary: &Path, arguments: &[&str]) -> Self {
-        Self::launched(binary, arguments, false)
+    pub fn start_binary(binary: &Path, arguments: &(impl Words + ?Sized)) -> Self {
+        Self::launched(binary, arguments.words(), false)
     }
 
     /// Starts an engine on another address of this machine, and there on a given port; none when somebody has it.
-    pub fn start_at(binary: &Path, address: Ipv4Addr, port: u16, arguments: &[&str]) -> Option<Self> {
-        let folder = TempDir::new().expect("a temporary folder");
-        let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
-        let mut child = launch(binary, address, port, folder.path(), &arguments);
-        if came_up(&mut child, address, port) {
-            return Some(Real { child, address, port, tls_port: None, folder, binary: binary.to_owned(), arguments });
-        }
-        let _ = child.kill();
-        let _ = child.wait();
-        None
+    pub fn start_at(binary: &Path, address: Ipv4Addr, port: u16, arguments: &(impl Words + ?Sized)) -> Option<Self> {
+        Self::try_launch(binary, address, port, None, arguments.words())
     }
 
-    fn launched(binary: &Path, arguments: &[&str], tls: bool) -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
-        let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
+    fn launched(binary: &Path, arguments: Vec<OsString>, tls: bool) -> Self {
         for _ in 0..10 {
-            let port = free_port();
-            let tls_port = tls.then(free_port);
+            let (port, tls_port) = (free_port(), tls.then(free_port));
             let mut arguments = arguments.clone();
-            arguments.extend(tls_port.iter().flat_map(|port| ["--tls-port".to_owned(), port.to_string()]));
-            let address = Ipv4Addr::LOCALHOST;
-            let mut child = launch(binary, address, port, folder.path(), &arguments);
-            if came_up(&mut child, address, port) {
-                return Real { child, address, port, tls_port, folder, binary: binary.to_owned(), arguments };
+            arguments.extend(tls_port.iter().flat_map(|port| ["--tls-port".into(), port.to_string().into()]));
+
+            if let Some(real) = Self::try_launch(binary, Ipv4Addr::LOCALHOST, port, tls_port, arguments) {
+                return real;
             }
-            let _ = child.kill();
-            let _ = child.wait();
         }
+
         panic!("{} does not start with {arguments:?}", binary.display());
+    }
+
+    fn try_launch(
+        binary: &Path,
+        address: Ipv4Addr,
+        port: u16,
+        tls_port: Option<u16>,
+        arguments: Vec<OsString>,
+    ) -> Option<Self> {
+        let folder = TempDir::new().expect("a temporary folder");
+        let child = launch(binary, address, port, folder.path(), &arguments);
+        let mut real = Real { child, address, port, tls_port, folder, binary: binary.to_owned(), arguments };
+        came_up(&mut real.child, address, port).then_some(real)
     }
 
     pub fn address(&self) -> Ipv4Addr {
@@ -92,20 +99,24 @@ impl Real {
     }
 
     /// Runs one command and returns its reply as text: the first line, or the content of a bulk string.
-    pub fn command(&self, words: &[&str]) -> String {
-        let mut stream = TcpStream::connect((self.address, self.port)).expect("the server listens");
-        stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
-        stream.write_all(&packed(words)).expect("the server reads");
-        reply(&mut BufReader::new(stream))
+    pub fn command(&self, command: &(impl Words + ?Sized)) -> String {
+        reply(&mut BufReader::new(self.send(command)))
     }
 
-    /// Runs commands on one connection and returns all that the server said, as it came over the wire.
-    pub fn talk(&self, commands: &[&[&str]]) -> String {
-        let mut stream = TcpStream::connect((self.address, self.port)).expect("the server listens");
-        stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
-        let quit: &[&str] = &["QUIT"];
-        let bytes: Vec<u8> = commands.iter().chain([&quit]).flat_map(|words| packed(words)).collect();
+    /// Runs a command whose reply is a line of info such as `role:master`, and returns what follows the colon; empty
+    /// when there is no such line.
+    pub fn info(&self, command: &str, field: &str) -> String {
+        let text = self.command(command);
+        let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        value.unwrap_or_default().to_owned()
+    }
+
+    /// Runs commands on one connection and returns everything that the server sent, as it came over the wire.
+    pub fn talk(&self, commands: &[impl AsRef<str>]) -> String {
+        let mut stream = self.connect();
+        let bytes: Vec<u8> = commands.iter().map(AsRef::as_ref).chain(["QUIT"]).flat_map(packed).collect();
         stream.write_all(&bytes).expect("the server reads");
+
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("text");
         text
@@ -113,14 +124,20 @@ impl Real {
 
     /// Waits until this server, which was started as a replica, holds what its primary holds.
     pub fn wait_in_sync(&self) {
-        let in_sync = || self.command(&["INFO", "replication"]).contains("master_link_status:up");
+        let in_sync = || self.info("INFO replication", "master_link_status") == "up";
         assert!(eventually(LIMIT, in_sync), "the replica never came to hold its primary's data");
     }
 
     /// Sends a command and does not wait for its reply; the connection lives as long as what is returned.
-    pub fn send(&self, words: &[&str]) -> TcpStream {
-        let mut stream = TcpStream::connect((self.address, self.port)).expect("the server listens");
-        stream.write_all(&packed(words)).expect("the server reads");
+    pub fn send(&self, command: &(impl Words + ?Sized)) -> TcpStream {
+        let mut stream = self.connect();
+        stream.write_all(&packed(command)).expect("the server reads");
+        stream
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect((self.address, self.port)).expect("the server listens");
+        stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
         stream
     }
 
@@ -145,13 +162,13 @@ impl Real {
 
     /// Starts it again after a kill, on the same port.
     pub fn restart(&mut self) {
-        self.restart_with(&[]);
+        self.restart_with("");
     }
 
     /// Starts it again with further arguments.
-    pub fn restart_with(&mut self, more: &[&str]) {
+    pub fn restart_with(&mut self, more: &str) {
         self.kill();
-        self.arguments.extend(more.iter().map(|&word| word.to_owned()));
+        self.arguments.extend(more.words());
         self.child = launch(&self.binary, self.address, self.port, self.folder.path(), &self.arguments);
         assert!(came_up(&mut self.child, self.address, self.port), "the server does not come back");
     }
@@ -174,7 +191,7 @@ pub fn free_port() -> u16 {
     }
 }
 
-fn launch(binary: &Path, address: Ipv4Addr, port: u16, folder: &Path, arguments: &[String]) -> Child {
+fn launch(binary: &Path, address: Ipv4Addr, port: u16, folder: &Path, arguments: &[OsString]) -> Child {
     let mut command = Command::new(binary);
     command.arg("--port").arg(port.to_string()).arg("--bind").arg(address.to_string());
     command.args(["--save", "", "--daemonize", "no"]);
@@ -196,12 +213,16 @@ fn answers(address: Ipv4Addr, port: u16) -> bool {
     stream.write_all(b"PING\r\n").is_ok() && stream.read(&mut [0; 1]).is_ok_and(|read| read == 1)
 }
 
-fn packed(words: &[&str]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len());
+/// A command as it goes over the wire.
+fn packed(command: &(impl Words + ?Sized)) -> Vec<u8> {
+    let words = command.words();
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
-        bytes.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        bytes.extend(format!("${}\r\n", word.len()).bytes());
+        bytes.extend(word.as_bytes());
+        bytes.extend(b"\r\n");
     }
-    bytes.into_bytes()
+    bytes
 }
 
 fn reply(reader: &mut impl std::io::BufRead) -> String {

@@ -370,7 +370,7 @@ fn close(mut stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits while the server shall not answer; false when the client is gone or the server ended.
+/// Waits while the server must not answer; false when the client is gone or the server ended.
 fn stalled(shared: &Shared, stream: &TcpStream, stalling: &Behaviour) -> bool {
     let _ = stream.set_nonblocking(true);
     let mut byte = [0; 1];

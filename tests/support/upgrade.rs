@@ -32,14 +32,14 @@ impl Upgrade {
     pub fn start(old: &Path, new: &Path) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         fs::write(folder.path().join("hosts"), hosts(OLD)).expect("a hosts file");
+
         for _ in 0..10 {
             let port = free_port();
-            let primary = ["--repl-diskless-sync-delay", "0", "--replica-announce-ip", &OLD.to_string()];
+            let primary = format!("--repl-diskless-sync-delay 0 --replica-announce-ip {OLD}");
+            let replica = format!("--replicaof {OLD} {port} --replica-announce-ip {NEW}");
             let Some(old) = Real::start_at(old, OLD, port, &primary) else { continue };
-            let replica = ["--replicaof", &OLD.to_string(), &port.to_string(), "--replica-announce-ip"];
-            let Some(new) = Real::start_at(new, NEW, port, &[&replica[..], &[&NEW.to_string()]].concat()) else {
-                continue;
-            };
+            let Some(new) = Real::start_at(new, NEW, port, &replica) else { continue };
+
             new.wait_in_sync();
             return Upgrade { old, new, folder };
         }
@@ -65,15 +65,14 @@ impl Upgrade {
 
     /// Makes the replica the primary, and the primary its replica.
     pub fn fail_over(&self) {
-        let port = self.port().to_string();
-        let reply = self.old.command(&["FAILOVER", "TO", &NEW.to_string(), &port, "TIMEOUT", "20000"]);
+        let reply = self.old.command(&format!("FAILOVER TO {NEW} {} TIMEOUT 20000", self.port()));
         assert_eq!(reply, "+OK");
     }
 
     /// Whether the old server serves as a replica and the new one as its primary.
     pub fn has_failed_over(&self) -> bool {
-        let role = |server: &Real| server.command(&["INFO", "replication"]);
-        role(&self.old).contains("role:slave") && role(&self.new).contains("role:master")
+        let role = |server: &Real| server.info("INFO replication", "role");
+        role(&self.old) == "slave" && role(&self.new) == "master"
     }
 
     pub fn wait_failed_over(&self) {
@@ -82,7 +81,7 @@ impl Upgrade {
 
     /// Cuts the old server's connections, but not those of replication.
     pub fn cut(&self) {
-        let reply = self.old.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        let reply = self.old.command("CLIENT KILL TYPE normal SKIPME yes");
         assert!(reply.starts_with(':'), "{reply}");
     }
 

@@ -1,0 +1,40 @@
+//! Command lines as the tests write them.
+
+use std::ffi::{OsStr, OsString};
+
+/// The words of a command line. A text is split as a shell splits it, so a value with a space stands in quotes. A list
+/// of words is passed as it is, for bytes that are not UTF-8 and for values that need many quotes.
+pub trait Words {
+    fn words(&self) -> Vec<OsString>;
+}
+
+impl Words for str {
+    fn words(&self) -> Vec<OsString> {
+        let words = shlex::split(self).unwrap_or_else(|| panic!("a quote is not closed in {self}"));
+        words.into_iter().map(OsString::from).collect()
+    }
+}
+
+impl Words for String {
+    fn words(&self) -> Vec<OsString> {
+        self.as_str().words()
+    }
+}
+
+impl<T: AsRef<OsStr>> Words for [T] {
+    fn words(&self) -> Vec<OsString> {
+        self.iter().map(|word| word.as_ref().to_owned()).collect()
+    }
+}
+
+impl<const N: usize> Words for [&str; N] {
+    fn words(&self) -> Vec<OsString> {
+        self.as_slice().words()
+    }
+}
+
+impl<T: AsRef<OsStr>> Words for Vec<T> {
+    fn words(&self) -> Vec<OsString> {
+        self.as_slice().words()
+    }
+}

@@ -35,8 +35,8 @@ struct State {
 }
 
 impl CredentialsProvider {
-    /// Fetches the password for the first time. `login` is the ACL user and the source of the password; without it there
-    /// is nothing to fetch. `notify` receives a message about each later fetch that fails.
+    /// Fetches the password for the first time. `login` is the ACL user and the source of the password; without it
+    /// there is nothing to fetch. `notify` receives a message about each later fetch that fails.
     ///
     /// # Errors
     /// The password cannot be fetched; see [`PasswordSource::fetch`].
@@ -82,8 +82,8 @@ impl CredentialsProvider {
         self.state().credentials.clone()
     }
 
-    /// Must be called when the server rejected `credentials`. If the source may have newer ones, they are fetched in the
-    /// background, so that no check waits. Until then, and if that fails, the old ones stay.
+    /// Must be called when the server rejected `credentials`. If the source may have newer ones, they are fetched in
+    /// the background, so that no check waits. Until then, and if that fails, the old ones stay.
     pub fn rejected(&self, credentials: &Arc<Credentials>) {
         // A check that started before the last fetch ended says nothing about what that returned.
         let is_outdated = !Arc::ptr_eq(credentials, &self.state().credentials);
@@ -106,7 +106,7 @@ impl CredentialsProvider {
         match fetched {
             Ok(Fetched { password, good_for }) => {
                 let is_same = password == state.credentials.password;
-                debug!("{} returned {} password", self.0.source, if is_same { "the same" } else { "another" });
+                debug!("{} gave {} password", self.0.source, if is_same { "the same" } else { "another" });
                 if !is_same {
                     state.credentials = Arc::new(Credentials { user: state.credentials.user.clone(), password });
                 }
@@ -120,8 +120,8 @@ impl CredentialsProvider {
         }
     }
 
-    /// Refreshes a token before it expires, even if nothing is checked meanwhile: a break between cycles may be longer than
-    /// its lifetime.
+    /// Refreshes a token before it expires, even if nothing is checked meanwhile: a break between cycles may be longer
+    /// than its lifetime.
     async fn keep_fresh(self, mut good_for: Duration) {
         loop {
             sleep(good_for).await;
@@ -142,8 +142,8 @@ impl fmt::Debug for CredentialsProvider {
     }
 }
 
-/// Limits how often passwords are fetched: not while a fetch is running, and not sooner than an interval after the start
-/// of the last.
+/// Limits how often passwords are fetched: not while a fetch is running, and not sooner than an interval after the
+/// start of the last.
 #[derive(Clone, Copy, Debug)]
 struct FetchLimit {
     started: Instant,

@@ -1,7 +1,7 @@
-//! AWS credentials in place of a password: ElastiCache takes a signed request as one, for users that are set up so.
+//! `--iam`: a token made from AWS credentials in place of a password, for ElastiCache users with IAM authentication.
 //!
-//! The token is a request that is never sent: a GET of `http://<cache>/?Action=connect&User=<id>`, presigned with
-//! Signature Version 4 and without its scheme (ElastiCache user guide, "Authenticating with IAM").
+//! The token is a presigned request that is never sent: a GET of `http://<cache>/?Action=connect&User=<id>`, signed
+//! with Signature Version 4 and without its scheme (ElastiCache user guide, "Authenticating with IAM").
 
 use std::error::Error;
 use std::time::{Duration, SystemTime};
@@ -20,36 +20,37 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::auth::password::Fetched;
 use crate::model::secret::Secret;
 
-/// How long a server takes a token for. More than this is not allowed.
+/// How long a token is valid. This is the longest time that is allowed.
 const LIFETIME: Duration = Duration::from_secs(900);
 
-/// How long before the end of a token, or of the credentials that it was made from, the next one is made. Metadata
-/// services give new credentials at least this long before the old ones end.
+/// How long before a token or its credentials expire the next token is made. Metadata services offer new credentials at
+/// least this long before the old ones expire.
 const MARGIN: Duration = Duration::from_secs(300);
 
-/// How long it may take to find credentials. Metadata services that are not there are asked several times.
+/// How long it may take to find credentials. Where there is no metadata service, several attempts are made to reach
+/// one.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What Signature Version 4 leaves as it is in a query.
+/// The characters that are percent-encoded in a query of Signature Version 4.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Makes tokens for one user of one cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signer {
-    /// The user's id, which for such users is also their name.
+    /// The user id. For users with IAM authentication it equals the user name.
     pub user: String,
-    /// The id of the replication group or of the serverless cache, in lower case.
+    /// The id of the replication group or serverless cache, in lower case.
     pub cache: String,
     pub serverless: bool,
-    /// None to take the one that is set up for AWS's own tools.
+    /// None for the region that is configured for the AWS tools.
     pub region: Option<String>,
 }
 
 impl Signer {
-    /// Finds credentials as AWS's own tools do, in the environment, profiles and metadata services, and makes a token.
+    /// Finds credentials as the AWS tools do, in the environment, profiles and metadata services, and makes a token.
     ///
     /// # Errors
-    /// No region or no credentials; the text names the remedy.
+    /// There is no region, or there are no credentials. The text names the remedy.
     pub async fn fetch(&self) -> anyhow::Result<Fetched> {
         let Ok(fetched) = tokio::time::timeout(LIMIT, self.fetch_unbounded()).await else {
             bail!("--iam: no AWS credentials after {}; {REMEDY}", humantime::format_duration(LIMIT));
@@ -58,7 +59,7 @@ impl Signer {
     }
 
     async fn fetch_unbounded(&self) -> anyhow::Result<Fetched> {
-        // Read anew each time: profiles are edited and roles change while a run lasts.
+        // Read again each time, because profiles and roles may change during a run.
         let config = configuration(self.region.clone()).await;
         let region = config.region().context("--iam: no AWS region was found; give --region, or set AWS_REGION")?;
         let provider = config.credentials_provider().with_context(|| format!("--iam: no AWS credentials; {REMEDY}"))?;
@@ -105,7 +106,7 @@ const REMEDY: &str =
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where an instance or container has a role";
 
 async fn configuration(region: Option<String>) -> SdkConfig {
-    // ring as everywhere here: the crates' own choice makes the binary larger by half and slower to start.
+    // ring, as for the other connections: the default provider makes the binary larger by half and slower to start.
     let client = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     let loader = aws_config::defaults(BehaviorVersion::latest()).http_client(client);
     match region {
@@ -128,7 +129,7 @@ fn encoded(text: &str) -> impl std::fmt::Display {
     utf8_percent_encode(text, QUERY)
 }
 
-/// For how long a token is used that was made `now` from credentials that end at `expiry`.
+/// How long a token is used that is made `now` from credentials that expire at `expiry`.
 fn good_for(expiry: Option<SystemTime>, now: SystemTime) -> Duration {
     let credentials = expiry.map(|expiry| expiry.duration_since(now).unwrap_or_default());
     LIFETIME.min(credentials.unwrap_or(LIFETIME)).saturating_sub(MARGIN)
@@ -149,7 +150,7 @@ mod tests {
         Signer { user: "iam-user".into(), cache: "my-cache".into(), serverless, region: None }
     }
 
-    // The signatures were computed apart from any AWS code, with Python's hmac and hashlib, from AWS's description.
+    // The signatures were computed without AWS code, with Python's hmac and hashlib, from the description by AWS.
 
     #[test]
     fn a_token_is_a_presigned_request_without_its_scheme() {

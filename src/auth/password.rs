@@ -60,9 +60,10 @@ impl PasswordSource {
             PasswordSource::File(path) => read(path).map(Fetched::from),
             PasswordSource::Command(command) => {
                 let mut shell = shell(command);
-                // A command that prompts on the terminal must be in its foreground process group, which is ours. Then only
-                // the shell is killed on a timeout: its children cannot be told from other processes in our pipeline.
-                // Without a terminal, as under cron and nohup, the shell gets a group of its own, which is killed whole.
+                // A command that prompts on the terminal must be in its foreground process group, which is ours. Then
+                // only the shell is killed on a timeout: its children cannot be told from other processes in our
+                // pipeline. Without a terminal, as under cron and nohup, the shell gets a group of its own, which is
+                // killed whole.
                 if File::open("/dev/tty").is_err() {
                     shell.process_group(0);
                 }
@@ -121,8 +122,8 @@ fn read(path: &Path) -> anyhow::Result<Secret> {
     first_line(&text).with_context(|| format!("--pass-file: {at} has no password in its first line"))
 }
 
-/// The command may hold pipes and variables, as in a crontab, so a shell runs it. It shares our standard error, where the
-/// user sees its messages.
+/// The command may hold pipes and variables, as in a crontab, so a shell runs it. It shares our standard error, where
+/// the user sees its messages.
 fn shell(command: &str) -> Command {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);

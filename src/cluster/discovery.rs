@@ -15,8 +15,8 @@ use crate::probe::connection::{ConnectOptions, Connection};
 use crate::probe::deadline::Deadline;
 use crate::probe::resp::{self, Reply, unexpected};
 
-/// The largest reply about a topology that is accepted, in bytes. That of 500 nodes has some 150,000, and twice as many if
-/// their slots are scattered.
+/// The largest reply about a topology that is accepted, in bytes. That of 500 nodes has some 150,000, and twice as many
+/// if their slots are scattered.
 const MAX_TOPOLOGY: usize = 4 << 20;
 
 /// Asks a cluster for its topology.
@@ -41,11 +41,11 @@ impl Discovery {
         Discovery { checker, lacks_shards: AtomicBool::new(false) }
     }
 
-    /// Asks the endpoint, and if that fails the nodes in `known`, one after the other. Each may use half of the remaining
-    /// time, so that one which hangs does not hide the next.
+    /// Asks the endpoint, and if that fails the nodes in `known`, one after the other. Each may use half of the
+    /// remaining time, so that one which hangs does not hide the next.
     ///
-    /// If the reply leaves slots without any owner, another node is asked as well: a node that was restarted may know of
-    /// no others.
+    /// If the reply leaves slots without any owner, another node is asked as well: a node that was restarted may know
+    /// of no others.
     pub async fn discover(&self, known: Vec<ConnectOptions>) -> Discovered {
         let start = Instant::now();
         let left = || self.checker.timeout.saturating_sub(start.elapsed());
@@ -108,7 +108,8 @@ impl Discovery {
         Ok((topology, verdict))
     }
 
-    /// Asks for the nodes and the reply to CLUSTER INFO: in one round trip, or in two if the engine turns out to be old.
+    /// Asks for the nodes and the reply to CLUSTER INFO: in one round trip, or in two if the engine turns out to be
+    /// old.
     async fn ask_nodes_and_state(
         &self,
         connection: &mut Connection,

@@ -1,7 +1,7 @@
-//! What a cluster tells of itself: its nodes, their slots, and whether every slot is served. Pure.
+//! The topology of a cluster: its nodes, their slots, and whether every slot is served. No I/O.
 //!
-//! CLUSTER SHARDS (Redis 7.0 and newer) tells all of it. Older engines have CLUSTER SLOTS, which leaves out replicas that
-//! fail or are not in step, so CLUSTER NODES is asked there too (redis.io, the commands' pages).
+//! CLUSTER SHARDS (Redis 7.0 and newer) reports all of it. Older engines have CLUSTER SLOTS, which omits replicas that
+//! fail or are out of sync, so CLUSTER NODES is read as well (redis.io, the commands' pages).
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -13,42 +13,42 @@ use crate::probe::resp::Reply;
 /// How many slots a cluster has (redis.io, cluster specification).
 pub const SLOTS: u16 = 16_384;
 
-/// A node, as the others know it.
+/// A node, as reported by the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// `host:port`, as it is dialled.
+    /// `host:port`, to connect to.
     pub name: Arc<str>,
     pub host: String,
     pub port: u16,
-    /// The name that the node announces, which its certificate is for.
+    /// The host name that the node announces, which its certificate must hold.
     pub hostname: Option<String>,
-    /// It is the primary of its shard, as far as the others know.
+    /// It is reported as the primary of its shard.
     pub primary: bool,
-    /// The other nodes agree that it does not answer.
+    /// It is reported as failing: the other nodes agree that it does not answer.
     pub failing: bool,
-    /// The slots that it serves; a replica has none of its own.
+    /// The slots that it owns. A replica owns none.
     pub slots: Vec<RangeInclusive<u16>>,
-    /// The node that owns its shard's slots, where that is another one.
+    /// The node that owns the slots of its shard, if that is another one.
     pub replicates: Option<Arc<str>>,
 }
 
-/// The nodes of a cluster, by address.
+/// The nodes of a cluster, sorted by address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     pub nodes: Vec<Node>,
 }
 
-/// How to read addresses.
+/// How the node that answered was reached, which completes the addresses in its reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Dialled<'a> {
-    /// Where the node that answered was reached: some do not know their own address.
+    /// Its host: some nodes do not know their own address.
     pub host: &'a str,
-    /// A node may listen at another port for TLS.
+    /// Whether TLS was used, for which a node may have another port.
     pub tls: bool,
 }
 
 impl Topology {
-    /// Reads the reply to CLUSTER SHARDS; none when it is not one.
+    /// Reads the reply to CLUSTER SHARDS. None if it is not one.
     pub fn from_shards(reply: &Reply, dialled: Dialled<'_>) -> Option<Self> {
         let mut nodes = Vec::new();
         for shard in items(reply)? {
@@ -58,7 +58,7 @@ impl Topology {
                 let port = |name| field(node, name).and_then(number);
                 let port =
                     if dialled.tls { port("tls-port").or(port("port")) } else { port("port").or(port("tls-port")) };
-                // A null endpoint means where the cluster was reached, whatever address the node has.
+                // A null endpoint stands for the host that was connected to, not for the address in `ip`.
                 let host = if field(node, "endpoint").is_some() { word("endpoint") } else { word("ip") };
                 nodes.extend(node_at(host, port, word("hostname"), dialled).map(|known| Node {
                     primary: matches!(word("role"), Some("master" | "primary")),
@@ -66,7 +66,7 @@ impl Topology {
                     ..known
                 }));
             }
-            // A primary that failed stays in its shard beside the one that took its slots over (Redis 7.2).
+            // A failed primary stays in its shard, beside the one that took over its slots (Redis 7.2).
             let members = &mut nodes[first_of_shard..];
             let primaries = members.iter_mut().filter(|node| node.primary);
             if let Some(owner) = primaries.min_by_key(|node| node.failing) {
@@ -80,7 +80,7 @@ impl Topology {
         Some(Self::sorted(nodes))
     }
 
-    /// Reads the replies to CLUSTER SLOTS and CLUSTER NODES; none when the first is not one.
+    /// Reads the replies to CLUSTER SLOTS and CLUSTER NODES. None if the first is not one.
     pub fn from_slots(slots: &Reply, nodes: &Reply, dialled: Dialled<'_>) -> Option<Self> {
         let mut found: Vec<Node> = Vec::new();
         for entry in items(slots)? {
@@ -88,7 +88,7 @@ impl Topology {
             let mut owner = None;
             for (place, server) in servers.iter().enumerate() {
                 let [host, port, more @ ..] = items(server)? else { return None };
-                // Behind the id, Redis 7.0 lists other addresses and the host name.
+                // After the id, Redis 7.0 lists other addresses and the host name.
                 let hostname = more.get(1).and_then(|others| field(others, "hostname")).and_then(Reply::text);
                 let Some(node) = node_at(host.text(), number(port), hostname, dialled) else { continue };
                 let at = found.iter().position(|known| known.name == node.name).unwrap_or_else(|| {
@@ -114,13 +114,13 @@ impl Topology {
     }
 
     fn sorted(mut nodes: Vec<Node>) -> Self {
-        // Addresses by number, so that 10.0.1.9 comes before 10.0.1.10.
+        // IP addresses are sorted by value, so that 10.0.1.9 comes before 10.0.1.10.
         nodes.sort_by_cached_key(|node| (node.host.parse::<IpAddr>().ok(), node.host.clone(), node.port));
         nodes.dedup_by(|a, b| a.name == b.name);
         Topology { nodes }
     }
 
-    /// How many slots belong to a primary, and how many to one that does not fail.
+    /// How many slots have an owner, and how many have one that is not failing.
     fn slots(&self) -> (u16, u16) {
         let count = |nodes: &mut dyn Iterator<Item = &Node>| {
             let slots: u32 = nodes.flat_map(|node| &node.slots).map(|range| range.clone().count() as u32).sum();
@@ -129,20 +129,20 @@ impl Topology {
         (count(&mut self.nodes.iter()), count(&mut self.nodes.iter().filter(|node| !node.failing)))
     }
 
-    /// Every slot belongs to a primary, dead or alive. A node that was started anew and has met nobody knows of none.
+    /// Whether every slot has an owner, failing or not. A node that was restarted and knows no others reports none.
     pub fn is_whole(&self) -> bool {
         self.slots().0 == SLOTS
     }
 
-    /// Whether every slot is served, by what the shards and the reply to CLUSTER INFO tell.
+    /// Whether every slot is served, according to the nodes and to `info`, the reply to CLUSTER INFO.
     ///
     /// # Errors
-    /// The failure that says how many slots are not, or that the cluster itself says that it is down.
+    /// A failure with the number of slots that are not served, or with the state that the cluster reports.
     pub fn verdict(&self, info: &str) -> Result<(), Failure> {
         let field =
             |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
         let number = |name: &str| field(name).and_then(|value| value.parse::<u16>().ok());
-        // CLUSTER SLOTS does not tell of primaries that fail, and CLUSTER INFO may be forbidden.
+        // CLUSTER SLOTS does not report failing primaries, and CLUSTER INFO may be forbidden. The larger number counts.
         let told = number("cluster_slots_assigned")
             .map(|assigned| SLOTS.saturating_sub(assigned) + number("cluster_slots_fail").unwrap_or(0).min(SLOTS));
         let unserved = told.unwrap_or(0).max(SLOTS - self.slots().1);
@@ -157,7 +157,8 @@ impl Topology {
     }
 }
 
-/// Where a reply `MOVED slot host:port` sends who sent a key to `here`; without a host it is the same one.
+/// The host and port that a reply `MOVED slot host:port` of the node at `here` points to. Without a host it is `here`
+/// (redis.io, cluster specification: MOVED redirection).
 pub fn redirection(wire: &str, here: &str) -> Option<(String, u16)> {
     let (host, port) = wire.strip_prefix("MOVED ")?.split(' ').nth(1)?.rsplit_once(':')?;
     let node = node_at(Some(host), port.parse().ok(), None, Dialled { host: here, tls: false })?;
@@ -168,7 +169,7 @@ pub fn redirection(wire: &str, here: &str) -> Option<(String, u16)> {
 fn listed(line: &str, dialled: Dialled<'_>) -> Option<(Node, bool)> {
     let mut words = line.split(' ');
     let (address, flags) = (words.nth(1)?, words.next()?);
-    // A handshake may never become a member, and a node without an address cannot be asked.
+    // A node in handshake may never become a member, and one without an address cannot be reached.
     if flags.split(',').any(|flag| matches!(flag, "handshake" | "noaddr")) {
         return None;
     }
@@ -179,12 +180,12 @@ fn listed(line: &str, dialled: Dialled<'_>) -> Option<(Node, bool)> {
     Some((node, flags.split(',').any(|flag| flag == "fail")))
 }
 
-/// A node that announces `host`; one that knows no address of its own is where it was reached.
+/// A node that announces `host`. One that does not know its address has that at which the cluster was reached.
 fn node_at(host: Option<&str>, port: Option<u16>, hostname: Option<&str>, dialled: Dialled<'_>) -> Option<Node> {
     let known = |text: &&str| !matches!(*text, "" | "?");
     let host = host.filter(known).unwrap_or(dialled.host);
     let port = port.filter(|port| *port > 0)?;
-    // The name stands in the logs, so a server does not get to write whatever it likes there.
+    // The name is written to the logs, so it must not hold arbitrary text from a server.
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '_' | '%');
     if host.is_empty() || host.len() > 255 || !host.chars().all(is_plain) {
         return None;
@@ -209,7 +210,7 @@ fn items(reply: &Reply) -> Option<&[Reply]> {
     }
 }
 
-/// The value of a name: in a map, or in a flat list of names and values where protocol 2 has no maps.
+/// The value of the field `name`: in a map (protocol 3), or in a flat list of names and values (protocol 2).
 fn field<'r>(reply: &'r Reply, name: &str) -> Option<&'r Reply> {
     let is = |key: &Reply| key.text() == Some(name);
     match reply {
@@ -230,17 +231,17 @@ fn range(pair: &[Reply]) -> Option<RangeInclusive<u16>> {
     (from <= to && to < SLOTS).then_some(from..=to)
 }
 
-/// A short text, in the braces that make it a hash tag, whose slot is one of `slots`; none when there are none.
+/// A hash tag, with its braces, whose slot is in `slots`. None if `slots` is empty.
 ///
-/// Numbers are tried in turn: the one slot of 16,384 that is hardest to find is found within some 200,000.
+/// Numbers are tried in order. For every slot one is found among the first 200,000 or so.
 pub fn tag(slots: &[RangeInclusive<u16>]) -> Option<String> {
     let candidates = 0..if slots.is_empty() { 0 } else { 1_000_000_u32 };
     let mut numbers = candidates.map(|number| number.to_string());
     numbers.find(|tag| slots.iter().any(|range| range.contains(&slot(tag.as_bytes())))).map(|tag| format!("{{{tag}}}"))
 }
 
-/// The slot of a key without braces, or of what stands between a key's braces: CRC16, in the XMODEM variant, modulo
-/// the number of slots (redis.io, cluster specification, appendix A).
+/// The slot of a key without braces, or of the text between the braces of a key: CRC16 (XMODEM) modulo the number of
+/// slots (redis.io, cluster specification, appendix A).
 pub fn slot(key: &[u8]) -> u16 {
     let crc = key.iter().fold(0_u16, |crc, byte| {
         (0..8).fold(
@@ -262,7 +263,7 @@ mod tests {
         captured(file).text().unwrap().to_owned()
     }
 
-    /// `port` with `p` for a primary, `!` for one that fails, and its slots.
+    /// Each node as its port, `p` for a primary, `!` for a failing one, and its slots.
     fn shown(topology: &Topology) -> Vec<String> {
         let show = |node: &Node| {
             let (primary, failing) = (if node.primary { "p" } else { "" }, if node.failing { "!" } else { "" });

@@ -1,7 +1,7 @@
 //! `--canary`: a write as part of each check. Only a write detects a demoted primary, or one whose writes are paused.
 //!
-//! The key is used by nobody else: its name holds the tool's name and a random part. It is deleted at once, and expires if
-//! that fails.
+//! The key is used by nobody else: its name holds the tool's name and a random part. It is deleted at once, and expires
+//! if that fails.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
@@ -37,8 +37,8 @@ impl Canary {
         Canary { in_cluster, ..self }
     }
 
-    /// A canary for the shard of a cluster that owns `tag`, a text in braces. A cluster hashes that in place of the whole
-    /// key (redis.io, cluster specification: hash tags).
+    /// A canary for the shard of a cluster that owns `tag`, a text in braces. A cluster hashes that in place of the
+    /// whole key (redis.io, cluster specification: hash tags).
     pub fn tagged(tag: &str) -> Self {
         Canary {
             prefix: format!("redis-health:canary:{:016x}:{tag}", random()),

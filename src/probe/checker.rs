@@ -1,10 +1,10 @@
 //! Checks logical databases over one connection: SELECT n and PING for each index, pipelined.
 //!
-//! A checker must not load the server that is being upgraded, so all indexes share a connection for as long as it works.
-//! Each index is settled by its own replies, as they are received. A connection that breaks or stalls fails the first
-//! index that it left unanswered, and the remaining ones go on over a new connection. If a connection answered nothing
-//! at all, all remaining indexes fail. So a server that hangs costs one timeout for any number of databases, and a stall
-//! in the middle costs two.
+//! A checker must not load the server that is being upgraded, so all indexes share a connection for as long as it
+//! works. Each index is settled by its own replies, as they are received. A connection that breaks or stalls fails the
+//! first index that it left unanswered, and the remaining ones go on over a new connection. If a connection answered
+//! nothing at all, all remaining indexes fail. So a server that hangs costs one timeout for any number of databases,
+//! and a stall in the middle costs two.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -109,8 +109,8 @@ struct Pipeline<'c> {
 }
 
 impl Checker {
-    /// Checks every database once. Each outcome is emitted as soon as it is known, so that none is lost if this future is
-    /// dropped.
+    /// Checks every database once. Each outcome is emitted as soon as it is known, so that none is lost if this future
+    /// is dropped.
     pub async fn run(&self, emit: Emit<'_>) {
         self.run_until(Instant::now() + self.deadline, emit).await;
     }
@@ -458,8 +458,8 @@ fn pack_check(commands: &mut Vec<u8>, db: u32) {
     commands.extend_from_slice(resp::PING);
 }
 
-/// Whether the failure is about one index, so that the next may pass. Otherwise a server that refuses everything would be
-/// asked for a million indexes.
+/// Whether the failure is about one index, so that the next may pass. Otherwise a server that refuses everything would
+/// be asked for a million indexes.
 fn is_per_database_error(failure: &Failure) -> bool {
     matches!(failure.kind, Kind::NoPerm) && failure.detail.contains("database")
 }

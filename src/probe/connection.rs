@@ -1,8 +1,8 @@
-//! Opening a connection: resolve, connect, TLS, authenticate. Each phase is timed and named, and all share one deadline.
+//! Opening a connection: resolve, connect, TLS, authenticate. Each phase is timed and named, and all share one
+//! deadline.
 //!
 //! The connection set-up of the redis crate is not used, because it hides which phase failed and what the server said.
 
-use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -112,7 +112,7 @@ impl Connection {
 
         let mut elapsed = Duration::ZERO;
         timed(&mut elapsed, self.authenticate(login, deadline)).await?;
-        debug!("authenticated again after {}", brief(elapsed));
+        debug!("authenticated anew after {}", brief(elapsed));
         Ok(())
     }
 
@@ -184,7 +184,7 @@ impl Connection {
     async fn next_reply(&mut self) -> Result<Reply, Failure> {
         let reply = self.decoder.next().await.map_err(|error| match error {
             ReadError::Io(error) => self.keep_failure(error),
-            // What the server sent too much of is the reason, whatever else broke.
+            // The excess is the reason, even if a write failed before.
             ReadError::TooLong { .. } => error.into(),
             ReadError::Ended { .. } | ReadError::NotResp(_) => self.broken.take().unwrap_or_else(|| error.into()),
         });
@@ -212,8 +212,8 @@ impl Connection {
         }
     }
 
-    /// Records why the connection broke and returns it. The first failure counts, unless a later one is a TLS alert: with
-    /// that the server gives its reason, which is received after a write has failed.
+    /// Records why the connection broke and returns it. The first failure counts, unless a later one is a TLS alert:
+    /// with that the server gives its reason, which is received after a write has failed.
     fn keep_failure(&mut self, error: io::Error) -> Failure {
         let failure = tls::failure_of(error);
         if failure.kind == Kind::Tls {
@@ -223,13 +223,7 @@ impl Connection {
     }
 }
 
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("broken", &self.broken).finish_non_exhaustive()
-    }
-}
-
-/// Waits for `phase`, and takes down how long it took.
+/// Waits for `phase` and measures how long it takes.
 async fn timed<T>(elapsed: &mut Duration, phase: impl Future<Output = T>) -> T {
     let start = Instant::now();
     let done = phase.await;

@@ -40,8 +40,8 @@ impl Deadline {
 
     /// Waits for `work` until the deadline.
     ///
-    /// Time in which this process did not run, as during a suspension, does not count. If the timer fires late, the work
-    /// gets the delay as extra time, but at most as much as the limit.
+    /// Time in which this process did not run, as during a suspension, does not count. If the timer fires late, the
+    /// work gets the delay as extra time, but at most as much as the limit.
     ///
     /// # Errors
     /// The failure of `work`, or one of kind `timeout` that names `phase`.

@@ -1,7 +1,7 @@
 //! Resolves host names, again for every connection, because ElastiCache moves an endpoint by DNS.
 //!
-//! The system's resolver cannot be interrupted: a look-up that hangs keeps its thread until libc gives up, which may take
-//! far longer than a check. So connections that open at the same time share one look-up.
+//! The system's resolver cannot be interrupted: a look-up that hangs keeps its thread until libc gives up, which may
+//! take far longer than a check. So connections that open at the same time share one look-up.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -16,9 +16,9 @@ use crate::model::failure::{Failure, Kind};
 use crate::model::secret::Secret;
 use crate::model::text::MAX_TEXT;
 
-/// The largest reply that is accepted, in bytes, unless [`Decoder::set_limit`] changes it. The longest reply that a check
-/// asks for is that to `INFO server`, with some two thousand bytes. Checks overlap, so this bounds the memory that a
-/// hostile server can make them use.
+/// The largest reply that is accepted, in bytes, unless [`Decoder::set_limit`] changes it. The longest reply that a
+/// check asks for is that to `INFO server`, with some two thousand bytes. Checks overlap, so this bounds the memory
+/// that a hostile server can make them use.
 const MAX_REPLY: usize = 64 << 10;
 
 /// How many bytes are read at once. The parser alone would begin with 64.
@@ -57,8 +57,8 @@ impl Reply {
         }
     }
 
-    /// Cuts the text of an error or of a string where it begins to show `secret`: a server or a proxy may repeat what it
-    /// was sent.
+    /// Cuts the text of an error or of a string where it begins to show `secret`: a server or a proxy may repeat what
+    /// it was sent.
     pub fn redact(&mut self, secret: &Secret) {
         match self {
             Reply::Error(ErrorReply(text)) | Reply::Simple(text) => {
@@ -151,7 +151,8 @@ impl From<&redis::ServerError> for ErrorReply {
     }
 }
 
-/// The failure that a reply means when it is not what `command` promises: the server's error, or a break of the protocol.
+/// The failure that a reply means when it is not what `command` promises: the server's error, or a break of the
+/// protocol.
 pub fn unexpected(command: &str, reply: &Reply) -> Failure {
     let shown = match reply {
         Reply::Error(error) => return Failure::from_reply(error.wire_text()),
@@ -327,8 +328,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Source<S> {
     }
 }
 
-/// A TLS stream reports an error when it ends without a `close_notify`. A server that is killed ends so, so that is an end
-/// like any other.
+/// A TLS stream reports an error when it ends without a `close_notify`. A server that is killed ends so, so that is an
+/// end like any other.
 fn is_end(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::UnexpectedEof
 }

@@ -8,8 +8,8 @@ use crate::probe::connection::Connection;
 use crate::probe::deadline::Deadline;
 use crate::probe::resp::{self, Reply, unexpected};
 
-/// Whether to ask a server for its engine, version and role. A command that the server forbade is not sent again, because
-/// each refusal enters its ACL LOG.
+/// Whether to ask a server for its engine, version and role. A command that the server forbade is not sent again,
+/// because each refusal enters its ACL LOG.
 #[derive(Debug, Default)]
 pub struct ServerInfo {
     pub wanted: bool,

@@ -110,11 +110,12 @@ impl Tls {
     }
 }
 
-/// Detects a server without TLS, which leaves a handshake unanswered. After `patience` it sends a plain PING over another
-/// connection. Returns the failure if that is answered, and otherwise never.
+/// Detects a server without TLS, which leaves a handshake unanswered. After `patience` it sends a plain PING over
+/// another connection. Returns the failure if that is answered, and otherwise never.
 ///
-/// Redis does not answer a TLS ClientHello: its parser takes that for the beginning of a line, and the null byte in it hides
-/// the line end (`processInlineBuffer` of `networking.c`). A plain PING is answered in any state, if only with an error.
+/// Redis does not answer a TLS ClientHello: its parser takes that for the beginning of a line, and the null byte in it
+/// hides the line end (`processInlineBuffer` of `networking.c`). A plain PING is answered in any state, if only with an
+/// error.
 pub async fn detect_plaintext_server(peer: SocketAddr, patience: Duration) -> Failure {
     tokio::time::sleep(patience).await;
     let first_byte = async {
@@ -242,8 +243,8 @@ fn identity(certificate: &Path, key: &Path, provider: &CryptoProvider) -> anyhow
 #[error("certificate is self-signed (give it with --cacert to trust it)")]
 struct SelfSigned;
 
-/// Verifies as browsers do, and also accepts a CA certificate as a server's if it is the one that the user gave: `openssl
-/// req -x509` creates such certificates, and redis-cli accepts them.
+/// Verifies as browsers do, and also accepts a CA certificate as a server's if it is the one that the user gave:
+/// `openssl req -x509` creates such certificates, and redis-cli accepts them.
 #[derive(Debug)]
 struct Verifier {
     inner: Arc<WebPkiServerVerifier>,

@@ -133,7 +133,7 @@ fn held_cannot_be_combined_with_cluster() {
     for (flag, arguments) in [("--held", "cycles --cluster --held"), ("--expect-role", "dbs -c --expect-role primary")]
     {
         let env = TestEnv::new();
-        let told = format!("{flag} and --cluster contradict each other");
+        let told = format!("{flag} and --cluster cannot be used together");
         env.assert_refused(&env.run(arguments), &told, "leave one of them out", arguments);
     }
 }

@@ -33,7 +33,7 @@ fn log_in(port: u16, variables: &[(&str, &str)]) -> Output {
     command.output().unwrap()
 }
 
-fn text(output: &Output) -> String {
+fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -78,7 +78,7 @@ fn expected(token: &str, session: Option<&str>) -> String {
 }
 
 fn assert_secrets_are_nowhere(output: &Output) {
-    let text = text(output);
+    let text = stderr(output);
     assert!(!text.contains("hunter2") && !text.contains("X-Amz"), "{text}");
 }
 
@@ -87,7 +87,7 @@ fn an_instances_role_logs_in() {
     let (server, service) = (Server::start(), metadata_service());
     server.behave(Behaviour::Raw(b"+OK\r\n".to_vec()));
     let output = log_in(server.port(), &[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &service)]);
-    assert!(text(&output).contains(r#"Ok("logged in")"#), "{output:?}");
+    assert!(stderr(&output).contains(r#"Ok("logged in")"#), "{output:?}");
     assert_secrets_are_nowhere(&output);
     let token = received(&server);
     assert!(token.contains("&ResourceType=ServerlessCache&"), "{token}");
@@ -105,7 +105,7 @@ fn keys_in_the_environment_log_in_without_a_metadata_service() {
         ("AWS_EC2_METADATA_DISABLED", "true"),
     ];
     let output = log_in(server.port(), &keys);
-    assert!(text(&output).contains(r#"Ok("logged in")"#), "{output:?}");
+    assert!(stderr(&output).contains(r#"Ok("logged in")"#), "{output:?}");
     assert_secrets_are_nowhere(&output);
     let token = received(&server);
     assert_eq!(token, expected(&token, None));
@@ -124,7 +124,7 @@ fn a_token_that_is_refused_shows_in_no_error() {
     for (text, seen) in [("WRONGPASS invalid username-password pair", "WRONGPASS invalid"), (echo, "[redacted]")] {
         server.behave(Behaviour::Error(text.into()));
         let output = log_in(server.port(), &keys);
-        assert!(text(&output).contains(seen), "{output:?}");
+        assert!(stderr(&output).contains(seen), "{output:?}");
         assert_secrets_are_nowhere(&output);
     }
 }

@@ -5,6 +5,8 @@
 //! first index it left unanswered, and the rest go on over a new one; a connection that answered nothing at all settles
 //! all remaining indexes. So a hung endpoint costs one timeout for any number of databases, a mid-scan stall two.
 
+use std::collections::VecDeque;
+use std::io::Write as _;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -279,71 +281,74 @@ impl Scanner {
         let mut role = Ok(());
         let mut answered = false;
         let mut commands = Vec::new();
+        let mut writes = VecDeque::new();
+        // The first index that was not asked for yet.
+        let mut unasked = pass.next;
         while pass.next <= pass.last {
-            let chunk_last = pass.last.min(pass.next + (chunk - 1));
-            let mut writes = Vec::new();
-            commands.clear();
-            for db in pass.next..=chunk_last {
-                pack_check(&mut commands, db);
-                if db == pass.next {
-                    questions.pack(&mut commands);
-                }
-                if let Some(canary) = self.canary.as_ref().filter(|_| pass.unwritable.is_none()) {
-                    writes.push(canary.pack(&mut commands));
-                }
-            }
-            if chunk > 1 {
-                chunk = CHUNK.min(chunk * 2);
-            }
-            let mut writes = writes.into_iter();
-            if let Err(failure) = deadline.bound(|| Phase::Reply("SELECT"), sent(connection, &commands)).await {
-                return Turn::Broke { failure, answered };
-            }
-            while pass.next <= chunk_last {
-                let replies = two_replies(connection, deadline, pass.since, &mut answered).await;
-                let Replies { select, ping, mut waits, mut at } = match replies {
-                    Ok(replies) => replies,
-                    Err(failure) => return Turn::Broke { failure, answered },
-                };
-                let end_of_range = auto && select.as_ref().is_err_and(|failure| !speaks_of_one_index(failure));
-                let beyond = pass.next > 0 && select.as_ref().is_err_and(|failure| failure.kind == Kind::NoSuchDb);
-                if end_of_range && beyond {
-                    return Turn::Finished;
-                }
-                if questions.any() {
-                    let asked = std::mem::take(&mut questions);
-                    let (identity, verdict) = self.identify.learn(asked, connection, deadline).await;
-                    role = verdict;
-                    if let Some(identity) = identity {
-                        Arc::make_mut(&mut pass.contact).identity = identity;
+            // Where the number is known, the server goes on while half of the replies are read.
+            if unasked - pass.next <= if auto { 0 } else { CHUNK / 2 } && unasked <= pass.last {
+                let chunk_last = pass.last.min(pass.next + (chunk - 1));
+                commands.clear();
+                for db in unasked..=chunk_last {
+                    pack_check(&mut commands, db);
+                    if db == pass.next {
+                        questions.pack(&mut commands);
+                    }
+                    if let Some(canary) = self.canary.as_ref().filter(|_| pass.unwritable.is_none()) {
+                        writes.push_back(canary.pack(&mut commands));
                     }
                 }
-                // A PING after a failed SELECT is answered by the database before it, and proves nothing.
-                let read = select.and(ping).and_then(|()| role.clone());
-                let written = match writes.next() {
-                    Some(write) => {
-                        let written = write.confirm(connection, deadline).await;
-                        waits.write = at.elapsed();
-                        at += waits.write;
-                        written
-                    }
-                    None => Ok(pass.unwritable.clone().map_or(Ok(()), Err)),
-                };
-                let (write, result) = match (read, &written) {
-                    (Ok(()), Ok(Ok(()))) => (false, Ok(())),
-                    (Ok(()), Ok(Err(failure)) | Err(failure)) => (true, Err(failure.clone())),
-                    (Err(failure), _) => (false, Err(failure)),
-                };
-                self.settle(pass, Settled { write, result, waits, at });
-                if let Err(failure) = written {
-                    pass.unwritable = Some(failure).filter(|failure| failure.kind == Kind::Timeout);
-                    return Turn::Lost;
+                unasked = chunk_last + 1;
+                if chunk > 1 {
+                    chunk = CHUNK.min(chunk * 2);
                 }
-                if end_of_range {
-                    return Turn::Finished;
+                if let Err(failure) = deadline.bound(|| Phase::Reply("SELECT"), sent(connection, &commands)).await {
+                    return Turn::Broke { failure, answered };
                 }
-                deadline = Deadline::at(at + self.timeout, self.timeout).no_later_than(pass.end);
             }
+            let replies = two_replies(connection, deadline, pass.since, &mut answered).await;
+            let Replies { select, ping, mut waits, mut at } = match replies {
+                Ok(replies) => replies,
+                Err(failure) => return Turn::Broke { failure, answered },
+            };
+            let end_of_range = auto && select.as_ref().is_err_and(|failure| !speaks_of_one_index(failure));
+            let beyond = pass.next > 0 && select.as_ref().is_err_and(|failure| failure.kind == Kind::NoSuchDb);
+            if end_of_range && beyond {
+                return Turn::Finished;
+            }
+            if questions.any() {
+                let asked = std::mem::take(&mut questions);
+                let (identity, verdict) = self.identify.learn(asked, connection, deadline).await;
+                role = verdict;
+                if let Some(identity) = identity {
+                    Arc::make_mut(&mut pass.contact).identity = identity;
+                }
+            }
+            // A PING after a failed SELECT is answered by the database before it, and proves nothing.
+            let read = select.and(ping).and_then(|()| role.clone());
+            let written = match writes.pop_front() {
+                Some(write) => {
+                    let written = write.confirm(connection, deadline).await;
+                    waits.write = at.elapsed();
+                    at += waits.write;
+                    written
+                }
+                None => Ok(pass.unwritable.clone().map_or(Ok(()), Err)),
+            };
+            let (write, result) = match (read, &written) {
+                (Ok(()), Ok(Ok(()))) => (false, Ok(())),
+                (Ok(()), Ok(Err(failure)) | Err(failure)) => (true, Err(failure.clone())),
+                (Err(failure), _) => (false, Err(failure)),
+            };
+            self.settle(pass, Settled { write, result, waits, at });
+            if let Err(failure) = written {
+                pass.unwritable = Some(failure).filter(|failure| failure.kind == Kind::Timeout);
+                return Turn::Lost;
+            }
+            if end_of_range {
+                return Turn::Finished;
+            }
+            deadline = Deadline::at(at + self.timeout, self.timeout).no_later_than(pass.end);
         }
         Turn::Finished
     }
@@ -391,6 +396,12 @@ async fn two_replies(
     start: Instant,
     answered: &mut bool,
 ) -> Result<Replies, Failure> {
+    if connection.take_healthy_pair() {
+        *answered = true;
+        let at = Instant::now();
+        let waits = Waits { select: at - start, ..Waits::default() };
+        return Ok(Replies { select: Ok(()), ping: Ok(()), waits, at });
+    }
     let select = match deadline.bound(|| Phase::Reply("SELECT"), connection.reply()).await? {
         Value::Okay => Ok(()),
         other => Err(unexpected("SELECT", &connection.discreet(other))),
@@ -419,8 +430,9 @@ async fn sent(connection: &mut Connection, commands: &[u8]) -> Result<(), Failur
 
 /// Appends SELECT and PING as a client sends them.
 fn pack_check(commands: &mut Vec<u8>, db: u32) {
-    redis::cmd("SELECT").arg(db).write_packed_command(commands);
-    redis::cmd("PING").write_packed_command(commands);
+    // By hand, since each `redis::cmd` makes buffers of its own, and there may be a million of them.
+    let digits = db.checked_ilog10().unwrap_or(0) + 1;
+    let _ = write!(commands, "*2\r\n$6\r\nSELECT\r\n${digits}\r\n{db}\r\n*1\r\n$4\r\nPING\r\n");
 }
 
 /// Whether the next index may fare better. A server that refuses everything would otherwise be asked for a million.

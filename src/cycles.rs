@@ -157,7 +157,9 @@ mod tests {
         let announced = |lasts: &str| {
             let words = ["redis-health", "cycles", "--cycles", "1", "--check-interval", "1", "--run-duration", lasts];
             let matches = Cli::command().get_matches_from(words);
-            let Command::Cycles(WhenTyped(args)) = Cli::from_arg_matches(&matches).unwrap().command else { unreachable!() };
+            let Command::Cycles(WhenTyped(args)) = Cli::from_arg_matches(&matches).unwrap().command else {
+                unreachable!()
+            };
             let plan = crate::plan::cycles(args, &Sources(matches.subcommand().unwrap().1)).unwrap();
             announcement(&plan.plan, &plan.schedule, false)
         };

@@ -176,6 +176,8 @@ struct Pace {
     usual: VecDeque<Duration>,
     /// The last distance that was out of pace: when the next is like it, the pace has changed.
     odd: Option<Duration>,
+    /// What all the last distances are: one more of it changes nothing.
+    steady: Option<Duration>,
 }
 
 /// How many distances make a pace, and from how many on one is out of it.
@@ -190,22 +192,32 @@ impl Pace {
     fn gap_before(&mut self, at: Moment) -> Option<Moment> {
         let last = self.last.replace(at)?;
         let distance = at.since.saturating_sub(last.since);
-        if distance.is_zero() {
+        if self.steady == Some(distance) {
+            self.odd = None;
             return None;
         }
+        self.is_odd(distance).then_some(last)
+    }
+
+    fn is_odd(&mut self, distance: Duration) -> bool {
+        if distance.is_zero() {
+            return false;
+        }
         let longest = self.usual.iter().max().filter(|_| self.usual.len() >= SETTLED);
-        let is_odd = longest.is_some_and(|longest| distance > *longest * 3 / 2 + JITTER);
+        let is_odd = longest.is_some_and(|longest| distance > *longest && distance > *longest * 3 / 2 + JITTER);
         let is_new_pace = self.odd.is_some_and(|odd| distance <= odd * 3 / 2 && odd <= distance * 3 / 2);
         if is_odd && !is_new_pace {
             self.odd = Some(distance);
-            return Some(last);
+            return true;
         }
         self.odd = None;
         self.usual.push_back(distance);
         if self.usual.len() > PACE {
             self.usual.pop_front();
         }
-        None
+        let is_steady = self.usual.len() == PACE && self.usual.iter().all(|usual| *usual == distance);
+        self.steady = is_steady.then_some(distance);
+        false
     }
 }
 

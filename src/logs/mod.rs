@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use chrono::{DateTime, FixedOffset, TimeDelta};
+use chrono::{DateTime, FixedOffset};
 
 use crate::ledger::Ledger;
 use crate::record::Destination;
@@ -21,7 +21,7 @@ use fold::Fold;
 use source::{Event, Source, first_stamp};
 
 /// For how long records are held back, and how many at most, so that those that were written late find their place.
-const HELD_BACK: TimeDelta = TimeDelta::minutes(2);
+const HELD_BACK_MICROS: i64 = 2 * 60 * 1_000_000;
 const HELD_BACK_COUNT: usize = 4096;
 
 /// What came of reading.
@@ -86,7 +86,8 @@ fn read_folder(
         heads.extend(source.next(unreadable)?.map(|event| Reverse(Head { event, index })));
     }
     let counted = |event: &Event| range.since.is_none_or(|since| event.at >= since);
-    while let Some(Reverse(Head { event, index })) = heads.pop() {
+    let mut next = heads.pop().map(|Reverse(first)| first);
+    while let Some(Head { event, index }) = next {
         if range.until.is_none_or(|until| event.at < until) {
             held_back.add(event);
             while let Some(event) = held_back.take_due() {
@@ -94,9 +95,16 @@ fn read_folder(
                 fold.take(event, counted);
             }
         }
-        heads.extend(sources[index].next(unreadable)?.map(|event| Reverse(Head { event, index })));
+        // What comes next is mostly of the same file, and often there is no other.
+        next = match sources[index].next(unreadable)?.map(|event| Head { event, index }) {
+            Some(head) if heads.peek().is_none_or(|Reverse(first)| head <= *first) => Some(head),
+            head => {
+                heads.extend(head.map(Reverse));
+                heads.pop().map(|Reverse(first)| first)
+            }
+        };
     }
-    for event in held_back.events {
+    for (_, event) in held_back.events {
         let counted = counted(&event);
         fold.take(event, counted);
     }
@@ -196,26 +204,30 @@ impl Ord for Head {
     }
 }
 
-/// Events that wait for others which belong before them.
+/// Events that wait for others which belong before them, each with its time in microseconds: stamps have no more than
+/// milliseconds, and numbers are compared faster than dates.
 #[derive(Default)]
 struct HeldBack {
-    events: VecDeque<Event>,
+    events: VecDeque<(i64, Event)>,
 }
 
 impl HeldBack {
     fn add(&mut self, event: Event) {
+        let key = (event.at.timestamp_micros(), event.rank());
         // Most come in order, so the place is found from the end.
-        let key = event.key();
         let mut place = self.events.len();
-        while place > 0 && self.events[place - 1].key() > key {
+        while place > 0 && self.events.get(place - 1).is_some_and(|(micros, event)| (*micros, event.rank()) > key) {
             place -= 1;
         }
-        if place == self.events.len() { self.events.push_back(event) } else { self.events.insert(place, event) }
+        match place == self.events.len() {
+            true => self.events.push_back((key.0, event)),
+            false => self.events.insert(place, (key.0, event)),
+        }
     }
 
     fn take_due(&mut self) -> Option<Event> {
-        let (first, last) = (self.events.front()?, self.events.back()?);
-        let due = self.events.len() > HELD_BACK_COUNT || last.at - first.at > HELD_BACK;
-        if due { self.events.pop_front() } else { None }
+        let ((first, _), (last, _)) = (self.events.front()?, self.events.back()?);
+        let due = self.events.len() > HELD_BACK_COUNT || last - first > HELD_BACK_MICROS;
+        if due { self.events.pop_front().map(|(_, event)| event) } else { None }
     }
 }

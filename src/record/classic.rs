@@ -124,22 +124,29 @@ pub fn seconds(duration: Duration) -> impl Display {
 /// # Errors
 /// It is none of this format's, nor of the scripts' own.
 pub fn read(line: &str, zone: &mut Zone) -> Result<Entry, Unreadable> {
-    if line.is_empty() {
-        return Ok(Entry::BlockEnded);
-    }
-    let entry = if let Some(rest) = line.strip_prefix(BLOCK) {
+    let Some(first) = line.as_bytes().first() else { return Ok(Entry::BlockEnded) };
+    let entry = if first.is_ascii_digit() {
+        read_check(line, zone)
+    } else if let Some(rest) = line.strip_prefix(BLOCK) {
         whole_stamp(rest.strip_suffix(" =====").ok_or(Unreadable)?, zone).map(Entry::BlockBegan)
     } else if let Some(rest) = line.strip_prefix("=== ") {
         match rest.strip_suffix(" ===").ok_or(Unreadable)? {
             CANARY => Some(Entry::BlockWrites),
             mark => read_mark(mark, zone).map(Entry::Mark),
         }
-    } else if line.as_bytes()[0].is_ascii_digit() {
-        read_check(line, zone)
     } else {
         read_verdict(line)
     };
     entry.ok_or(Unreadable)
+}
+
+/// Reads a line that says no more than that the endpoint was well, as most lines of most logs do; none for any other.
+pub fn read_success(line: &str, zone: &mut Zone) -> Option<Stamp> {
+    const WORD: &[u8] = b" SUCCESS ";
+    // Behind a stamp without milliseconds, or with them.
+    [19, 23].into_iter().find(|end| line.as_bytes().get(*end..).is_some_and(|rest| rest.starts_with(WORD)))?;
+    let (at, rest) = zone.read_local(line)?;
+    rest.strip_prefix(" SUCCESS ")?.parse::<u64>().ok().map(|_| at)
 }
 
 fn read_check(line: &str, zone: &mut Zone) -> Option<Entry> {

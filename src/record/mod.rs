@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::identity::{Change, Identity};
 use crate::signal::Signal;
 
-pub use classic::seconds;
+pub use classic::{read_success, seconds};
 pub use file::{Rotate, Rotation};
 pub use log::{Log, LogFiles};
 pub use stamp::Zone;

@@ -65,7 +65,11 @@ fn contradictory_flags_are_named() {
         ("--iam --pass-file x", "--pass-file and --iam", "leave one of them out"),
         ("--iam --password-command x", "--password-command and --iam", "leave one of them out"),
         ("--iam --askpass", "--askpass and --iam", "leave one of them out"),
-        ("--iam -u redis://:x@h", "--uri has a password and cannot be used together with --iam", "leave one of them out"),
+        (
+            "--iam -u redis://:x@h",
+            "--uri has a password and cannot be used together with --iam",
+            "leave one of them out",
+        ),
         ("--iam-cache c", "--iam-cache", "--iam;"),
         ("--iam-serverless", "--iam-serverless", "--iam;"),
         ("--region r", "--region", "--iam;"),

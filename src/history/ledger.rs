@@ -78,7 +78,7 @@ pub struct Ledger {
 impl Ledger {
     /// Takes a check and gives the transitions that it made, of the subject's reads and of its writes.
     pub fn check(&mut self, check: &Check<'_>) -> Vec<(Subject, Transition)> {
-        self.first = Some(self.first.unwrap_or(check.at));
+        self.first.get_or_insert(check.at);
         if self.last.is_none_or(|last| last.since <= check.at.since) {
             self.last = Some(check.at);
         }

@@ -1,6 +1,7 @@
 //! The deadline of a check. Every wait ends with it.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -51,6 +52,10 @@ impl Deadline {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Failure> {
         let mut work = std::pin::pin!(work);
+        // Most replies have come already, and a timer takes longer than the work then.
+        if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
+            return done.map_err(Into::into);
+        }
         let mut done = tokio::time::timeout_at(self.at, &mut work).await;
         if done.is_err() {
             let late = self.at.elapsed();

@@ -94,22 +94,29 @@ impl Display for Mark {
 /// # Errors
 /// It is neither in this format nor a line of the scripts.
 pub fn read(line: &str, timestamps: &mut TimestampReader) -> Result<Entry, Unreadable> {
-    if line.is_empty() {
-        return Ok(Entry::BlockEnded);
-    }
-    let entry = if let Some(rest) = line.strip_prefix(BLOCK) {
+    let Some(first) = line.as_bytes().first() else { return Ok(Entry::BlockEnded) };
+    let entry = if first.is_ascii_digit() {
+        read_check(line, timestamps)
+    } else if let Some(rest) = line.strip_prefix(BLOCK) {
         whole_stamp(rest.strip_suffix(" =====").ok_or(Unreadable)?, timestamps).map(Entry::BlockBegan)
     } else if let Some(rest) = line.strip_prefix("=== ") {
         match rest.strip_suffix(" ===").ok_or(Unreadable)? {
             CANARY => Some(Entry::BlockWrites),
             mark => read_mark(mark, timestamps).map(Entry::Mark),
         }
-    } else if line.as_bytes()[0].is_ascii_digit() {
-        read_check(line, timestamps)
     } else {
         read_block_line(line)
     };
     entry.ok_or(Unreadable)
+}
+
+/// Reads a line that says only that a check of the endpoint passed, as most lines of most logs do; none for any other.
+pub fn read_success(line: &str, timestamps: &mut TimestampReader) -> Option<Stamp> {
+    const WORD: &[u8] = b" SUCCESS ";
+    // Behind a stamp without milliseconds, or with them.
+    [19, 23].into_iter().find(|end| line.as_bytes().get(*end..).is_some_and(|rest| rest.starts_with(WORD)))?;
+    let (at, rest) = timestamps.read_local(line)?;
+    rest.strip_prefix(" SUCCESS ")?.parse::<u64>().ok().map(|_| at)
 }
 
 /// `2025-08-27 07:35:01 DB 3 FAILURE: reset: Connection reset by peer`.

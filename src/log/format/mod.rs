@@ -10,6 +10,7 @@ pub mod timestamp;
 use std::fmt;
 
 use crate::log::record::{Entry, Format, Record, Unreadable};
+pub use classic::read_success;
 use timestamp::TimestampReader;
 
 /// Writes a record in a format, without the last line's end.

@@ -2,7 +2,8 @@
 //! looked up in the system's time zone.
 
 use chrono::{
-    DateTime, FixedOffset, Local, MappedLocalTime, NaiveDate, NaiveDateTime, TimeDelta, TimeZone as _, Timelike as _,
+    DateTime, FixedOffset, Local, MappedLocalTime, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone as _,
+    Timelike as _,
 };
 
 use crate::model::clock::Stamp;
@@ -21,12 +22,46 @@ pub struct TimestampReader {
     last: Option<DateTime<FixedOffset>>,
     /// Offsets change at quarters of an hour only, so one look-up serves all lines of a quarter.
     quarter: Option<(NaiveDateTime, MappedLocalTime<FixedOffset>)>,
+    minute: Option<Minute>,
+}
+
+/// The minute that a stamp was read of last, where its moments are beyond doubt: of the next stamp, which mostly is of the
+/// same, only the seconds have to be read.
+#[derive(Clone, Debug)]
+struct Minute {
+    /// `2025-08-27 07:35`.
+    text: [u8; 16],
+    /// When it begins, in UTC.
+    date: NaiveDate,
+    second: u32,
+    offset: FixedOffset,
+}
+
+impl Minute {
+    fn read<'t>(&self, text: &'t str) -> Option<(Stamp, &'t str)> {
+        let (minute, rest) = text.as_bytes().split_first_chunk::<16>()?;
+        let (nanos, end) = match rest {
+            _ if *minute != self.text => return None,
+            [_, _, _, b'.', _, _, _, ..] => match number(&rest[4..7]) {
+                Some(millis) => (Some(millis * 1_000_000), 23),
+                None => (None, 19),
+            },
+            _ => (None, 19),
+        };
+        let second = match rest {
+            [b':', second @ ..] => number(second.get(..2)?).filter(|second| *second < 60)?,
+            _ => return None,
+        };
+        let time = NaiveTime::from_num_seconds_from_midnight_opt(self.second + second, nanos.unwrap_or(0))?;
+        let at = DateTime::from_naive_utc_and_offset(self.date.and_time(time), self.offset);
+        Some((Stamp { at, millis: nanos.is_some() }, text.get(end..)?))
+    }
 }
 
 impl TimestampReader {
     /// Stamps without an offset are UTC's, or local ones.
     pub fn new(utc: bool) -> Self {
-        TimestampReader { utc, last: None, quarter: None }
+        TimestampReader { utc, last: None, quarter: None, minute: None }
     }
 
     /// The moment of the last stamp that was read.
@@ -79,8 +114,23 @@ impl TimestampReader {
 
     /// Reads a local stamp at the beginning of `text`, and gives what follows.
     pub fn read_local<'t>(&mut self, text: &'t str) -> Option<(Stamp, &'t str)> {
+        if let Some((stamp, rest)) = self.minute.as_ref().and_then(|minute| minute.read(text)) {
+            self.last = Some(stamp.at);
+            return Some((stamp, rest));
+        }
         let (local, millis, rest) = date_and_time(text, b' ')?;
-        Some((Stamp { at: self.resolve(local), millis }, rest))
+        let at = self.resolve(local);
+        self.minute = self.minute(text, local);
+        Some((Stamp { at, millis }, rest))
+    }
+
+    /// The minute of a stamp that was read, unless its clock runs through it twice or leaps over it.
+    fn minute(&mut self, text: &str, local: NaiveDateTime) -> Option<Minute> {
+        let MappedLocalTime::Single(offset) = self.offset(local) else { return None };
+        let utc = local.checked_sub_offset(offset)?;
+        // Offsets of long ago have seconds, and then a minute may begin on the day before.
+        let second = utc.time().num_seconds_from_midnight().checked_sub(local.second())?;
+        Some(Minute { text: *text.as_bytes().first_chunk()?, date: utc.date(), second, offset })
     }
 
     /// Reads a whole RFC 3339 stamp.
@@ -103,9 +153,7 @@ fn date_and_time(text: &str, between: u8) -> Option<(NaiveDateTime, bool, &str)>
     if bytes.len() < 19 || shape.iter().any(|(at, byte)| bytes[*at] != *byte) {
         return None;
     }
-    let number = |from: usize, to: usize| -> Option<u32> {
-        bytes[from..to].iter().try_fold(0, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + u32::from(byte - b'0')))
-    };
+    let number = |from: usize, to: usize| number(&bytes[from..to]);
     let date = NaiveDate::from_ymd_opt(i32::try_from(number(0, 4)?).ok()?, number(5, 7)?, number(8, 10)?)?;
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
     let fraction = bytes.get(19) == Some(&b'.') && bytes.len() >= 23;
@@ -114,6 +162,11 @@ fn date_and_time(text: &str, between: u8) -> Option<(NaiveDateTime, bool, &str)>
     let end = if millis.is_some() { 23 } else { 19 };
     // A stamp is all ASCII, so its end is a character's.
     Some((local, millis.is_some(), text.get(end..)?))
+}
+
+/// Digits and nothing else.
+fn number(digits: &[u8]) -> Option<u32> {
+    digits.iter().try_fold(0, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + u32::from(byte - b'0')))
 }
 
 /// `Z` or `+02:00`.
@@ -126,6 +179,11 @@ fn offset(text: &str) -> Option<FixedOffset> {
         b'-' => (-1, text.get(1..)?),
         _ => return None,
     };
+    if let [tens, ones, b':', minutes @ ..] = rest.as_bytes()
+        && let (Some(hours), Some(minutes), 2) = (number(&[*tens, *ones]), number(minutes), minutes.len())
+    {
+        return FixedOffset::east_opt(sign * i32::try_from(hours * 3600 + minutes * 60).ok()?);
+    }
     let (hours, minutes) = rest.split_once(':').filter(|_| rest.len() == 5)?;
     FixedOffset::east_opt(sign * (hours.parse::<i32>().ok()? * 3600 + minutes.parse::<i32>().ok()? * 60))
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use chrono::{DateTime, FixedOffset};
 
-use crate::log::format::read_line;
 use crate::log::format::timestamp::TimestampReader;
+use crate::log::format::{read_line, read_success};
 use crate::log::record::{Entry, Mark, Mode};
 use crate::model::clock::Stamp;
 use crate::model::failure::Failure;
@@ -67,10 +67,6 @@ impl LogEvent {
             EventKind::Check { .. } => 2,
             EventKind::Mark(_) => 3,
         }
-    }
-
-    pub fn key(&self) -> (DateTime<FixedOffset>, u8) {
-        (self.at, self.rank())
     }
 }
 
@@ -130,6 +126,14 @@ impl LogReader {
         while let Some((path, reader)) = &mut self.current {
             self.bytes.clear();
             let context = || format!("cannot read {}", path.display());
+            let buffered = reader.buffer();
+            if let Some(end) = memchr::memchr(b'\n', buffered) {
+                // All of it is there, and shorter than the buffer.
+                self.bytes.extend_from_slice(buffered[..end].strip_suffix(b"\r").unwrap_or(&buffered[..end]));
+                reader.consume(end + 1);
+                self.number += 1;
+                return Ok(Some(()));
+            }
             if reader.take(LONGEST_LINE).read_until(b'\n', &mut self.bytes).with_context(context)? == 0 {
                 self.next_file()?;
                 continue;
@@ -168,8 +172,17 @@ impl LogReader {
                 Err(_) => String::from_utf8_lossy(&self.bytes),
             };
 
-            let (open, ready, mut orphaned) = (&mut self.open, &mut self.ready, false);
-            let read = read_line(&text, &mut self.timestamps, &mut |entry| orphaned |= !open.add(entry, ready));
+            // The way through an entry takes twice as long as all of this.
+            if let Some(stamp) = read_success(&text, &mut self.timestamps) {
+                self.unclosed = false;
+                let subject = Subject::default();
+                let kind = EventKind::Check { stamp, mode: None, subject, result: Ok(()), elapsed: None };
+                return Ok(Some(LogEvent { at: stamp.at, kind }));
+            }
+
+            let (open, ready, mut orphaned, mut check) = (&mut self.open, &mut self.ready, false, None);
+            let mut take = |entry| orphaned |= !open.add(entry, ready, &mut check);
+            let read = read_line(&text, &mut self.timestamps, &mut take);
             if orphaned || (read.is_err() && !self.unclosed) {
                 self.skipped += 1;
                 let path = self.current.as_ref().map(|(path, _)| path.display().to_string()).unwrap_or_default();
@@ -179,6 +192,9 @@ impl LogReader {
             let continues = self.unclosed && read.is_err() && !text.ends_with(')');
             let is_result = text.starts_with(|first: char| first.is_ascii_alphabetic());
             self.unclosed = continues || (is_result && text.contains(": NOT RUNNING (") && !text.ends_with(')'));
+            if check.is_some() {
+                return Ok(check);
+            }
         }
     }
 }
@@ -193,8 +209,8 @@ struct OpenBlocks {
 
 impl OpenBlocks {
     /// Collects the lines of blocks, and makes events of all else. Gives false for the result of a database outside any
-    /// block.
-    fn add(&mut self, entry: Entry, ready: &mut VecDeque<LogEvent>) -> bool {
+    /// block. A check, of which a line has one and nothing else, goes to `check` instead of the queue.
+    fn add(&mut self, entry: Entry, ready: &mut VecDeque<LogEvent>, check: &mut Option<LogEvent>) -> bool {
         match entry {
             Entry::BlockBegan(stamp) => {
                 let new = Box::new(Block { stamp, results: Vec::new(), writes: false });
@@ -226,7 +242,7 @@ impl OpenBlocks {
             },
             Entry::Check { at, mode, subject, result, elapsed } => {
                 let kind = EventKind::Check { stamp: at, mode, subject, result: result.map_err(Box::new), elapsed };
-                ready.push_back(LogEvent { at: at.at, kind });
+                *check = Some(LogEvent { at: at.at, kind });
             }
             // The mark of a scan that a signal ended is inside its block.
             Entry::Mark(Mark::Stopped { .. }) if self.block.is_some() => {}

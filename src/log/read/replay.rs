@@ -193,6 +193,8 @@ struct UsualInterval {
     recent: VecDeque<Duration>,
     /// The last interval that was unusually long: if the next is like it, the usual interval has changed.
     unusual: Option<Duration>,
+    /// What all recent intervals are, if they are equal: one more of it changes nothing.
+    steady: Option<Duration>,
 }
 
 /// How many intervals are remembered, and how many it takes to know what is usual.
@@ -207,17 +209,25 @@ impl UsualInterval {
     fn gap_before(&mut self, at: Moment) -> Option<Moment> {
         let last = self.last.replace(at)?;
         let interval = at.since.saturating_sub(last.since);
-        if interval.is_zero() {
+        if self.steady == Some(interval) {
+            self.unusual = None;
             return None;
+        }
+        self.is_unusual(interval).then_some(last)
+    }
+
+    /// Takes the next interval, and says whether it is longer than usual.
+    fn is_unusual(&mut self, interval: Duration) -> bool {
+        if interval.is_zero() {
+            return false;
         }
 
         let longest = self.recent.iter().max().filter(|_| self.recent.len() >= ENOUGH);
-        let is_unusual = longest.is_some_and(|longest| interval > *longest * 3 / 2 + JITTER);
+        let is_unusual = longest.is_some_and(|longest| interval > *longest && interval > *longest * 3 / 2 + JITTER);
         let has_changed = self.unusual.is_some_and(|before| interval <= before * 3 / 2 && before <= interval * 3 / 2);
-
         if is_unusual && !has_changed {
             self.unusual = Some(interval);
-            return Some(last);
+            return true;
         }
 
         self.unusual = None;
@@ -225,7 +235,9 @@ impl UsualInterval {
         if self.recent.len() > REMEMBERED {
             self.recent.pop_front();
         }
-        None
+        let is_steady = self.recent.len() == REMEMBERED && self.recent.iter().all(|recent| *recent == interval);
+        self.steady = is_steady.then_some(interval);
+        false
     }
 }
 

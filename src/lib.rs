@@ -45,7 +45,7 @@ use crate::cli::Action;
 pub use crate::exit_code::Exit;
 
 /// How many threads look names up at most. Each look-up that hangs holds one of them; see `probe::resolve`.
-const LOOK_UPS: usize = 64;
+const MAX_LOOKUPS: usize = 64;
 
 /// Runs the tool with the arguments of a process, its own name first.
 ///
@@ -65,7 +65,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
 fn block_on(mode: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(LOOK_UPS)
+        .max_blocking_threads(MAX_LOOKUPS)
         .build()
         .context("cannot start the runtime")?;
     let exit = runtime.block_on(mode);

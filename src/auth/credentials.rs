@@ -8,14 +8,12 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use crate::auth::password::{Fetched, PasswordSource};
+use crate::model::notify::Notify;
 use crate::model::secret::Credentials;
 
 /// The shortest time from the start of one fetch to the start of the next. If a server rejects every check, the secret
 /// store must not be asked as often as the server is checked.
 const INTERVAL: Duration = Duration::from_secs(60);
-
-/// Receives messages for the user.
-pub type Notify = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// The current credentials, and where newer ones come from. Clones share both.
 #[derive(Clone)]
@@ -35,16 +33,16 @@ struct State {
 }
 
 impl CredentialsProvider {
-    /// Fetches the password for the first time. `login` is the ACL user and the source of the password; without it
+    /// Fetches the password for the first time. `user_and_source` is the ACL user, if any, and the source of the password; without it
     /// there is nothing to fetch. `notify` receives a message about each later fetch that fails.
     ///
     /// # Errors
     /// The password cannot be fetched; see [`PasswordSource::fetch`].
     pub async fn fetch(
-        login: Option<(Option<String>, PasswordSource)>,
+        user_and_source: Option<(Option<String>, PasswordSource)>,
         notify: Notify,
     ) -> anyhow::Result<Option<Self>> {
-        let Some((user, source)) = login else { return Ok(None) };
+        let Some((user, source)) = user_and_source else { return Ok(None) };
         Self::fetch_every(INTERVAL, user, source, notify).await.map(Some)
     }
 
@@ -99,7 +97,7 @@ impl CredentialsProvider {
 
     /// Fetches again, and notifies the user if that fails. Returns how long the new password may be used.
     async fn refresh(&self) -> Option<Duration> {
-        let fetched = self.0.source.fetch_aside().await;
+        let fetched = self.0.source.fetch_in_background().await;
         let mut state = self.state();
         state.limit.end();
 
@@ -230,21 +228,21 @@ mod tests {
     #[test]
     fn overlapping_rejections_cause_one_fetch_and_no_delay() {
         in_a_folder(|folder| async move {
-            let login = provider_from(&folder, Duration::ZERO).await;
-            let first = login.credentials();
+            let provider = provider_from(&folder, Duration::ZERO).await;
+            let first = provider.credentials();
             std::fs::write(folder.join("password"), "second\n").unwrap();
             let start = Instant::now();
             for _ in 0..50 {
-                login.rejected(&first);
-                assert_eq!(login.credentials().password.reveal(), "first");
+                provider.rejected(&first);
+                assert_eq!(provider.credentials().password.reveal(), "first");
             }
             assert!(start.elapsed() < Duration::from_millis(90), "no check waits for the command");
-            until(|| login.credentials().password.reveal() == "second").await;
-            assert_eq!(login.credentials().user.as_deref(), Some("ops"));
-            login.rejected(&first);
+            until(|| provider.credentials().password.reveal() == "second").await;
+            assert_eq!(provider.credentials().user.as_deref(), Some("ops"));
+            provider.rejected(&first);
             sleep(Duration::from_millis(50)).await;
             assert_eq!(runs(&folder), 2, "the rejected credentials are not the current ones");
-            login.rejected(&login.credentials());
+            provider.rejected(&provider.credentials());
             until(|| runs(&folder) == 3).await;
         });
     }
@@ -252,15 +250,15 @@ mod tests {
     #[test]
     fn a_failed_fetch_keeps_the_old_password_and_is_tried_again() {
         in_a_folder(|folder| async move {
-            let login = provider_from(&folder, Duration::ZERO).await;
+            let provider = provider_from(&folder, Duration::ZERO).await;
             std::fs::remove_file(folder.join("password")).unwrap();
-            let first = login.credentials();
-            login.rejected(&first);
-            until(|| runs(&folder) == 2 && !login.state().limit.is_running).await;
-            assert!(Arc::ptr_eq(&login.credentials(), &first));
+            let first = provider.credentials();
+            provider.rejected(&first);
+            until(|| runs(&folder) == 2 && !provider.state().limit.is_running).await;
+            assert!(Arc::ptr_eq(&provider.credentials(), &first));
             std::fs::write(folder.join("password"), "second\n").unwrap();
-            login.rejected(&first);
-            until(|| login.credentials().password.reveal() == "second").await;
+            provider.rejected(&first);
+            until(|| provider.credentials().password.reveal() == "second").await;
         });
     }
 
@@ -274,9 +272,10 @@ mod tests {
             };
             let limit = FetchLimit { started: Instant::now(), is_running: false };
             let source = PasswordSource::Command(command_in(&folder));
-            let login = CredentialsProvider::start(fetched, limit, Duration::from_millis(20), None, source, silent());
-            assert_eq!(login.credentials().password.reveal(), "first");
-            until(|| login.credentials().password.reveal() == "second").await;
+            let provider =
+                CredentialsProvider::start(fetched, limit, Duration::from_millis(20), None, source, silent());
+            assert_eq!(provider.credentials().password.reveal(), "first");
+            until(|| provider.credentials().password.reveal() == "second").await;
             until(|| runs(&folder) >= 2).await;
         });
     }
@@ -285,10 +284,10 @@ mod tests {
     fn what_cannot_change_is_not_fetched_again() {
         in_a_folder(|_| async {
             let source = PasswordSource::Given(crate::model::secret::Secret::new("hunter2"));
-            let login = CredentialsProvider::fetch_every(Duration::ZERO, None, source, silent()).await.unwrap();
-            login.rejected(&login.credentials());
-            assert!(!login.state().limit.is_running);
-            assert!(!format!("{login:?}").contains("hunter2"));
+            let provider = CredentialsProvider::fetch_every(Duration::ZERO, None, source, silent()).await.unwrap();
+            provider.rejected(&provider.credentials());
+            assert!(!provider.state().limit.is_running);
+            assert!(!format!("{provider:?}").contains("hunter2"));
         });
     }
 }

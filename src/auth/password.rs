@@ -81,7 +81,7 @@ impl PasswordSource {
     ///
     /// # Errors
     /// As [`fetch`](Self::fetch).
-    pub async fn fetch_aside(&self) -> anyhow::Result<Fetched> {
+    pub async fn fetch_in_background(&self) -> anyhow::Result<Fetched> {
         match self {
             PasswordSource::File(path) => {
                 let path = path.clone();
@@ -203,7 +203,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let command_line = runtime.block_on(async {
             let source = PasswordSource::Command(command);
-            tokio::spawn(async move { source.fetch_aside().await });
+            tokio::spawn(async move { source.fetch_in_background().await });
             while !file.exists() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }

@@ -32,18 +32,18 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Command {
     /// PING every logical database once, log a block, and exit.
-    Dbs(WhenTyped<Dbs>),
+    Dbs(Deferred<Dbs>),
     /// Check on a fixed schedule: timed cycles with breaks between them.
-    Cycles(WhenTyped<Cycles>),
+    Cycles(Deferred<Cycles>),
     /// Read the logs back: outages, availability, changes, a timeline.
-    Report(WhenTyped<Report>),
+    Report(Deferred<Report>),
 }
 
 /// The flags of a mode, put together only when that mode was typed: those of all modes took a quarter of the
 /// instructions of a run of `dbs`, each of them with a look-up of its environment variable.
-pub struct WhenTyped<A>(pub A);
+pub struct Deferred<A>(pub A);
 
-impl<A: Args> Args for WhenTyped<A> {
+impl<A: Args> Args for Deferred<A> {
     fn augment_args(mode: clap::Command) -> clap::Command {
         mode.defer(|mode| {
             // Flattened flags bring texts of their own, and the mode's counts.
@@ -59,9 +59,9 @@ impl<A: Args> Args for WhenTyped<A> {
     }
 }
 
-impl<A: Args> FromArgMatches for WhenTyped<A> {
+impl<A: Args> FromArgMatches for Deferred<A> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        A::from_arg_matches(matches).map(WhenTyped)
+        A::from_arg_matches(matches).map(Deferred)
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

@@ -17,7 +17,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::exit_code::Exit;
 use crate::model::secret::{REDACTED, might_be_secret};
-use args::{Cli, Command, WhenTyped};
+use args::{Cli, Command, Deferred};
 use plan::{CyclesPlan, DbsPlan, ReportPlan};
 use precedence::Sources;
 
@@ -43,9 +43,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Ac
     let (_, matches) = matches.subcommand().context("no command was given")?;
 
     Ok(match cli.command {
-        Command::Dbs(WhenTyped(args)) => Action::Dbs(plan::dbs(args, &Sources(matches))?),
-        Command::Cycles(WhenTyped(args)) => Action::Cycles(plan::cycles(args, &Sources(matches))?),
-        Command::Report(WhenTyped(args)) => Action::Report(plan::report(args)?),
+        Command::Dbs(Deferred(args)) => Action::Dbs(plan::dbs(args, &Sources(matches))?),
+        Command::Cycles(Deferred(args)) => Action::Cycles(plan::cycles(args, &Sources(matches))?),
+        Command::Report(Deferred(args)) => Action::Report(plan::report(args)?),
     })
 }
 

@@ -34,7 +34,7 @@ pub struct Plan {
     /// How to speak TLS, if at all.
     pub tls: Option<tls::Settings>,
     /// The ACL user, if any, and where the password comes from.
-    pub login: Option<(Option<String>, PasswordSource)>,
+    pub credentials: Option<(Option<String>, PasswordSource)>,
     pub databases: Databases,
     /// Every node of a cluster is checked, not only the endpoint.
     pub cluster: bool,
@@ -178,7 +178,7 @@ fn plan(
     let uri = uri(&connection, sources)?;
     let databases = databases(&connection, max_db, uri.as_ref(), default, sources)?;
     let mut warnings = Vec::new();
-    let login = login(&connection, uri.as_ref(), sources, &mut warnings)?;
+    let credentials = credentials(&connection, uri.as_ref(), sources, &mut warnings)?;
     let (timeout, deadline) = limits(&connection, sources);
 
     let tls_by_uri = uri.as_ref().is_some_and(|uri| uri.tls);
@@ -196,14 +196,14 @@ fn plan(
     let tls = tls(connection.tls || tls_by_uri, &endpoint, settings, sources)?;
     #[cfg(feature = "iam")]
     ensure!(
-        tls.is_some() || !matches!(login, Some((_, PasswordSource::Iam(_)))),
+        tls.is_some() || !matches!(credentials, Some((_, PasswordSource::Iam(_)))),
         "--iam requires TLS: ElastiCache accepts tokens only over TLS; give --tls, or a URI with rediss://"
     );
 
     Ok(Plan {
         endpoint,
         tls,
-        login,
+        credentials,
         databases,
         cluster: connection.cluster,
         expect_role: connection.expect_role,
@@ -330,7 +330,7 @@ fn databases(
 }
 
 /// The ACL user, if any, and where the password comes from; none where nothing asks for a login.
-fn login(
+fn credentials(
     connection: &args::Connection,
     uri: Option<&Uri>,
     sources: &Sources<'_>,

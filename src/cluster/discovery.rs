@@ -51,12 +51,12 @@ impl Discovery {
         let left = || self.checker.timeout.saturating_sub(start.elapsed());
         let share = |is_last| if is_last { left() } else { left() / 2 };
 
-        let mut best = self.ask(&self.checker.target, start, share(known.is_empty())).await;
+        let mut best = self.ask(&self.checker.connect, start, share(known.is_empty())).await;
         let mut rest = known.iter();
         while !best.topology.as_ref().is_some_and(Topology::is_whole) && !left().is_zero() {
-            let Some(target) = rest.next() else { break };
+            let Some(connect) = rest.next() else { break };
             let is_second_opinion = best.topology.is_some();
-            let next = self.ask(target, start, share(rest.len() == 0)).await;
+            let next = self.ask(connect, start, share(rest.len() == 0)).await;
             if next.topology.as_ref().is_some_and(|found| !is_second_opinion || found.is_whole()) {
                 best = next;
             } else if is_second_opinion && next.topology.is_some() {
@@ -66,22 +66,22 @@ impl Discovery {
         best
     }
 
-    async fn ask(&self, target: &ConnectOptions, start: Instant, limit: Duration) -> Discovered {
+    async fn ask(&self, connect: &ConnectOptions, start: Instant, limit: Duration) -> Discovered {
         // A timeout names the user's limit, whatever share of that this node gets.
         let timeout = self.checker.timeout;
         let deadline = Deadline::at(start + timeout, timeout).no_later_than(Instant::now() + limit);
         let mut info = ConnectionInfo::default();
 
         let asked = async {
-            let mut connection = Connection::open(target, &self.checker.resolver, deadline, &mut info).await?;
+            let mut connection = Connection::open(connect, &self.checker.resolver, deadline, &mut info).await?;
             connection.set_reply_limit(MAX_TOPOLOGY);
             let host = info.peer.map_or("127.0.0.1".to_owned(), |peer| peer.ip().to_string());
-            self.topology(&mut connection, Dialled { host: &host, tls: target.tls.is_some() }, deadline).await
+            self.topology(&mut connection, Dialled { host: &host, tls: connect.tls.is_some() }, deadline).await
         };
         let (topology, result) = match asked.await {
             Ok((topology, result)) => (Some(topology), result),
             Err(failure) => {
-                debug!("no topology from {}: {failure}", target.endpoint);
+                debug!("no topology from {}: {failure}", connect.endpoint);
                 (None, Err(failure))
             }
         };

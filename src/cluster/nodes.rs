@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::cluster::shards::{Division, KnownNodes, Route, Shard, ShardChange};
+use crate::cluster::shards::{KnownNodes, Route, Shard, ShardChange, ShardUpdate};
 use crate::cluster::topology::{Node, Topology};
 use crate::model::change::TopologyChange;
 use crate::model::endpoint::Endpoint;
@@ -27,7 +27,7 @@ impl Member {
 
     /// It was this address that was asked, as its own checks ask it: a host name of its own asks for another certificate.
     pub fn is_at(&self, address: SocketAddr) -> bool {
-        let own_name = self.checker.target.tls.is_some() && self.node.hostname.is_some();
+        let own_name = self.checker.connect.tls.is_some() && self.node.hostname.is_some();
         !own_name && self.node.port == address.port() && self.node.host.parse() == Ok(address.ip())
     }
 }
@@ -48,7 +48,7 @@ pub struct Nodes {
 
 /// What a look at the topology changed.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct TopologyUpdate {
     /// Nodes that were not known before.
     pub added: Vec<Member>,
     /// Nodes and shards that no longer belong to the cluster.
@@ -60,7 +60,7 @@ pub struct Found {
     pub is_first: bool,
 }
 
-impl Found {
+impl TopologyUpdate {
     /// What the look changed, for those who record it.
     pub fn change(&self) -> TopologyChange {
         let nodes = self.added.iter().map(Member::target);
@@ -92,7 +92,7 @@ impl Nodes {
 
     /// The way to the endpoint alone, where no node is known.
     pub fn endpoint(&self) -> Route {
-        let known_nodes = KnownNodes { endpoint: self.checker.target.clone(), known: Vec::new() };
+        let known_nodes = KnownNodes { endpoint: self.checker.connect.clone(), known: Vec::new() };
         Route { checker: self.checker.clone(), others: Vec::new(), known_nodes: Arc::new(known_nodes) }
     }
 
@@ -100,8 +100,8 @@ impl Nodes {
     pub fn sources(&self) -> Vec<ConnectOptions> {
         let mut members: Vec<_> = self.members.iter().collect();
         members.sort_by_key(|member| (member.node.failing, !member.node.primary));
-        let targets = members.into_iter().map(|member| member.checker.target.clone());
-        targets.filter(|target| target.endpoint != self.checker.target.endpoint).collect()
+        let sources = members.into_iter().map(|member| member.checker.connect.clone());
+        sources.filter(|connect| connect.endpoint != self.checker.connect.endpoint).collect()
     }
 
     /// Takes the topology that a look found. Looks overlap, and one that began before the last that was taken changes
@@ -109,15 +109,15 @@ impl Nodes {
     ///
     /// Nodes are taken to be gone only when every slot has a primary: one that was started anew knows none of the
     /// others. A node that merely fails stays in the topology.
-    pub fn take(&mut self, number: u64, topology: Topology) -> Found {
+    pub fn take(&mut self, number: u64, topology: Topology) -> TopologyUpdate {
         if self.as_of.is_some_and(|as_of| number <= as_of) {
-            return Found::default();
+            return TopologyUpdate::default();
         }
-        let mut found = Found { is_first: self.as_of.replace(number).is_none(), ..Found::default() };
+        let mut found = TopologyUpdate { is_first: self.as_of.replace(number).is_none(), ..TopologyUpdate::default() };
         let whole = topology.is_whole();
         let before = std::mem::take(&mut self.members);
         let mut before: BTreeMap<_, _> = before.into_iter().map(|member| (member.node.name.clone(), member)).collect();
-        self.divide(&topology.nodes, whole, &mut found);
+        self.update_shards(&topology.nodes, whole, &mut found);
         for node in topology.nodes {
             let known = before.remove(&node.name);
             let is_new = known.is_none();
@@ -132,22 +132,22 @@ impl Nodes {
         found
     }
 
-    fn divide(&mut self, nodes: &[Node], whole: bool, found: &mut Found) {
+    fn update_shards(&mut self, nodes: &[Node], whole: bool, found: &mut TopologyUpdate) {
         if self.checker.canary.is_none() {
             return;
         }
         let mut shards = std::mem::take(&mut self.shards);
         let known = nodes.iter().map(|node| self.connect_options(node)).collect();
-        let known_nodes = Arc::new(KnownNodes { endpoint: self.checker.target.clone(), known });
+        let known_nodes = Arc::new(KnownNodes { endpoint: self.checker.connect.clone(), known });
         let connect_options = |node: &Node| self.connect_options(node);
-        let division = Division {
+        let shard_update = ShardUpdate {
             nodes,
             is_whole: whole,
             connect_options: &connect_options,
             known_nodes: &known_nodes,
             checker: &self.checker,
         };
-        let ShardChange { added, removed, moved } = division.apply(&mut shards);
+        let ShardChange { added, removed, moved } = shard_update.apply(&mut shards);
         (self.shards, found.new_shards, found.moved) = (shards, added, moved);
         found.removed.extend(removed);
     }
@@ -157,20 +157,20 @@ impl Nodes {
             Some(known) if known.node.hostname == node.hostname => Member { node, ..known },
             _ => {
                 // Replicas take no writes, and which node is a primary changes: shards are written to.
-                let checker = Arc::new(self.checker.elsewhere(self.connect_options(&node), None));
+                let checker = Arc::new(self.checker.for_server(self.connect_options(&node), None));
                 Member { node, checker }
             }
         }
     }
 
     fn connect_options(&self, node: &Node) -> ConnectOptions {
-        let ConnectOptions { tls, login, .. } = &self.checker.target;
+        let ConnectOptions { tls, credentials, .. } = &self.checker.connect;
         let tls = tls.clone().map(|tls| match &node.hostname {
             Some(name) if !self.keep_name => tls.named(name),
             _ => tls,
         });
         let endpoint = Endpoint::Tcp { host: node.host.clone(), port: node.port };
-        ConnectOptions { endpoint, tls, login: login.clone() }
+        ConnectOptions { endpoint, tls, credentials: credentials.clone() }
     }
 }
 
@@ -190,12 +190,12 @@ mod tests {
         let timeout = Duration::from_secs(1);
         let endpoint = Endpoint::Tcp { host: "cluster.example".into(), port: 6379 };
         let checker = Checker {
-            target: ConnectOptions { endpoint, tls: None, login: None },
+            connect: ConnectOptions { endpoint, tls: None, credentials: None },
             resolver: Resolver::new(timeout),
             databases: Databases::One(0),
             timeout,
             deadline: timeout,
-            identify: ServerInfo::new(true),
+            server_info: ServerInfo::new(true),
             expect_role: None,
             canary: Some(Canary::new()),
             settled: AtomicU64::new(0),
@@ -218,7 +218,7 @@ mod tests {
         Topology { nodes: nodes.iter().map(node).collect() }
     }
 
-    fn names(found: &Found) -> (Vec<String>, Vec<String>) {
+    fn names(found: &TopologyUpdate) -> (Vec<String>, Vec<String>) {
         let come = found.added.iter().map(|member| member.target().to_string()).collect();
         (come, found.removed.iter().map(Target::to_string).collect())
     }
@@ -229,7 +229,7 @@ mod tests {
             let Route { checker, .. } = &shard.route;
             let tag = checker.canary.as_ref().unwrap().to_string();
             let tag = tag.split_once('{').unwrap().1.trim_end_matches(['}', '*']).to_owned();
-            (shard.target().to_string(), checker.target.endpoint.to_string(), tag)
+            (shard.target().to_string(), checker.connect.endpoint.to_string(), tag)
         };
         nodes.shards().iter().map(shown).collect()
     }
@@ -259,8 +259,8 @@ mod tests {
         let first = nodes.take(1, topology(&[("a", Some((0, 8191))), ("b", Some((8192, 16_383))), ("c", None)]));
         assert!(nodes.members().iter().all(|member| member.checker.canary.is_none()));
         let before = writing(&nodes);
-        let who = |place: usize| (before[place].0.as_str(), before[place].1.as_str());
-        assert_eq!((who(0), who(1)), (("SHARD 0-8191", "a:1"), ("SHARD 8192-16383", "b:1")));
+        let target = |place: usize| (before[place].0.as_str(), before[place].1.as_str());
+        assert_eq!((target(0), target(1)), (("SHARD 0-8191", "a:1"), ("SHARD 8192-16383", "b:1")));
         assert_eq!((first.new_shards.len(), first.moved.len()), (2, 0));
         let checker = nodes.shards()[0].route.checker.clone();
         // Slots moved, and not the one that is written to.

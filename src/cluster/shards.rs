@@ -36,7 +36,7 @@ pub struct KnownNodes {
 impl KnownNodes {
     fn connect_options(&self, host: String, port: u16) -> ConnectOptions {
         let endpoint = Endpoint::Tcp { host, port };
-        let known = self.known.iter().find(|target| target.endpoint == endpoint);
+        let known = self.known.iter().find(|connect| connect.endpoint == endpoint);
         known.cloned().unwrap_or_else(|| ConnectOptions { endpoint, ..self.endpoint.clone() })
     }
 }
@@ -72,7 +72,7 @@ impl Route {
         // A primary that hangs is not waited for to the end, or no time would be left for the one in its place.
         let instead = async {
             sleep(self.checker.timeout / 2).await;
-            if settled.load(Ordering::Relaxed) { None } else { self.by_another(start, end).await }
+            if settled.load(Ordering::Relaxed) { None } else { self.check_at_others(start, end).await }
         };
         let failed = tokio::select! {
             biased;
@@ -82,16 +82,16 @@ impl Route {
         if failed.is_empty() {
             return;
         }
-        let moved = failed.iter().find_map(|outcome| self.redirection(outcome, &self.checker.target));
+        let moved = failed.iter().find_map(|outcome| self.redirection(outcome, &self.checker.connect));
         let again = match &moved {
-            Some(target) => self.by(target.clone(), start, end).await,
-            None => self.by_another(start, end).await.unwrap_or_default(),
+            Some(connect) => self.check_at(connect.clone(), start, end).await,
+            None => self.check_at_others(start, end).await.unwrap_or_default(),
         };
         for outcome in failed {
             match (again.iter().find(|again| again.db == outcome.db), &moved) {
                 (Some(again), _) => emit(again.clone()),
-                (None, Some(target)) if Instant::now() >= end => {
-                    let phase = Phase::Connect(target.endpoint.to_string());
+                (None, Some(connect)) if Instant::now() >= end => {
+                    let phase = Phase::Connect(connect.endpoint.to_string());
                     emit(Outcome { result: Err(Failure::timeout(&phase, self.checker.timeout)), ..outcome });
                 }
                 (None, _) => emit(outcome),
@@ -100,15 +100,15 @@ impl Route {
     }
 
     /// What one of the others says that takes the writes, itself or by redirection; none when nobody does.
-    async fn by_another(&self, start: Instant, end: Instant) -> Option<Vec<Outcome>> {
+    async fn check_at_others(&self, start: Instant, end: Instant) -> Option<Vec<Outcome>> {
         for (place, other) in self.others.iter().enumerate() {
             let now = Instant::now();
             let left = end.saturating_duration_since(now);
             let end = if place + 1 == self.others.len() { end } else { now + left / 2 };
-            let mut outcomes = self.by(other.clone(), start, end).await;
+            let mut outcomes = self.check_at(other.clone(), start, end).await;
             let moved = outcomes.first().and_then(|outcome| self.redirection(outcome, other));
-            if let Some(moved) = moved.filter(|moved| moved.endpoint != self.checker.target.endpoint) {
-                outcomes = self.by(moved, start, end).await;
+            if let Some(moved) = moved.filter(|moved| moved.endpoint != self.checker.connect.endpoint) {
+                outcomes = self.check_at(moved, start, end).await;
             }
             if outcomes.first().is_some_and(|outcome| outcome.result.is_ok()) {
                 return Some(outcomes);
@@ -118,12 +118,12 @@ impl Route {
     }
 
     /// The same check by another node. It began at `start`.
-    async fn by(&self, target: ConnectOptions, start: Instant, end: Instant) -> Vec<Outcome> {
+    async fn check_at(&self, connect: ConnectOptions, start: Instant, end: Instant) -> Vec<Outcome> {
         let before = start.elapsed();
         let mut outcomes = Vec::new();
         if Instant::now() < end {
-            debug!("{} is asked in the place of {}", target.endpoint, self.checker.target.endpoint);
-            let checker = self.checker.elsewhere(target, self.checker.canary.clone());
+            debug!("{} is asked in the place of {}", connect.endpoint, self.checker.connect.endpoint);
+            let checker = self.checker.for_server(connect, self.checker.canary.clone());
             let mut keep = |mut outcome: Outcome| {
                 outcome.details.elapsed += before;
                 outcomes.push(outcome);
@@ -190,7 +190,7 @@ pub struct ShardChange {
 }
 
 /// The nodes of a topology, and how they are dialled.
-pub struct Division<'a> {
+pub struct ShardUpdate<'a> {
     pub nodes: &'a [Node],
     /// Every slot has an owner, so that a shard which is not found is gone.
     pub is_whole: bool,
@@ -200,7 +200,7 @@ pub struct Division<'a> {
     pub checker: &'a Checker,
 }
 
-impl Division<'_> {
+impl ShardUpdate<'_> {
     /// Finds the shards among the nodes, and the known ones among those.
     pub fn apply(&self, shards: &mut Vec<Shard>) -> ShardChange {
         let mut change = ShardChange::default();
@@ -240,7 +240,7 @@ impl Division<'_> {
         };
 
         let connect_options = self.connect_options;
-        let new_checker = || Arc::new(self.checker.elsewhere(connect_options(owner), Some(Canary::tagged(&tag))));
+        let new_checker = || Arc::new(self.checker.for_server(connect_options(owner), Some(Canary::tagged(&tag))));
         let checker = checker.unwrap_or_else(new_checker);
         let replicas = self.nodes.iter().filter(|node| node.replicates.as_ref() == Some(&owner.name));
         let others = replicas.map(connect_options).collect();

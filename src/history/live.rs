@@ -40,7 +40,7 @@ impl LiveHistory {
             Event::CheckEnded { target, oldest } => self.fold_due(target, *oldest, &mut derived),
             Event::TopologyChanged { tick, change } => {
                 for (target, change) in change.changes() {
-                    self.note_change(target, tick.at.stamp, change, &mut derived);
+                    self.record_change(target, tick.at.stamp, change, &mut derived);
                 }
             }
             Event::CycleCompleted { at, break_duration, .. } => {
@@ -79,11 +79,11 @@ impl LiveHistory {
     }
 
     fn take_check(&mut self, check: &CheckFinished, derived: &mut Vec<Event>) {
-        self.fold_due(&check.subject.who, check.oldest, derived);
+        self.fold_due(&check.subject.target, check.oldest, derived);
         if check.tick.number <= check.oldest {
             self.fold(check, derived);
         } else {
-            self.lane(&check.subject.who).order.hold_back(check.tick.number, check.clone());
+            self.lane(&check.subject.target).order.hold_back(check.tick.number, check.clone());
         }
     }
 
@@ -104,9 +104,9 @@ impl LiveHistory {
     fn fold(&mut self, CheckFinished { subject, tick, outcome, .. }: &CheckFinished, derived: &mut Vec<Event>) {
         let at = tick.at.stamp;
         // Any node may tell of the cluster, and any of a shard's be its primary: that it was another one is no change.
-        if !matches!(subject.who, Target::Cluster | Target::Shard(_)) {
-            for change in self.lane(&subject.who).observed.update(&outcome.details.connection) {
-                self.note_change(subject.who.clone(), at, change, derived);
+        if !matches!(subject.target, Target::Cluster | Target::Shard(_)) {
+            for change in self.lane(&subject.target).observed.update(&outcome.details.connection) {
+                self.record_change(subject.target.clone(), at, change, derived);
             }
         }
 
@@ -133,8 +133,8 @@ impl LiveHistory {
         }
     }
 
-    fn note_change(&mut self, who: Target, at: Stamp, change: Change, derived: &mut Vec<Event>) {
-        let changed = Changed { who, at, change };
+    fn record_change(&mut self, target: Target, at: Stamp, change: Change, derived: &mut Vec<Event>) {
+        let changed = Changed { target, at, change };
         self.ledger.change(changed.clone());
         derived.push(Event::Changed(changed));
     }

@@ -37,8 +37,8 @@ pub struct Outage {
     onset: Duration,
     /// How long the check took that ended it: the server may have come back while that check waited.
     recovery: Duration,
-    /// The bounds that a live run told, where this was read from its log.
-    told: Option<(Duration, Option<Duration>)>,
+    /// The bounds that a live run reported, where this was read from its log.
+    reported: Option<(Duration, Option<Duration>)>,
     /// For some time between the two successes nothing was observed.
     pub spans_gap: bool,
     pub failed_checks: u64,
@@ -51,7 +51,7 @@ pub struct Outage {
 impl Outage {
     /// It lasted no shorter than this.
     pub fn at_least(&self) -> Duration {
-        if let Some((at_least, _)) = self.told {
+        if let Some((at_least, _)) = self.reported {
             return at_least;
         }
         self.last_failure.since.saturating_sub(self.first_failure.since + self.onset)
@@ -59,7 +59,7 @@ impl Outage {
 
     /// It lasted no longer than this; none when an end of it was not observed.
     pub fn at_most(&self) -> Option<Duration> {
-        if let Some((_, at_most)) = self.told {
+        if let Some((_, at_most)) = self.reported {
             return at_most;
         }
         let (before, after) = (self.last_success_before?, self.first_success_after?);
@@ -148,8 +148,8 @@ impl OutageHistory {
 
     /// Takes the bounds that a live run told of the outage that ended last: it knew more than its log tells.
     pub fn set_reported_bounds(&mut self, at_least: Duration, at_most: Option<Duration>) {
-        if let Some(outage) = self.ended.last_mut().filter(|outage| outage.told.is_none()) {
-            outage.told = Some((at_least, at_most));
+        if let Some(outage) = self.ended.last_mut().filter(|outage| outage.reported.is_none()) {
+            outage.reported = Some((at_least, at_most));
         }
     }
 
@@ -185,7 +185,7 @@ impl OutageHistory {
             first_success_after: None,
             onset: took,
             recovery: Duration::ZERO,
-            told: None,
+            reported: None,
             spans_gap: false,
             failed_checks: 0,
             kinds: BTreeMap::new(),

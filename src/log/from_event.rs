@@ -35,7 +35,7 @@ pub fn records_of(event: Event, records: &mut Vec<Record>) {
         Event::ScanFinished(scan) => return records.extend(records_of_scan(scan)),
         Event::OutageBegan { subject, at, .. } => Mark::OutageBegan { subject, at },
         Event::OutageEnded { subject, at, at_least, at_most } => Mark::OutageEnded { subject, at, at_least, at_most },
-        Event::Changed(Changed { who, at, change }) => Mark::Changed { who, at, change },
+        Event::Changed(Changed { target, at, change }) => Mark::Changed { target, at, change },
         Event::TickStarted(_) | Event::CheckEnded { .. } | Event::TopologyChanged { .. } => return,
     };
     records.push(Record::Mark(mark));

@@ -86,7 +86,7 @@ pub enum Mark {
     },
     /// The target is not as it was at the check before.
     Changed {
-        who: Target,
+        target: Target,
         at: Stamp,
         change: Change,
     },
@@ -179,7 +179,7 @@ pub enum Entry {
         /// None where the line does not tell.
         elapsed: Option<Duration>,
         /// The server that answered, where the line tells.
-        contact: Option<Box<ConnectionInfo>>,
+        connection: Option<Box<ConnectionInfo>>,
     },
     /// Each check of the block also wrote a canary key.
     BlockWrites,

@@ -49,7 +49,7 @@ pub struct Change {
 /// Something about who was checked was not as before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed {
-    pub who: Target,
+    pub target: Target,
     pub at: Stamp,
     pub change: Change,
 }
@@ -119,11 +119,11 @@ impl Observed {
     ///
     /// A name that moved is compared with what was behind it before. Where it has several addresses at once, each is
     /// compared with itself.
-    pub fn update(&mut self, contact: &ConnectionInfo) -> Vec<Change> {
+    pub fn update(&mut self, info: &ConnectionInfo) -> Vec<Change> {
         let mut changes = Vec::new();
         let before = self.address;
-        let address = contact.peer.map(|peer| peer.ip()).or(before);
-        let moved = before.filter(|before| address != Some(*before) && !contact.addresses.contains(before));
+        let address = info.peer.map(|peer| peer.ip()).or(before);
+        let moved = before.filter(|before| address != Some(*before) && !info.addresses.contains(before));
         let mut compare = |aspect, from: Option<String>, to: Option<String>| {
             if let (Some(from), Some(to)) = (from, to)
                 && from != to
@@ -133,7 +133,7 @@ impl Observed {
         };
         compare(Aspect::Address, moved.map(|ip| ip.to_string()), address.map(|ip| ip.to_string()));
         let known = self.identities.get(&if moved.is_some() { before } else { address }).cloned().unwrap_or_default();
-        let told = &contact.identity;
+        let told = &info.identity;
         compare(Aspect::Role, known.role.map(|role| role.to_string()), told.role.map(|role| role.to_string()));
         compare(Aspect::Engine, known.engine_and_version(), told.engine_and_version());
         // Another server has another run id; only at the same address does that mean a restart.
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn changes_are_what_differs_from_the_last_that_was_told() {
-        let contact = |peer: Option<&str>, addresses: &[&str], identity: &Identity| ConnectionInfo {
+        let info = |peer: Option<&str>, addresses: &[&str], identity: &Identity| ConnectionInfo {
             peer: peer.map(|ip| format!("{ip}:6379").parse().unwrap()),
             addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
             identity: identity.clone(),
@@ -175,9 +175,8 @@ mod tests {
         let aspects = |changes: Vec<Change>| changes.into_iter().map(|change| change.aspect).collect::<Vec<_>>();
         let (old, new) = ("10.0.1.5", "10.0.2.9");
         let mut observed = Observed::default();
-        let mut update = |peer, addresses: &[&str], identity: Identity| {
-            aspects(observed.update(&contact(peer, addresses, &identity)))
-        };
+        let mut update =
+            |peer, addresses: &[&str], identity: Identity| aspects(observed.update(&info(peer, addresses, &identity)));
         assert_eq!(update(Some(old), &[old], server(Role::Primary, "a")), []);
         assert_eq!(update(Some(old), &[old], server(Role::Primary, "a")), []);
         assert_eq!(update(None, &[], Identity::default()), []);

@@ -187,7 +187,7 @@ impl Failure {
 
     /// A name that the system's resolver could not turn into an address.
     pub fn dns(host: &str, error: &io::Error) -> Self {
-        let text = os_text(error);
+        let text = error_text(error);
         let reason = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
         Failure::new(Kind::Dns, format!("{host}: {reason}"))
     }
@@ -218,11 +218,11 @@ impl Failure {
 
 /// How many bytes of an error reply are words that engines begin replies with: those of Redis and Valkey, whose `server.c`
 /// has most (`createSharedObjects`). What follows may be anything.
-pub fn stock_length(wire: &str) -> usize {
-    STOCK.iter().filter(|text| wire.starts_with(**text)).map(|text| text.len()).max().unwrap_or(0)
+pub fn known_prefix_length(wire: &str) -> usize {
+    KNOWN_PREFIXES.iter().filter(|text| wire.starts_with(**text)).map(|text| text.len()).max().unwrap_or(0)
 }
 
-const STOCK: [&str; 42] = [
+const KNOWN_PREFIXES: [&str; 42] = [
     "ERR ",
     "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
     "ERR Client sent AUTH, but no password is set",
@@ -286,7 +286,7 @@ impl From<io::Error> for Failure {
             Io::InvalidData => Kind::Protocol,
             _ => Kind::Error,
         };
-        Failure::new(kind, os_text(&error))
+        Failure::new(kind, error_text(&error))
     }
 }
 
@@ -308,7 +308,7 @@ impl Failure {
 }
 
 /// An I/O error's text without Rust's ` (os error 111)`: the logs are read by people who know errno's texts.
-fn os_text(error: &io::Error) -> String {
+fn error_text(error: &io::Error) -> String {
     let text = error.to_string();
     match text.rfind(" (os error ") {
         Some(end) => text[..end].to_owned(),

@@ -9,6 +9,7 @@ pub mod duration;
 pub mod endpoint;
 pub mod event;
 pub mod failure;
+pub mod notify;
 pub mod outcome;
 pub mod schedule;
 pub mod secret;

@@ -26,7 +26,7 @@ impl Secret {
         if head.is_empty() {
             return None;
         }
-        let known = crate::model::failure::stock_length(text);
+        let known = crate::model::failure::known_prefix_length(text);
         let found = forms(&head).into_iter().chain(forms(&self.0)).filter_map(|form| {
             // What begins in the known words and goes on behind them is shown all the same.
             let from = (known + 1).saturating_sub(form.len());

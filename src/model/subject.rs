@@ -30,7 +30,7 @@ impl Target {
 /// What a check was of: the part of a line between the time and the verdict.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject {
-    pub who: Target,
+    pub target: Target,
     /// The logical database; none where a run checks a single one and its lines do not name it.
     pub db: Option<u32>,
     /// The canary write alone, where SELECT and PING passed.
@@ -46,7 +46,7 @@ impl Subject {
     /// Whether `next` is the same but for its database, which is the next one.
     pub fn is_before(&self, next: &Subject) -> bool {
         let neighbours = self.db.zip(next.db).is_some_and(|(db, next)| next == db + 1);
-        neighbours && (&self.who, self.write) == (&next.who, next.write)
+        neighbours && (&self.target, self.write) == (&next.target, next.write)
     }
 
     /// Neighbours as one name: `DB 0-15`.
@@ -71,13 +71,13 @@ impl Subject {
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.who, self.db) {
+        match (&self.target, self.db) {
             (Target::Endpoint, Some(_)) => {}
             (Target::Endpoint, None) => f.write_str("endpoint")?,
-            (who, _) => write!(f, "{who}")?,
+            (target, _) => write!(f, "{target}")?,
         }
         if let Some(db) = self.db {
-            let space = if self.who == Target::Endpoint { "" } else { " " };
+            let space = if self.target == Target::Endpoint { "" } else { " " };
             write!(f, "{space}DB {db}")?;
         }
         f.write_str(if self.write { " WRITE" } else { "" })

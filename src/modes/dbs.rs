@@ -17,7 +17,7 @@ use crate::model::subject::Target;
 use crate::modes::prober::Prober;
 use crate::modes::queue::queue;
 use crate::modes::recorder::{Recorded, Recorder};
-use crate::modes::session::{Needs, Session};
+use crate::modes::session::{Session, SessionOptions};
 use crate::output::console::Console;
 use crate::output::progress;
 use crate::output::scan_console::{ScanConsole, Shown};
@@ -27,14 +27,14 @@ use crate::output::scan_console::{ScanConsole, Shown};
 /// # Errors
 /// Nothing was checked: a certificate, the password or the log folder cannot be had.
 pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit> {
-    let needs = Needs {
+    let options = SessionOptions {
         console: Console::direct(),
         logs: &[Destination::Health, Destination::Error],
         // The classic block has no room for what a server tells of itself.
         server_info: json || plan.log.format == Format::Json,
         lock: false,
     };
-    let mut session = Session::open(&plan, needs).await?;
+    let mut session = Session::open(&plan, options).await?;
     let finished = Arc::<Mutex<Vec<CheckFinished>>>::default();
     let mut prober = session.prober(true, collect_into(&finished));
 
@@ -98,7 +98,7 @@ fn collect_into(finished: &Arc<Mutex<Vec<CheckFinished>>>) -> Arc<dyn Fn(Event) 
 /// Nodes answer in any order, and each one's databases in their own.
 fn in_order(mut finished: Vec<CheckFinished>, order: &[Target]) -> Vec<CheckResult> {
     if order.len() > 1 {
-        finished.sort_by_key(|check| order.iter().position(|target| *target == check.subject.who));
+        finished.sort_by_key(|check| order.iter().position(|target| *target == check.subject.target));
     }
     let result = |CheckFinished { subject, tick, outcome, .. }: CheckFinished| CheckResult {
         subject,
@@ -119,7 +119,7 @@ async fn record(
 ) -> anyhow::Result<Exit> {
     let metrics = session.metrics();
     let Session { console, checker, log, mut signals, .. } = session;
-    let scan_console = ScanConsole::new(console.clone(), checker.target.endpoint.to_string(), shown);
+    let scan_console = ScanConsole::new(console.clone(), checker.connect.endpoint.to_string(), shown);
     let sinks = metrics.into_iter().chain([Box::new(scan_console) as Box<dyn Sink>]).collect();
     let recorder = Recorder { log, history: LiveHistory::default(), sinks };
 

@@ -136,7 +136,7 @@ impl Recording {
         }
 
         let lost = self.queue.waiting() + self.queue.lost();
-        console.last_word(format_args!("records that could not be written in time: {lost}"));
+        console.final_notice(format_args!("records that could not be written in time: {lost}"));
         Ended { signal, lost }
     }
 }

@@ -8,7 +8,7 @@ use crate::cli::plan::ReportPlan;
 use crate::exit_code::Exit;
 use crate::log::read;
 use crate::output::console::Console;
-use crate::report::text::Look;
+use crate::report::text::Style;
 use crate::report::{Report, build, html, json, text};
 
 /// Reads the logs, prints the report, and writes the page if one was asked for.
@@ -43,7 +43,7 @@ pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
     }
     match plan.json {
         true => console.line(json::render(&report)),
-        false => console.line(text::render(&report, &Look::of_standard_output())),
+        false => console.line(text::render(&report, &Style::of_standard_output())),
     }
 
     Ok(if report.outages() > 0 { Exit::Failed } else { Exit::Healthy })

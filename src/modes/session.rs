@@ -8,11 +8,12 @@ use crate::cli::plan::Plan;
 use crate::log::record::Destination;
 use crate::log::write::Log;
 use crate::model::event::Sink;
+use crate::model::notify::Notify;
 use crate::modes::lock::Lock;
 use crate::modes::prober::{Prober, SendEvent};
 use crate::modes::signals::Signals;
 use crate::output::console::Console;
-use crate::output::metrics::{Metrics, Notify};
+use crate::output::metrics::Metrics;
 use crate::output::trace::Trace;
 use crate::probe::canary::Canary;
 use crate::probe::checker::Checker;
@@ -22,7 +23,7 @@ use crate::probe::server_info::ServerInfo;
 use crate::probe::tls::Tls;
 
 /// How a mode differs from the other.
-pub struct Needs {
+pub struct SessionOptions {
     pub console: Console,
     /// The log files that it writes.
     pub logs: &'static [Destination],
@@ -48,8 +49,8 @@ impl Session {
     ///
     /// # Errors
     /// A certificate, the password or the log folder cannot be had, or another run holds the folder.
-    pub async fn open(plan: &Plan, needs: Needs) -> anyhow::Result<Self> {
-        let Needs { console, logs, server_info, lock } = needs;
+    pub async fn open(plan: &Plan, options: SessionOptions) -> anyhow::Result<Self> {
+        let SessionOptions { console, logs, server_info, lock } = options;
         let trace = Trace::start(plan.verbose, plan.trace_dir.as_deref(), plan.clock, &console)?;
         for warning in &plan.warnings {
             console.notice(warning);
@@ -60,7 +61,7 @@ impl Session {
         let take = || Lock::take(folder, &console);
         let early = (lock && folder.is_dir()).then(take).transpose()?;
         let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
-        let login = CredentialsProvider::fetch(plan.login.clone(), notify(&console)).await?;
+        let credentials = CredentialsProvider::fetch(plan.credentials.clone(), notify(&console)).await?;
         let lock = match early {
             None if lock => Some(take()?),
             early => early,
@@ -69,12 +70,12 @@ impl Session {
         let log = Log::open(&plan.log, logs, notify(&console))?;
         let signals = Signals::listen()?;
         let checker = Checker {
-            target: ConnectOptions { endpoint: plan.endpoint.clone(), tls, login },
+            connect: ConnectOptions { endpoint: plan.endpoint.clone(), tls, credentials },
             resolver: Resolver::new(plan.timeout),
             databases: plan.databases,
             timeout: plan.timeout,
             deadline: plan.deadline,
-            identify: ServerInfo::new(server_info),
+            server_info: ServerInfo::new(server_info),
             expect_role: plan.expect_role,
             canary: plan.canary.then(|| Canary::new().of_cluster(plan.cluster)),
             settled: AtomicU64::new(0),

@@ -19,17 +19,17 @@ const BACKLOG: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a process that gives up waits for its last word to be taken.
-const LAST_WORD: Duration = Duration::from_millis(50);
+const FINAL_NOTICE: Duration = Duration::from_millis(50);
 
 /// The two standard streams, by whole lines.
 #[derive(Clone)]
 pub struct Console {
-    way: Arc<Way>,
+    output: Arc<Output>,
     /// Lines that were dropped because the stream did not take those before them.
     dropped: Arc<AtomicU64>,
 }
 
-enum Way {
+enum Output {
     /// Written at once: for runs that have nothing else to do meanwhile.
     Direct,
     /// Written by a thread of its own, so that a reader that pauses (`| less`, Ctrl-S) delays no check.
@@ -47,7 +47,7 @@ enum Message {
 impl Console {
     /// A console whose lines are written at once.
     pub fn direct() -> Self {
-        Console { way: Arc::new(Way::Direct), dropped: Arc::default() }
+        Console { output: Arc::new(Output::Direct), dropped: Arc::default() }
     }
 
     /// A console whose lines are written by a thread of its own.
@@ -59,24 +59,24 @@ impl Console {
         let thread = std::thread::Builder::new().name("console".to_owned()).spawn(move || serve(&receiver));
         // Not joined: a thread that is stuck in a write may never end.
         thread.context("cannot start the console: no thread is left; raise the limit of processes")?;
-        Ok(Console { way: Arc::new(Way::Thread(sender)), dropped: Arc::default() })
+        Ok(Console { output: Arc::new(Output::Thread(sender)), dropped: Arc::default() })
     }
 
     /// Writes a line, or several, to standard output.
     pub fn line(&self, text: impl Display) {
         let text = format!("{text}\n");
-        match &*self.way {
-            Way::Direct => write(io::stdout(), &text),
-            Way::Thread(sender) => self.pass(sender, Message::Line(text)),
+        match &*self.output {
+            Output::Direct => write(io::stdout(), &text),
+            Output::Thread(sender) => self.pass(sender, Message::Line(text)),
         }
     }
 
     /// Writes a line to standard error.
     pub fn notice(&self, text: impl Display) {
         let text = format!("redis-health: {text}\n");
-        match &*self.way {
-            Way::Direct => write(io::stderr(), &text),
-            Way::Thread(sender) => self.pass(sender, Message::Notice(text)),
+        match &*self.output {
+            Output::Direct => write(io::stderr(), &text),
+            Output::Thread(sender) => self.pass(sender, Message::Notice(text)),
         }
     }
 
@@ -88,19 +88,19 @@ impl Console {
 
     /// Whether a status line would be seen.
     pub fn has_status(&self) -> bool {
-        matches!(*self.way, Way::Thread(_)) && io::stderr().is_terminal()
+        matches!(*self.output, Output::Thread(_)) && io::stderr().is_terminal()
     }
 
     /// Replaces the status line on standard error; it stays below all other lines.
     pub fn status(&self, text: String) {
-        if let Way::Thread(sender) = &*self.way {
+        if let Output::Thread(sender) = &*self.output {
             let _ = sender.try_send(Message::Status(text));
         }
     }
 
     /// Writes the last lines to standard output, removes the status line, and waits until all is taken.
     pub fn finish(&self, last: impl Display) {
-        let Way::Thread(sender) = &*self.way else { return self.line(last) };
+        let Output::Thread(sender) = &*self.output else { return self.line(last) };
         let end = Instant::now() + PATIENCE;
         let dropped = self.dropped.load(Ordering::Relaxed);
         let told = format!("redis-health: lines that standard output did not take: {dropped}\n");
@@ -113,10 +113,10 @@ impl Console {
     }
 
     /// Writes a line to standard error, and waits a moment until it is taken: the process is about to give up.
-    pub fn last_word(&self, text: impl Display) {
+    pub fn final_notice(&self, text: impl Display) {
         self.notice(text);
-        if let Way::Thread(sender) = &*self.way {
-            wait_until_taken(Instant::now() + LAST_WORD, sender);
+        if let Output::Thread(sender) = &*self.output {
+            wait_until_taken(Instant::now() + FINAL_NOTICE, sender);
         }
     }
 }

@@ -90,7 +90,7 @@ impl CyclesConsole {
         let end = if self.status.in_break { cycle_end + break_duration } else { cycle_end };
         self.status.left = end.saturating_sub(self.start.elapsed());
 
-        let down = self.down.iter().find(|(subject, _)| self.active.contains(&subject.who));
+        let down = self.down.iter().find(|(subject, _)| self.active.contains(&subject.target));
         self.status.down = down.map(|(_, since)| *since);
         self.console.status(self.status.line());
     }

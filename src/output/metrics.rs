@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::model::change::{ActiveTargets, TopologyChange};
 use crate::model::clock::{Clock, Stamp};
 use crate::model::event::{CheckFinished, Event, Sink};
 use crate::model::failure::{Failure, Kind};
+use crate::model::notify::Notify;
 use crate::model::outcome::CheckResult;
 use crate::model::subject::{Subject, Target};
 
@@ -42,9 +42,6 @@ pub struct Metrics {
     /// The file could not be written the last time, which was said.
     is_failing: bool,
 }
-
-/// Where notices go.
-pub type Notify = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// The figures of one subject. Times are seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -90,7 +87,7 @@ impl Metrics {
     /// Forgets the targets that are checked no more.
     fn forget(&mut self, change: &TopologyChange) {
         self.active.update(change);
-        self.series.retain(|subject, _| self.active.contains(&subject.who));
+        self.series.retain(|subject, _| self.active.contains(&subject.target));
     }
 
     fn observe_one(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<Kind>) {
@@ -121,7 +118,7 @@ impl Metrics {
 
     fn labels(&self, subject: &Subject) -> String {
         let mut labels = format!("endpoint=\"{}\"", escaped(&self.endpoint));
-        match &subject.who {
+        match &subject.target {
             Target::Endpoint => {}
             Target::Held => labels.push_str(",connection=\"held\""),
             Target::Cluster => labels.push_str(",node=\"cluster\""),
@@ -189,7 +186,7 @@ impl Metrics {
 impl Sink for Metrics {
     fn take(&mut self, event: &Event) {
         match event {
-            Event::CheckFinished(check) if self.active.contains(&check.subject.who) => {
+            Event::CheckFinished(check) if self.active.contains(&check.subject.target) => {
                 let CheckFinished { subject, tick, outcome, .. } = check;
                 let failure = outcome.result.as_ref().err();
                 self.observe(subject, tick.at.stamp, outcome.details.elapsed, failure, tick.writes);
@@ -240,6 +237,8 @@ fn escaped(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use chrono::DateTime;
 
     use super::*;

@@ -77,9 +77,9 @@ fn block(scan: &Scan) -> Record {
 
 /// `cache.example:6379: 16 databases checked in 1.3 ms, 14 running, 2 not running (timeout 1, reset 1)`.
 fn summary(checks: &[CheckResult], endpoint: &str, took: Duration) -> String {
-    let (whole, checks): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.subject.who == Target::Cluster);
+    let (whole, checks): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.subject.target == Target::Cluster);
     let (shards, databases): (Vec<_>, Vec<_>) =
-        checks.into_iter().partition(|check| matches!(check.subject.who, Target::Shard(_)));
+        checks.into_iter().partition(|check| matches!(check.subject.target, Target::Shard(_)));
     let mut kinds = BTreeMap::<Kind, u64>::new();
     for failure in databases.iter().filter_map(|check| check.result.as_ref().err()) {
         *kinds.entry(failure.kind).or_default() += 1;
@@ -88,8 +88,8 @@ fn summary(checks: &[CheckResult], endpoint: &str, took: Duration) -> String {
     let millis = took.as_secs_f64() * 1000.0;
     let plural = if databases.len() == 1 { "database" } else { "databases" };
     let mut text = format!("{endpoint}: {} {plural} ", databases.len());
-    if databases.iter().any(|check| check.subject.who != Target::Endpoint) {
-        let nodes = databases.chunk_by(|a, b| a.subject.who == b.subject.who).count();
+    if databases.iter().any(|check| check.subject.target != Target::Endpoint) {
+        let nodes = databases.chunk_by(|a, b| a.subject.target == b.subject.target).count();
         let _ = write!(text, "on {nodes} {} ", if nodes == 1 { "node" } else { "nodes" });
     }
     let _ = write!(text, "checked in {millis:.1} ms, {} running", databases.len() as u64 - failed);
@@ -98,7 +98,7 @@ fn summary(checks: &[CheckResult], endpoint: &str, took: Duration) -> String {
         let _ = write!(text, ", {failed} not running ({})", kinds.join(", "));
     }
     if !shards.is_empty() {
-        let shards: Vec<_> = shards.chunk_by(|a, b| a.subject.who == b.subject.who).collect();
+        let shards: Vec<_> = shards.chunk_by(|a, b| a.subject.target == b.subject.target).collect();
         let taking = shards.iter().filter(|shard| shard.iter().all(|check| check.result.is_ok())).count();
         let _ = write!(text, "; {taking} of {} shards take writes", shards.len());
     }
@@ -128,9 +128,9 @@ mod tests {
     fn neighbours_that_failed_alike_share_a_line() {
         let refused = || Err(Failure::new(Kind::Refused, "Connection refused"));
         let results = [refused(), refused(), Ok(()), refused(), Err(Failure::new(Kind::Reset, "x"))];
-        let checked = |who: Target, db, result| {
-            let db = (who != Target::Cluster).then_some(db);
-            let subject = Subject { who, db, write: false };
+        let checked = |target: Target, db, result| {
+            let db = (target != Target::Cluster).then_some(db);
+            let subject = Subject { target, db, write: false };
             CheckResult { subject, result, details: Details::default(), writes: false }
         };
         let mut checks: Vec<_> =

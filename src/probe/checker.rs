@@ -39,14 +39,14 @@ const FIRST_CHUNK: u32 = 32;
 /// What to check, and how.
 #[derive(Debug)]
 pub struct Checker {
-    pub target: ConnectOptions,
+    pub connect: ConnectOptions,
     pub resolver: Resolver,
     pub databases: Databases,
     /// How long one check may take, from name look-up to the last reply.
     pub timeout: Duration,
     /// How long the checks of all databases may take.
     pub deadline: Duration,
-    pub identify: ServerInfo,
+    pub server_info: ServerInfo,
     /// The role that the server must have for a check to pass.
     pub expect_role: Option<Role>,
     /// The write that is part of each check.
@@ -109,13 +109,8 @@ struct Pipeline<'c> {
 }
 
 impl Checker {
-    /// Checks every database once. Each outcome is emitted as soon as it is known, so that none is lost if this future
-    /// is dropped.
-    pub async fn run(&self, emit: Emit<'_>) {
-        self.run_until(Instant::now() + self.deadline, emit).await;
-    }
-
-    /// Like [`run`](Self::run), but all must be settled at `end`. The text of a timeout still names the user's limits.
+    /// Checks every database once, before `end`. Each outcome is emitted as soon as it is known, so that none is lost if
+    /// this future is dropped. The text of a timeout names the user's limits, even if `end` comes earlier.
     pub async fn run_until(&self, end: Instant, emit: Emit<'_>) {
         let mut progress = Progress { end, ..self.begin(self.databases, emit) };
         while progress.next <= progress.last {
@@ -146,7 +141,7 @@ impl Checker {
     async fn connect_and_ask(&self, progress: &mut Progress<'_>) -> ConnectionEnd {
         let deadline = Deadline::after(self.timeout).no_later_than(progress.end);
         let mut info = ConnectionInfo::default();
-        let opened = Connection::open(&self.target, &self.resolver, deadline, &mut info).await;
+        let opened = Connection::open(&self.connect, &self.resolver, deadline, &mut info).await;
         progress.connection = Arc::new(info);
 
         match opened {
@@ -156,14 +151,14 @@ impl Checker {
     }
 
     /// The same checks for another server, with the writes that are meant for it.
-    pub fn elsewhere(&self, target: ConnectOptions, canary: Option<Canary>) -> Self {
+    pub fn for_server(&self, connect: ConnectOptions, canary: Option<Canary>) -> Self {
         Checker {
-            target,
+            connect,
             resolver: Resolver::new(self.timeout),
             databases: self.databases,
             timeout: self.timeout,
             deadline: self.deadline,
-            identify: ServerInfo::new(self.identify.wanted),
+            server_info: ServerInfo::new(self.server_info.wanted),
             expect_role: self.expect_role,
             canary,
             settled: AtomicU64::new(0),
@@ -274,7 +269,7 @@ impl Checker {
             unsent: first,
             chunk,
             may_wait,
-            queries: self.identify.queries(self.expect_role),
+            queries: self.server_info.queries(self.expect_role),
             writes: VecDeque::new(),
             role: Ok(()),
             answered: false,
@@ -361,7 +356,7 @@ impl Checker {
     /// Reads what the server tells about itself, and whether its role is the expected one.
     async fn read_server_info(&self, progress: &mut Progress<'_>, pipeline: &mut Pipeline<'_>) {
         let queries = std::mem::take(&mut pipeline.queries);
-        let (identity, role) = self.identify.read(queries, pipeline.connection, pipeline.deadline).await;
+        let (identity, role) = self.server_info.read(queries, pipeline.connection, pipeline.deadline).await;
         pipeline.role = role;
         if let Some(identity) = identity {
             Arc::make_mut(&mut progress.connection).identity = identity;

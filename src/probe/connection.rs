@@ -32,7 +32,7 @@ use crate::probe::tls::{self, Tls};
 pub struct ConnectOptions {
     pub endpoint: Endpoint,
     pub tls: Option<Tls>,
-    pub login: Option<CredentialsProvider>,
+    pub credentials: Option<CredentialsProvider>,
 }
 
 /// A byte stream to a server: TCP, TLS over TCP, or a Unix socket.
@@ -80,21 +80,21 @@ impl Connection {
             may_require_tls: options.tls.is_none() && matches!(options.endpoint, Endpoint::Tcp { .. }),
         };
 
-        if let Some(login) = &options.login {
-            timed(&mut info.timings.auth, connection.authenticate(login, deadline)).await?;
+        if let Some(provider) = &options.credentials {
+            timed(&mut info.timings.auth, connection.authenticate(provider, deadline)).await?;
             debug!("authenticated after {}", brief(info.timings.auth));
         }
         Ok(connection)
     }
 
     /// Presents the current credentials. The provider is told when the server rejects the password.
-    async fn authenticate(&mut self, login: &CredentialsProvider, deadline: Deadline) -> Result<(), Failure> {
-        let credentials = login.credentials();
+    async fn authenticate(&mut self, provider: &CredentialsProvider, deadline: Deadline) -> Result<(), Failure> {
+        let credentials = provider.credentials();
         self.presented = Some(credentials.clone());
 
         let authenticated = self.send_auth(&credentials, deadline).await;
         if authenticated.as_ref().is_err_and(Failure::is_wrong_password) {
-            login.rejected(&credentials);
+            provider.rejected(&credentials);
         }
         authenticated
     }
@@ -105,13 +105,13 @@ impl Connection {
     ///
     /// # Errors
     /// The server rejected the credentials, or the connection broke.
-    pub async fn reauthenticate(&mut self, login: &CredentialsProvider, deadline: Deadline) -> Result<(), Failure> {
-        if self.presented.as_ref().is_some_and(|presented| Arc::ptr_eq(presented, &login.credentials())) {
+    pub async fn reauthenticate(&mut self, provider: &CredentialsProvider, deadline: Deadline) -> Result<(), Failure> {
+        if self.presented.as_ref().is_some_and(|presented| Arc::ptr_eq(presented, &provider.credentials())) {
             return Ok(());
         }
 
         let mut elapsed = Duration::ZERO;
-        timed(&mut elapsed, self.authenticate(login, deadline)).await?;
+        timed(&mut elapsed, self.authenticate(provider, deadline)).await?;
         debug!("authenticated anew after {}", brief(elapsed));
         Ok(())
     }

@@ -18,33 +18,33 @@ use crate::probe::deadline::Deadline;
 pub struct PersistentConnection {
     checker: Arc<Checker>,
     /// None before the first check, and after the connection broke.
-    kept: Mutex<Option<Kept>>,
+    current: Mutex<Option<OpenConnection>>,
 }
 
-struct Kept {
+struct OpenConnection {
     connection: Connection,
     info: Arc<ConnectionInfo>,
 }
 
 impl PersistentConnection {
     pub fn new(checker: Arc<Checker>) -> Self {
-        PersistentConnection { checker, kept: Mutex::new(None) }
+        PersistentConnection { checker, current: Mutex::new(None) }
     }
 
     /// Checks over the kept connection. If that broke, a new one is opened and kept.
     ///
     /// While an earlier check still waits for its reply, nothing is sent and nothing emitted.
     pub async fn check(&self, emit: Emit<'_>) {
-        let Ok(mut kept) = self.kept.try_lock() else { return };
+        let Ok(mut current) = self.current.try_lock() else { return };
         let start = Instant::now();
         let deadline = Deadline::after(self.checker.timeout);
         let db = self.checker.databases.first();
 
-        let ready = match kept.take() {
-            Some(kept) => self.reauthenticate(kept, deadline).await,
+        let ready = match current.take() {
+            Some(open) => self.reauthenticate(open, deadline).await,
             None => self.open(deadline).await,
         };
-        let Kept { mut connection, info } = match ready {
+        let OpenConnection { mut connection, info } = match ready {
             Ok(ready) => ready,
             Err((failure, connection)) => {
                 let details = Details { elapsed: start.elapsed(), connection, ..Details::default() };
@@ -60,23 +60,27 @@ impl PersistentConnection {
         if self.checker.ask_one(&mut connection, info.clone(), db, deadline, &mut emit).await {
             // Only this check includes the time for opening the connection.
             let info = Arc::new(ConnectionInfo { timings: Timings::default(), ..ConnectionInfo::clone(&info) });
-            *kept = Some(Kept { connection, info });
+            *current = Some(OpenConnection { connection, info });
         }
     }
 
     /// Presents credentials that are newer than the connection, as pools with long connections do.
-    async fn reauthenticate(&self, mut kept: Kept, deadline: Deadline) -> Result<Kept, (Failure, Arc<ConnectionInfo>)> {
-        let Some(login) = &self.checker.target.login else { return Ok(kept) };
-        match kept.connection.reauthenticate(login, deadline).await {
-            Ok(()) => Ok(kept),
-            Err(failure) => Err((failure, kept.info)),
+    async fn reauthenticate(
+        &self,
+        mut open: OpenConnection,
+        deadline: Deadline,
+    ) -> Result<OpenConnection, (Failure, Arc<ConnectionInfo>)> {
+        let Some(provider) = &self.checker.connect.credentials else { return Ok(open) };
+        match open.connection.reauthenticate(provider, deadline).await {
+            Ok(()) => Ok(open),
+            Err(failure) => Err((failure, open.info)),
         }
     }
 
-    async fn open(&self, deadline: Deadline) -> Result<Kept, (Failure, Arc<ConnectionInfo>)> {
+    async fn open(&self, deadline: Deadline) -> Result<OpenConnection, (Failure, Arc<ConnectionInfo>)> {
         let mut info = ConnectionInfo::default();
-        match Connection::open(&self.checker.target, &self.checker.resolver, deadline, &mut info).await {
-            Ok(connection) => Ok(Kept { connection, info: Arc::new(info) }),
+        match Connection::open(&self.checker.connect, &self.checker.resolver, deadline, &mut info).await {
+            Ok(connection) => Ok(OpenConnection { connection, info: Arc::new(info) }),
             Err(failure) => Err((failure, Arc::new(info))),
         }
     }

@@ -103,14 +103,14 @@ fn is_zero(count: &u64) -> bool {
 
 impl<'r> Database<'r> {
     fn of(row: &'r Row, failures_only: bool) -> Self {
-        let Subject { who, db, write } = &row.subject;
+        let Subject { target, db, write } = &row.subject;
         Database {
             folder: row.folder.as_deref(),
             db: *db,
-            node: node(who),
-            shard: shard(who),
-            held: *who == Target::Held,
-            cluster: *who == Target::Cluster,
+            node: node(target),
+            shard: shard(target),
+            held: *target == Target::Held,
+            cluster: *target == Target::Cluster,
             write: *write,
             checks: row.checks,
             failures: row.failures,
@@ -123,15 +123,15 @@ impl<'r> Database<'r> {
     }
 }
 
-fn node(who: &Target) -> Option<&str> {
-    match who {
+fn node(target: &Target) -> Option<&str> {
+    match target {
         Target::Node(node) => Some(node),
         _ => None,
     }
 }
 
-fn shard(who: &Target) -> Option<&str> {
-    match who {
+fn shard(target: &Target) -> Option<&str> {
+    match target {
         Target::Shard(slots) => Some(slots),
         _ => None,
     }
@@ -191,9 +191,9 @@ impl<'r> From<&'r (Folder, Changed)> for ChangeFields<'r> {
             what: changed.change.aspect.as_str(),
             from: &changed.change.from,
             to: &changed.change.to,
-            node: node(&changed.who),
-            shard: shard(&changed.who),
-            held: changed.who == Target::Held,
+            node: node(&changed.target),
+            shard: shard(&changed.target),
+            held: changed.target == Target::Held,
         }
     }
 }

@@ -148,7 +148,7 @@ impl Report {
         let mut incidents = BTreeMap::<_, Incident<'_>>::new();
         for row in &self.rows {
             for outage in &row.outages {
-                let key = (seen(outage), &row.folder, &row.subject.who, row.subject.write);
+                let key = (seen(outage), &row.folder, &row.subject.target, row.subject.write);
                 let new = || Incident { folder: &row.folder, subjects: Vec::new(), outage, at_most: None };
                 let incident = incidents.entry(key).or_insert_with(new);
                 incident.subjects.push(&row.subject);
@@ -216,14 +216,14 @@ fn in_folder(folder: &Folder, name: String) -> String {
 /// A change in the words of the logs, without its time and with short run ids.
 fn change_in_words((folder, changed): &(Folder, Changed)) -> String {
     let Change { aspect, from, to } = &changed.change;
-    let who = in_folder(folder, changed.who.to_string());
+    let target = in_folder(folder, changed.target.to_string());
     let short =
         |id: &str| if id.chars().count() > 9 { id.chars().take(8).chain(['…']).collect() } else { id.to_owned() };
     match aspect {
-        Aspect::Address => format!("{who} moved from {from} to {to}"),
-        Aspect::Role | Aspect::Engine => format!("{who} changed from {from} to {to}"),
-        Aspect::RunId => format!("{who} was restarted, run id {} became {}", short(from), short(to)),
-        Aspect::Member => format!("{who} was {from} and is {to}"),
+        Aspect::Address => format!("{target} moved from {from} to {to}"),
+        Aspect::Role | Aspect::Engine => format!("{target} changed from {from} to {to}"),
+        Aspect::RunId => format!("{target} was restarted, run id {} became {}", short(from), short(to)),
+        Aspect::Member => format!("{target} was {from} and is {to}"),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::model::duration::seconds;
 
 /// How the text is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
+pub struct Style {
     /// Columns.
     pub width: usize,
     pub colour: bool,
@@ -22,13 +22,13 @@ const LISTED: usize = 100;
 /// The width where there is no terminal.
 const WIDTH: usize = 80;
 
-impl Look {
+impl Style {
     /// As wide as the terminal of standard output, and in colour there unless `NO_COLOR` is set (no-color.org).
     pub fn of_standard_output() -> Self {
         let colour =
             std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let width = terminal_size::terminal_size().filter(|_| std::io::stdout().is_terminal());
-        Look { width: width.map_or(WIDTH, |(width, _)| usize::from(width.0).max(40)), colour }
+        Style { width: width.map_or(WIDTH, |(width, _)| usize::from(width.0).max(40)), colour }
     }
 
     fn heading(self, text: &str) -> String {
@@ -41,26 +41,26 @@ impl Look {
 }
 
 /// The report as lines, without the last one's end.
-pub fn render(report: &Report, look: &Look) -> String {
+pub fn render(report: &Report, style: &Style) -> String {
     let mut text = String::new();
     // Writing to memory does not fail.
-    let _ = write(report, *look, &mut text);
+    let _ = write(report, *style, &mut text);
     text.truncate(text.trim_end().len());
     text
 }
 
-fn write(report: &Report, look: Look, f: &mut String) -> fmt::Result {
-    overview(report, look, f)?;
+fn write(report: &Report, style: Style, f: &mut String) -> fmt::Result {
+    overview(report, style, f)?;
     if report.span.is_none() {
         return Ok(());
     }
-    table(report, look, f)?;
-    outages(report, look, f)?;
-    changes(report, look, f)?;
-    timeline(report, look, f)
+    table(report, style, f)?;
+    outages(report, style, f)?;
+    changes(report, style, f)?;
+    timeline(report, style, f)
 }
 
-fn overview(report: &Report, look: Look, f: &mut String) -> fmt::Result {
+fn overview(report: &Report, style: Style, f: &mut String) -> fmt::Result {
     let name = report.endpoint.as_ref().map(|endpoint| format!("{endpoint}: ")).unwrap_or_default();
     let share = availability(report.checks, report.failures);
     let outcome = match (report.checks, report.failures) {
@@ -71,7 +71,7 @@ fn overview(report: &Report, look: Look, f: &mut String) -> fmt::Result {
         (1, _) => "1 check, which failed".to_owned(),
         (checks, failures) => format!("{checks} checks, {failures} failed, availability {share}"),
     };
-    writeln!(f, "{}", look.heading(&format!("{name}{outcome}")))?;
+    writeln!(f, "{}", style.heading(&format!("{name}{outcome}")))?;
     if let Some((first, last)) = report.span {
         let whole = length(last.since.saturating_sub(first.since));
         writeln!(f, "from {} to {} ({whole})", stamp(first.stamp), stamp(last.stamp))?;
@@ -88,7 +88,7 @@ fn overview(report: &Report, look: Look, f: &mut String) -> fmt::Result {
     Ok(())
 }
 
-fn table(report: &Report, look: Look, f: &mut String) -> fmt::Result {
+fn table(report: &Report, style: Style, f: &mut String) -> fmt::Result {
     let rows: Vec<_> = report.folded().into_iter().map(|rows| (name_of_rows(rows), &rows[0])).collect();
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).clamp(8, 20);
     let latency = rows.iter().any(|(_, row)| row.latency.is_some());
@@ -96,12 +96,12 @@ fn table(report: &Report, look: Look, f: &mut String) -> fmt::Result {
     if latency {
         write!(head, " {:>7} {:>7} {:>7} {:>7}", "p50 ms", "p90 ms", "p99 ms", "max ms")?;
     }
-    writeln!(f, "\n{}", look.heading(&head))?;
+    writeln!(f, "\n{}", style.heading(&head))?;
     for (name, row) in rows {
         let share =
             if report.missing.failures_only { "–".to_owned() } else { availability(row.checks, row.failures) };
         let available = format!("{share:>9}");
-        let available = if row.failures > 0 { look.bad(&available) } else { available };
+        let available = if row.failures > 0 { style.bad(&available) } else { available };
         if name.len() > width {
             writeln!(f, "{name}")?;
         }
@@ -117,16 +117,16 @@ fn table(report: &Report, look: Look, f: &mut String) -> fmt::Result {
     Ok(())
 }
 
-fn outages(report: &Report, look: Look, f: &mut String) -> fmt::Result {
+fn outages(report: &Report, style: Style, f: &mut String) -> fmt::Result {
     if report.outages() == 0 {
         return Ok(());
     }
-    writeln!(f, "\n{}", look.heading("Outages"))?;
+    writeln!(f, "\n{}", style.heading("Outages"))?;
     let incidents = report.incidents();
     for incident in incidents.iter().take(LISTED) {
         let outage = incident.outage;
         let to = outage.first_success_after.map_or_else(|| "…".to_owned(), |moment| stamp(moment.stamp));
-        writeln!(f, "{}: {} to {to}", look.bad(&incident.name()), stamp(outage.first_failure.stamp))?;
+        writeln!(f, "{}: {} to {to}", style.bad(&incident.name()), stamp(outage.first_failure.stamp))?;
         let mut bounds = format!("at least {}", seconds_and_length(outage.at_least()));
         if let Some(at_most) = incident.at_most {
             write!(bounds, ", at most {}", seconds_and_length(at_most))?;
@@ -136,7 +136,7 @@ fn outages(report: &Report, look: Look, f: &mut String) -> fmt::Result {
         }
         write!(bounds, "; failed checks: {} ({})", outage.failed_checks, outage.kinds_in_words())?;
         for line in [bounds, outage.reason.to_string()] {
-            wrapped(&line, look.width, f)?;
+            wrapped(&line, style.width, f)?;
         }
     }
     let unlisted: u64 = report.folded().iter().map(|rows| rows[0].unlisted).sum();
@@ -147,29 +147,29 @@ fn outages(report: &Report, look: Look, f: &mut String) -> fmt::Result {
     Ok(())
 }
 
-fn changes(report: &Report, look: Look, f: &mut String) -> fmt::Result {
+fn changes(report: &Report, style: Style, f: &mut String) -> fmt::Result {
     if report.changes.is_empty() {
         return Ok(());
     }
-    writeln!(f, "\n{}", look.heading("Changes"))?;
+    writeln!(f, "\n{}", style.heading("Changes"))?;
     for change in &report.changes {
         let (at, what) = (stamp(change.1.at), change_in_words(change));
-        if at.len() + 1 + what.chars().count() <= look.width {
+        if at.len() + 1 + what.chars().count() <= style.width {
             writeln!(f, "{at} {what}")?;
         } else {
             writeln!(f, "{at}")?;
-            wrapped(&what, look.width, f)?;
+            wrapped(&what, style.width, f)?;
         }
     }
     Ok(())
 }
 
-fn timeline(report: &Report, look: Look, f: &mut String) -> fmt::Result {
+fn timeline(report: &Report, style: Style, f: &mut String) -> fmt::Result {
     let Some((first, last)) = report.span.filter(|(first, last)| last.since > first.since) else { return Ok(()) };
     let rows = report.folded();
     let width = rows.iter().map(|rows| name_of_rows(rows).len()).max().unwrap_or(0).clamp(8, 20);
-    let cells = look.width.saturating_sub(width + 1).max(10);
-    writeln!(f, "\n{}", look.heading("Timeline (= up, X down, . not observed)"))?;
+    let cells = style.width.saturating_sub(width + 1).max(10);
+    writeln!(f, "\n{}", style.heading("Timeline (= up, X down, . not observed)"))?;
     for rows in rows {
         let name = name_of_rows(rows);
         if name.len() > width {
@@ -180,7 +180,7 @@ fn timeline(report: &Report, look: Look, f: &mut String) -> fmt::Result {
         for run in bar(report, &rows[0], cells).chunk_by(|a, b| a == b) {
             match run[0] {
                 State::Up => f.push_str(&"=".repeat(run.len())),
-                State::Down => f.push_str(&look.bad(&"X".repeat(run.len()))),
+                State::Down => f.push_str(&style.bad(&"X".repeat(run.len()))),
                 State::Unobserved => f.push_str(&".".repeat(run.len())),
             }
         }

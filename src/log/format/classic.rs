@@ -41,8 +41,8 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
         Record::Check { at, subject, number, result, .. } => {
             write!(f, "{at} ")?;
             match subject {
-                Subject { who: Target::Endpoint, db: None, write: false } => {}
-                Subject { who: Target::Endpoint, db: None, write: true } => f.write_str("WRITE ")?,
+                Subject { target: Target::Endpoint, db: None, write: false } => {}
+                Subject { target: Target::Endpoint, db: None, write: true } => f.write_str("WRITE ")?,
                 subject => write!(f, "{subject} ")?,
             }
             match result {
@@ -68,13 +68,13 @@ impl Display for Mark {
                 write!(f, "Not observed from {from} to {to}, checks missed: {missed}")
             }
             Mark::RecordsLost { from, to, count } => write!(f, "Records lost from {from} to {to}: {count}"),
-            Mark::Changed { who, at, change } => {
+            Mark::Changed { target, at, change } => {
                 let (from, to) = (&change.from, &change.to);
                 match change.aspect {
-                    Aspect::Address => write!(f, "{who} moved from {from} to {to} at {at}"),
-                    Aspect::Role | Aspect::Engine => write!(f, "{who} changed from {from} to {to} at {at}"),
-                    Aspect::RunId => write!(f, "{who} was restarted at {at}, run id {from} became {to}"),
-                    Aspect::Member => write!(f, "{who} was {from} and is {to} at {at}"),
+                    Aspect::Address => write!(f, "{target} moved from {from} to {to} at {at}"),
+                    Aspect::Role | Aspect::Engine => write!(f, "{target} changed from {from} to {to} at {at}"),
+                    Aspect::RunId => write!(f, "{target} was restarted at {at}, run id {from} became {to}"),
+                    Aspect::Member => write!(f, "{target} was {from} and is {to} at {at}"),
                 }
             }
             Mark::OutageBegan { subject, at } => write!(f, "Outage of {subject} began at {at}"),
@@ -143,7 +143,7 @@ fn read_block_line(line: &str) -> Option<Entry> {
             Err(legacy::parse_failure(text.strip_suffix(')').unwrap_or(text)))
         }
     };
-    (subject != Subject::default()).then_some(Entry::CheckResult { subject, result, elapsed: None, contact: None })
+    (subject != Subject::default()).then_some(Entry::CheckResult { subject, result, elapsed: None, connection: None })
 }
 
 /// Reads the subject at the beginning of a text, which may be empty, and gives the rest.
@@ -166,11 +166,11 @@ fn read_subject(mut rest: &str) -> (Subject, &str) {
             },
         };
         match (word, value.parse()) {
-            ("NODE", _) => (subject.who, rest) = (Target::Node(value.into()), after_value),
-            ("SHARD", _) => (subject.who, rest) = (Target::Shard(value.into()), after_value),
+            ("NODE", _) => (subject.target, rest) = (Target::Node(value.into()), after_value),
+            ("SHARD", _) => (subject.target, rest) = (Target::Shard(value.into()), after_value),
             ("DB", Ok(db)) => (subject.db, rest) = (Some(db), after_value),
-            ("HELD", _) => (subject.who, rest) = (Target::Held, after),
-            ("CLUSTER", _) => (subject.who, rest) = (Target::Cluster, after),
+            ("HELD", _) => (subject.target, rest) = (Target::Held, after),
+            ("CLUSTER", _) => (subject.target, rest) = (Target::Cluster, after),
             ("Endpoint" | "endpoint", _) => rest = after,
             ("WRITE", _) => (subject.write, rest) = (true, after),
             _ => return (subject, rest),
@@ -231,7 +231,7 @@ fn read_mark(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
 
 /// `Endpoint moved from 10.0.1.5 to 10.0.2.9 at 2025-08-27 07:35:01`, and the like.
 fn read_change(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
-    let (Subject { who, .. }, rest) = read_subject(text);
+    let (Subject { target, .. }, rest) = read_subject(text);
     let change = |aspect, from: &str, to: &str| Change { aspect, from: from.to_owned(), to: to.to_owned() };
     let from_to_at = |rest: &str| -> Option<(String, String, String)> {
         let (from, rest) = rest.split_once(" to ")?;
@@ -254,7 +254,7 @@ fn read_change(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
         let (to, at) = rest.rsplit_once(" at ")?;
         (at.to_owned(), change(Aspect::Member, from, to))
     };
-    Some(Mark::Changed { who, at: whole_stamp(&at, timestamps)?, change })
+    Some(Mark::Changed { target, at: whole_stamp(&at, timestamps)?, change })
 }
 
 /// A stamp and nothing else.

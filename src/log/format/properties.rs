@@ -26,7 +26,7 @@ fn stamps() -> impl Strategy<Value = Stamp> {
 }
 
 fn subjects() -> impl Strategy<Value = Subject> {
-    let who = prop_oneof![
+    let target = prop_oneof![
         Just(Target::Endpoint),
         Just(Target::Held),
         Just(Target::Cluster),
@@ -34,7 +34,11 @@ fn subjects() -> impl Strategy<Value = Subject> {
         "[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}-[0-9]{1,5}){0,3}(,[.]{3})?[+]?"
             .prop_map(|slots| Target::Shard(slots.into())),
     ];
-    (who, proptest::option::of(0..1_200_000_u32), any::<bool>()).prop_map(|(who, db, write)| Subject { who, db, write })
+    (target, proptest::option::of(0..1_200_000_u32), any::<bool>()).prop_map(|(target, db, write)| Subject {
+        target,
+        db,
+        write,
+    })
 }
 
 fn results() -> impl Strategy<Value = Result<(), Failure>> {
@@ -69,7 +73,7 @@ fn marks() -> impl Strategy<Value = Mark> {
                     Aspect::Role => ("primary".to_owned(), "replica".to_owned()),
                     _ => (from, to),
                 };
-                Mark::Changed { who: subject.who, at, change: Change { aspect, from, to } }
+                Mark::Changed { target: subject.target, at, change: Change { aspect, from, to } }
             }
         ),
     ]
@@ -135,7 +139,7 @@ proptest! {
                 subject: check.subject.clone(),
                 result: check.result.clone(),
                 elapsed,
-                contact: None,
+                connection: None,
             }));
             entries.push(Entry::BlockEnded);
             let text = record.in_format(format).to_string();

@@ -10,7 +10,7 @@ use crate::model::clock::Stamp;
 
 /// Checks that overlap are written in the order in which they end, so stamps may go back a little; by more than this
 /// only when the clock was set back, as at the end of daylight saving time.
-const DISORDER: TimeDelta = TimeDelta::minutes(10);
+const MAX_DISORDER: TimeDelta = TimeDelta::minutes(10);
 
 /// Reads the timestamps of one file.
 ///
@@ -81,7 +81,7 @@ impl TimestampReader {
                 // Which of the two comes first is not their order here.
                 let (earlier, later) = (with(one).min(with(other)), with(one).max(with(other)));
                 match self.last {
-                    Some(last) if earlier + DISORDER < last => later,
+                    Some(last) if earlier + MAX_DISORDER < last => later,
                     _ => earlier,
                 }
             }

@@ -55,7 +55,7 @@ pub struct LoggedResult {
     pub subject: Subject,
     pub result: Result<(), Failure>,
     pub elapsed: Option<Duration>,
-    pub contact: Option<Box<ConnectionInfo>>,
+    pub connection: Option<Box<ConnectionInfo>>,
 }
 
 impl LogEvent {
@@ -219,9 +219,9 @@ impl OpenBlocks {
                     ready.push_back(block_event(before));
                 }
             }
-            Entry::CheckResult { subject, result, elapsed, contact } => {
+            Entry::CheckResult { subject, result, elapsed, connection } => {
                 let known = |block: &&mut Box<Block>| !block.results.iter().any(|known| known.subject == subject);
-                let logged = LoggedResult { subject: subject.clone(), result, elapsed, contact };
+                let logged = LoggedResult { subject: subject.clone(), result, elapsed, connection };
                 match (self.block.as_mut().filter(known), self.older) {
                     (Some(block), _) => block.results.push(logged),
                     (None, Some(stamp)) => {

@@ -38,7 +38,7 @@ impl Stream {
             self.ledger.gap(Gap { from, to: at });
         }
 
-        let writes = self.writes && subject.who.reads_and_writes();
+        let writes = self.writes && subject.target.reads_and_writes();
         let gaps = self.ledger.gap_count;
         // The logs do not tell how much time passed before the failing phase.
         let took = took.filter(|_| result.is_ok());
@@ -123,17 +123,17 @@ impl Replay {
 
     fn block(&mut self, at: DateTime<FixedOffset>, block: Block, counted: bool) {
         self.dbs.writes = block.writes;
-        for LoggedResult { subject, result, elapsed, contact } in &block.results {
+        for LoggedResult { subject, result, elapsed, connection } in &block.results {
             let result = result.as_ref().copied();
             match counted {
                 true => self.dbs.check(block.stamp, subject, result, *elapsed),
                 false => self.dbs.remember(block.stamp, subject, result),
             }
-            if let Some(contact) = contact {
-                let who = &subject.who;
-                for change in self.observed.entry(who.clone()).or_default().update(contact) {
+            if let Some(connection) = connection {
+                let target = &subject.target;
+                for change in self.observed.entry(target.clone()).or_default().update(connection) {
                     if counted {
-                        self.dbs.ledger.change(Changed { who: who.clone(), at: block.stamp, change });
+                        self.dbs.ledger.change(Changed { target: target.clone(), at: block.stamp, change });
                     }
                 }
             }
@@ -171,7 +171,7 @@ impl Replay {
                 cycles.begin_gap(moment(from));
                 cycles.lost_until = Some(moment(to));
             }
-            Mark::Changed { who, at, change } if counted => cycles.ledger.change(Changed { who, at, change }),
+            Mark::Changed { target, at, change } if counted => cycles.ledger.change(Changed { target, at, change }),
             Mark::OutageEnded { subject, at_least, at_most, .. } if counted => {
                 cycles.ledger.set_reported_bounds(&subject, at_least, at_most);
             }

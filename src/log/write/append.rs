@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::rotate::{FileId, Rotate, Rotation};
-use super::{Batch, Notify, TOGETHER};
+use super::{Batch, MAX_WRITE};
+use crate::model::notify::Notify;
 
 /// How bytes get into an open file: as `write(2)`, it may take only a part. Tests put a full or slow disk in its place.
 pub type Append = Arc<dyn Fn(&File, &[u8]) -> io::Result<usize> + Send + Sync>;
@@ -62,7 +63,7 @@ impl LogFile {
     /// and counts what it lost.
     pub fn write(&mut self, batch: &Batch) {
         let by_size = self.rotate.is_some_and(|rotate| matches!(rotate.when, Rotation::Size(_)));
-        let limit = if by_size { 0 } else { TOGETHER };
+        let limit = if by_size { 0 } else { MAX_WRITE };
 
         for (bytes, ends) in batch.parts(limit) {
             match self.write_once(bytes, &ends) {

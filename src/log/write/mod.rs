@@ -5,12 +5,12 @@ pub mod rotate;
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 
 use crate::log::format;
 use crate::log::record::{Destination, Format, Record};
+use crate::model::notify::Notify;
 pub use append::Append;
 use append::LogFile;
 use rotate::Rotate;
@@ -22,9 +22,6 @@ pub struct LogFiles {
     pub format: Format,
     pub rotate: Option<Rotate>,
 }
-
-/// Where notices about the log files themselves go.
-pub type Notify = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// The open log files of one run. One thread writes to them.
 pub struct Log {
@@ -78,7 +75,7 @@ impl Log {
 
     /// Writes records, now and in their order.
     ///
-    /// Neighbours that go to the same file share one `write(2)`, up to [`TOGETHER`] bytes; with rotation by size each
+    /// Neighbours that go to the same file share one `write(2)`, up to [`MAX_WRITE`] bytes; with rotation by size each
     /// record is one of its own. A record that cannot be written is counted as lost, and the next ones are tried.
     pub fn write(&mut self, records: &[Record]) {
         for records in records.chunk_by(|a, b| a.destination() == b.destination()) {
@@ -103,7 +100,7 @@ impl Log {
 }
 
 /// How many bytes are written together at most, unless one record alone is longer.
-const TOGETHER: usize = 64 << 10;
+const MAX_WRITE: usize = 64 << 10;
 
 /// Formatted records of one file, each with its line end.
 #[derive(Default)]
@@ -116,7 +113,7 @@ struct Batch {
 impl Batch {
     fn clear(&mut self) {
         self.text.clear();
-        self.text.shrink_to(TOGETHER);
+        self.text.shrink_to(MAX_WRITE);
         self.ends.clear();
     }
 
@@ -148,7 +145,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use chrono::DateTime;
 
@@ -218,8 +215,8 @@ mod tests {
         log.write(&records);
         let writes = writes.lock().unwrap();
         let text = std::fs::read_to_string(folder.path().join("redis_success.log")).unwrap();
-        assert!(writes.iter().all(|bytes| *bytes <= TOGETHER), "{writes:?}");
-        assert_eq!(writes.len(), text.len().div_ceil(TOGETHER));
+        assert!(writes.iter().all(|bytes| *bytes <= MAX_WRITE), "{writes:?}");
+        assert_eq!(writes.len(), text.len().div_ceil(MAX_WRITE));
         assert_eq!(text.lines().count(), 10_000);
     }
 

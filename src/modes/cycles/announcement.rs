@@ -42,7 +42,7 @@ mod tests {
     use clap::{CommandFactory as _, FromArgMatches as _};
 
     use super::*;
-    use crate::cli::args::{Cli, Command, WhenTyped};
+    use crate::cli::args::{Cli, Command, Deferred};
     use crate::cli::precedence::Sources;
 
     #[test]
@@ -50,7 +50,7 @@ mod tests {
         let announced = |lasts: &str| {
             let words = ["redis-health", "cycles", "--cycles", "1", "--check-interval", "1", "--run-duration", lasts];
             let matches = Cli::command().get_matches_from(words);
-            let Command::Cycles(WhenTyped(args)) = Cli::from_arg_matches(&matches).unwrap().command else {
+            let Command::Cycles(Deferred(args)) = Cli::from_arg_matches(&matches).unwrap().command else {
                 unreachable!()
             };
             let plan = crate::cli::plan::cycles(args, &Sources(matches.subcommand().unwrap().1)).unwrap();

@@ -4,7 +4,7 @@
 //! The recorder thread writes the log, folds the history and prints. A bounded queue of events joins them.
 
 mod announcement;
-mod attendance;
+mod gaps;
 mod probe_thread;
 mod suspension;
 
@@ -21,10 +21,10 @@ use crate::model::databases::Databases;
 use crate::model::event::Sink;
 use crate::modes::queue::queue;
 use crate::modes::recorder::{Recorded, Recorder};
-use crate::modes::session::{Needs, Session};
+use crate::modes::session::{Session, SessionOptions};
 use crate::output::console::Console;
 use crate::output::cycles_console::CyclesConsole;
-use crate::report::text::Look;
+use crate::report::text::Style;
 use crate::report::{Report, json, text};
 
 /// Runs the schedule to its end or to a signal.
@@ -33,13 +33,13 @@ use crate::report::{Report, json, text};
 /// Nothing was checked: a certificate, the password or the log folder cannot be had, or another run holds the
 /// folder ([`Locked`](crate::exit_code::Locked)).
 pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
-    let needs = Needs {
+    let options = SessionOptions {
         console: Console::thread()?,
         logs: &[Destination::Success, Destination::Error],
         server_info: true,
         lock: true,
     };
-    let mut session = Session::open(&plan.plan, needs).await?;
+    let mut session = Session::open(&plan.plan, options).await?;
     raise_open_files(&plan);
 
     let (queue, receiver) = queue();
@@ -73,7 +73,7 @@ fn summary(Recorded { ledger, unfinished, lost }: Recorded, endpoint: String, is
 
     match is_json {
         true => json::render(&report),
-        false => format!("\n{}", text::render(&report, &Look::of_standard_output())),
+        false => format!("\n{}", text::render(&report, &Style::of_standard_output())),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
-use super::attendance::{Attendance, TOLERANCE};
+use super::gaps::{GapTracker, MAX_DELAY};
 use super::suspension::machine_suspended;
 use crate::model::clock::{Clock, Moment};
 use crate::model::event::{Event, Tick};
@@ -23,7 +23,7 @@ pub struct ProbeThread {
     clock: Clock,
     prober: Prober,
     queue: Queue,
-    attendance: Attendance,
+    gap_tracker: GapTracker,
     start: Instant,
     /// For how long the machine had been suspended when the run began.
     suspended_before: Duration,
@@ -38,13 +38,13 @@ impl ProbeThread {
     pub fn new(schedule: Schedule, clock: Clock, prober: Prober, queue: Queue, writes: bool) -> Self {
         let suspended_before = machine_suspended();
         let now = Moment { stamp: clock.now(), since: Duration::ZERO };
-        let attendance = Attendance::new(schedule.check_interval, now, suspended_before);
+        let gap_tracker = GapTracker::new(schedule.check_interval, now, suspended_before);
         ProbeThread {
             schedule,
             clock,
             prober,
             queue,
-            attendance,
+            gap_tracker,
             start: Instant::now(),
             suspended_before,
             number: 0,
@@ -96,9 +96,9 @@ impl ProbeThread {
     fn act(&mut self, step: Step, late: Duration) {
         let now = self.now();
         // While this process did not run, a cycle began or ended when it was due all the same.
-        let scheduled = if late >= TOLERANCE { now.earlier(late) } else { now };
+        let scheduled = if late >= MAX_DELAY { now.earlier(late) } else { now };
         match step {
-            Step::CheckStarts if self.attendance.is_missed(late) => self.attendance.miss(now, late),
+            Step::CheckStarts if self.gap_tracker.is_missed(late) => self.gap_tracker.miss(now, late),
             Step::CheckStarts => self.start_checks(),
             Step::CycleStarts(cycle) => {
                 self.queue.send(Event::CycleStarted { cycle, at: scheduled.stamp, writes: self.writes });
@@ -107,7 +107,7 @@ impl ProbeThread {
                 let break_duration = self.schedule.break_duration;
                 self.queue.send(Event::CycleCompleted { cycle, at: scheduled, break_duration });
                 if !break_duration.is_zero() {
-                    self.attendance.interrupt();
+                    self.gap_tracker.interrupt();
                 }
             }
             Step::CycleEnds(_) => {}
@@ -118,18 +118,18 @@ impl ProbeThread {
     fn start_checks(&mut self) {
         self.send_missed();
         let now = self.now();
-        let slept = self.attendance.take_suspension(now, machine_suspended());
-        let lost = self.attendance.take_lost(now, self.queue.lost());
+        let slept = self.gap_tracker.take_suspension(now, machine_suspended());
+        let lost = self.gap_tracker.take_lost(now, self.queue.lost());
         slept.into_iter().chain(lost).for_each(|event| self.queue.send(event));
 
         self.number += 1;
         let at = self.now();
-        let gaps = self.attendance.begin_tick(at);
+        let gaps = self.gap_tracker.begin_tick(at);
         self.prober.start(Tick { number: self.number, at, gaps, writes: self.writes });
     }
 
     fn send_missed(&mut self) {
-        if let Some(event) = self.attendance.take_missed(self.now()) {
+        if let Some(event) = self.gap_tracker.take_missed(self.now()) {
             self.queue.send(event);
         }
     }

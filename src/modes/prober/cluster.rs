@@ -103,7 +103,7 @@ impl Prober {
         if let Some(cluster) = &mut self.cluster {
             cluster.undecided.insert(tick.number, sender);
         }
-        let reader = self.checker.elsewhere(self.checker.target.clone(), None);
+        let reader = self.checker.for_server(self.checker.connect.clone(), None);
         self.launch(Target::Endpoint, tick, |as_endpoint| async move {
             let end = started + reader.deadline;
             let mut outcomes = Vec::new();

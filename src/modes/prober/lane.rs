@@ -83,7 +83,7 @@ impl Report {
 
     fn subject(&self, outcome: &Outcome) -> Subject {
         Subject {
-            who: self.target.clone(),
+            target: self.target.clone(),
             db: self.has_db.then_some(outcome.db),
             write: outcome.write && self.target.reads_and_writes(),
         }

@@ -152,7 +152,7 @@ impl Prober {
         if self.lane(&target).is_begun(tick.number) {
             return;
         }
-        let endpoint = &self.checker.target.endpoint;
+        let endpoint = &self.checker.connect.endpoint;
         let span = debug_span!("check", number = tick.number, %target, %endpoint);
         let report = self.report(target, tick);
         self.tasks.spawn(work(report).instrument(span));

@@ -46,13 +46,13 @@ fn a_login_in_a_process_of_its_own() {
     runtime.block_on(async {
         let source = (Some("iam-user".to_owned()), PasswordSource::Iam(signer));
         match CredentialsProvider::fetch(Some(source), Arc::new(|_: &str| {})).await {
-            Ok(login) => {
+            Ok(credentials) => {
                 let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: port.parse().unwrap() };
-                let target = ConnectOptions { endpoint, tls: None, login };
+                let connect = ConnectOptions { endpoint, tls: None, credentials };
                 let resolver = Resolver::new(Duration::from_secs(10));
                 let deadline = Deadline::after(Duration::from_secs(10));
-                let opened = Connection::open(&target, &resolver, deadline, &mut ConnectionInfo::default()).await;
-                eprintln!("{target:?} {:?}", opened.map(|_| "logged in"));
+                let opened = Connection::open(&connect, &resolver, deadline, &mut ConnectionInfo::default()).await;
+                eprintln!("{connect:?} {:?}", opened.map(|_| "logged in"));
             }
             Err(error) => eprintln!("refused: {error:#}"),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::auth::credentials::CredentialsProvider;
-use crate::cli::args::{Cli, Command, WhenTyped};
+use crate::cli::args::{Cli, Command, Deferred};
 use crate::cli::plan;
 use crate::cli::precedence::Sources;
 
@@ -30,27 +30,27 @@ fn nothing_that_knows_the_password_prints_it() {
             let cli = Cli::from_arg_matches(&matches).unwrap();
             let sources = Sources(matches.subcommand().unwrap().1);
             let (shown, plan) = match cli.command {
-                Command::Dbs(WhenTyped(args)) => {
+                Command::Dbs(Deferred(args)) => {
                     let plan = plan::dbs(args, &sources).unwrap();
                     (format!("{plan:?}{plan:#?}"), plan.plan)
                 }
-                Command::Cycles(WhenTyped(args)) => {
+                Command::Cycles(Deferred(args)) => {
                     let plan = plan::cycles(args, &sources).unwrap();
                     (format!("{plan:?}{plan:#?}"), plan.plan)
                 }
                 Command::Report(_) => unreachable!(),
             };
-            let (_, source) = plan.login.clone().unwrap();
-            let login =
-                runtime.block_on(CredentialsProvider::fetch(plan.login.clone(), Arc::new(|_: &str| {}))).unwrap();
-            assert_eq!(login.as_ref().unwrap().credentials().password.reveal(), SECRET);
-            let scanner = Checker {
-                target: ConnectOptions { endpoint: plan.endpoint.clone(), tls: None, login: login.clone() },
+            let (_, source) = plan.credentials.clone().unwrap();
+            let provider =
+                runtime.block_on(CredentialsProvider::fetch(plan.credentials.clone(), Arc::new(|_: &str| {}))).unwrap();
+            assert_eq!(provider.as_ref().unwrap().credentials().password.reveal(), SECRET);
+            let checker = Checker {
+                connect: ConnectOptions { endpoint: plan.endpoint.clone(), tls: None, credentials: provider.clone() },
                 resolver: Resolver::new(plan.timeout),
                 databases: plan.databases,
                 timeout: plan.timeout,
                 deadline: plan.deadline,
-                identify: ServerInfo::new(true),
+                server_info: ServerInfo::new(true),
                 expect_role: None,
                 canary: None,
                 settled: 0.into(),
@@ -59,9 +59,9 @@ fn nothing_that_knows_the_password_prints_it() {
                 shown,
                 format!("{plan:?}"),
                 format!("{source:?}{source}"),
-                format!("{login:?}{:?}", login.as_ref().unwrap().credentials()),
-                format!("{:?}", scanner.target),
-                format!("{scanner:#?}"),
+                format!("{provider:?}{:?}", provider.as_ref().unwrap().credentials()),
+                format!("{:?}", checker.connect),
+                format!("{checker:#?}"),
             ] {
                 assert!(!text.contains("hunter2"), "{text}");
             }

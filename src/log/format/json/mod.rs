@@ -96,7 +96,7 @@ enum MarkFields<'a> {
     },
     Change {
         #[serde(flatten, borrow)]
-        who: SubjectFields<'a>,
+        target: SubjectFields<'a>,
         #[serde(borrow)]
         what: Text<'a>,
         #[serde(borrow)]
@@ -183,11 +183,11 @@ mod tests {
                 r#""db":3,"number":7,"ok":false,"kind":"reset","detail":"Connection reset by \\u{1b} peer","elapsed_us":412"#,
             ),
             (
-                check(Subject { who: Target::Held, ..Subject::default() }, Ok(()), details_of(0)),
+                check(Subject { target: Target::Held, ..Subject::default() }, Ok(()), details_of(0)),
                 r#""held":true,"number":7,"ok":true,"elapsed_us":0"#,
             ),
             (
-                check(Subject { who: Target::Node("a:1".into()), db: Some(0), write: true }, Ok(()), details()),
+                check(Subject { target: Target::Node("a:1".into()), db: Some(0), write: true }, Ok(()), details()),
                 r#""node":"a:1","db":0,"write":true,"number":7,"ok":true,"elapsed_us":412,"resolve_us":1,"connect_us":2,"tls_us":3,"auth_us":4,"select_us":5,"ping_us":6,"write_us":7,"peer":"10.0.1.5:6379","role":"primary","engine":"valkey","version":"8.1.0","run_id":"9f4e""#,
             ),
         ] {
@@ -234,7 +234,7 @@ mod tests {
                 r#""records_lost","from":"2025-08-27T07:35:00.250+02:00","to":"2025-08-27T07:35:01.250+02:00","count":12"#,
             ),
             (
-                Mark::Changed { who: shard, at: at(1), change },
+                Mark::Changed { target: shard, at: at(1), change },
                 r#""change","shard":"0-5460","what":"run_id","from":"a","to":"b""#,
             ),
             (Mark::OutageBegan { subject: subject.clone(), at: at(1) }, r#""outage_began","db":0"#),
@@ -244,7 +244,7 @@ mod tests {
             ),
             (
                 Mark::OutageEnded {
-                    subject: Subject { who: Target::Cluster, ..Subject::default() },
+                    subject: Subject { target: Target::Cluster, ..Subject::default() },
                     at: at(1),
                     at_least: seconds(1),
                     at_most: Some(seconds(2)),

@@ -129,7 +129,7 @@ fn read_scan(line: &ScanLine<'_>, timestamps: &mut TimestampReader, emit: &mut d
     for (line, result) in line.databases.iter().zip(results) {
         let elapsed = line.elapsed_us.map(Duration::from_micros);
         let subject = subject(&line.node, &line.shard, (line.held, line.cluster, line.write), line.db);
-        emit(Entry::CheckResult { subject, result, elapsed, contact: read_contact(line) });
+        emit(Entry::CheckResult { subject, result, elapsed, connection: read_connection(line) });
     }
     emit(Entry::BlockEnded);
     Some(())
@@ -151,10 +151,10 @@ fn read_mark(Line { at, fields }: &Line<'_, MarkFields<'_>>, timestamps: &mut Ti
         MarkFields::RecordsLost { from, to, count } => {
             Mark::RecordsLost { from: read_stamp(from, timestamps)?, to: read_stamp(to, timestamps)?, count: *count }
         }
-        MarkFields::Change { who, what, from, to } => {
+        MarkFields::Change { target, what, from, to } => {
             let aspect = Aspect::ALL.into_iter().find(|aspect| aspect.as_str() == what.0)?;
             let change = Change { aspect, from: from.0.to_string(), to: to.0.to_string() };
-            Mark::Changed { who: read_subject(who).who, at, change }
+            Mark::Changed { target: read_subject(target).target, at, change }
         }
         MarkFields::OutageBegan { subject } => Mark::OutageBegan { subject: read_subject(subject), at },
         MarkFields::OutageEnded { subject, at_least_s, at_most_s } => Mark::OutageEnded {
@@ -183,14 +183,14 @@ fn subject(
     (held, cluster, write): (bool, bool, bool),
     db: Option<u32>,
 ) -> Subject {
-    let who = match (node, shard, held, cluster) {
+    let target = match (node, shard, held, cluster) {
         (Some(node), ..) => Target::Node((&*node.0).into()),
         (None, Some(slots), ..) => Target::Shard((&*slots.0).into()),
         (None, None, true, _) => Target::Held,
         (None, None, false, true) => Target::Cluster,
         (None, None, false, false) => Target::Endpoint,
     };
-    Subject { who, db, write }
+    Subject { target, db, write }
 }
 
 fn result(ok: Option<bool>, kind: &Option<Text<'_>>, detail: &Option<Text<'_>>) -> Option<Result<(), Failure>> {
@@ -203,7 +203,7 @@ fn result(ok: Option<bool>, kind: &Option<Text<'_>>, detail: &Option<Text<'_>>) 
 }
 
 /// Who answered for a database of a scan, as far as that is told.
-fn read_contact(line: &DatabaseLine<'_>) -> Option<Box<ConnectionInfo>> {
+fn read_connection(line: &DatabaseLine<'_>) -> Option<Box<ConnectionInfo>> {
     let text = |text: &Option<Text<'_>>| text.as_ref().map(|text| text.0.to_string());
     let role = text(&line.role);
     let identity = Identity {

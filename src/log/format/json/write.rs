@@ -143,12 +143,12 @@ fn database_fields(check: &CheckResult) -> DatabaseFields<'_> {
 }
 
 fn subject_fields(subject: &Subject) -> SubjectFields<'_> {
-    SubjectFields { db: subject.db, write: subject.write, ..target_fields(&subject.who) }
+    SubjectFields { db: subject.db, write: subject.write, ..target_fields(&subject.target) }
 }
 
-fn target_fields(who: &Target) -> SubjectFields<'_> {
+fn target_fields(target: &Target) -> SubjectFields<'_> {
     let mut fields = SubjectFields::default();
-    match who {
+    match target {
         Target::Endpoint => {}
         Target::Held => fields.held = true,
         Target::Cluster => fields.cluster = true,
@@ -203,10 +203,10 @@ fn mark_fields(mark: &Mark) -> (Stamp, MarkFields<'_>) {
         Mark::RecordsLost { from, to, count } => {
             (*to, MarkFields::RecordsLost { from: Text::stamp(*from), to: Text::stamp(*to), count: *count })
         }
-        Mark::Changed { who, at, change } => {
+        Mark::Changed { target, at, change } => {
             let (what, from, to) = (change.aspect.as_str(), &change.from, &change.to);
-            let who = target_fields(who);
-            (*at, MarkFields::Change { who, what: Text::of(what), from: Text::of(from), to: Text::of(to) })
+            let target = target_fields(target);
+            (*at, MarkFields::Change { target, what: Text::of(what), from: Text::of(from), to: Text::of(to) })
         }
         Mark::OutageBegan { subject, at } => (*at, MarkFields::OutageBegan { subject: subject_fields(subject) }),
         Mark::OutageEnded { subject, at, at_least, at_most } => {

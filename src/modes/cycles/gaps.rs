@@ -6,10 +6,10 @@ use crate::model::clock::Moment;
 use crate::model::event::Event;
 
 /// A check that starts later than this is missed, unless its interval is longer still.
-pub const TOLERANCE: Duration = Duration::from_millis(100);
+pub const MAX_DELAY: Duration = Duration::from_millis(100);
 
 /// What was not observed, from tick to tick.
-pub struct Attendance {
+pub struct GapTracker {
     check_interval: Duration,
     /// When the last tick began, or the run.
     last_tick: Moment,
@@ -29,16 +29,16 @@ struct Missed {
     count: u64,
 }
 
-impl Attendance {
+impl GapTracker {
     /// Of a run that begins `now`, on a machine that has been suspended for so long.
     pub fn new(check_interval: Duration, now: Moment, suspended: Duration) -> Self {
-        Attendance { check_interval, last_tick: now, missed: None, suspended, lost: 0, gaps: 0, is_interrupted: false }
+        GapTracker { check_interval, last_tick: now, missed: None, suspended, lost: 0, gaps: 0, is_interrupted: false }
     }
 
     /// Whether a check that is late by so much is missed. Once one is, so are all that are overdue: there is no burst of
     /// those that a busy machine could just have made.
     pub fn is_missed(&self, late: Duration) -> bool {
-        late >= self.check_interval && (late >= TOLERANCE || self.missed.is_some())
+        late >= self.check_interval && (late >= MAX_DELAY || self.missed.is_some())
     }
 
     /// Takes note of a missed check.
@@ -67,7 +67,7 @@ impl Attendance {
     /// long the machine slept.
     pub fn take_suspension(&mut self, now: Moment, suspended: Duration) -> Option<Event> {
         let slept = suspended.saturating_sub(std::mem::replace(&mut self.suspended, suspended));
-        if slept < self.check_interval.max(TOLERANCE) {
+        if slept < self.check_interval.max(MAX_DELAY) {
             return None;
         }
 
@@ -112,39 +112,39 @@ mod tests {
     #[test]
     fn overdue_checks_are_missed_together() {
         let millis = Duration::from_millis;
-        let mut attendance = Attendance::new(INTERVAL, at(0), Duration::ZERO);
-        assert_eq!(attendance.begin_tick(at(0)), 0);
-        assert!(!attendance.is_missed(millis(199)));
+        let mut gap_tracker = GapTracker::new(INTERVAL, at(0), Duration::ZERO);
+        assert_eq!(gap_tracker.begin_tick(at(0)), 0);
+        assert!(!gap_tracker.is_missed(millis(199)));
 
         // The process stood still from 100 to 700 ms: the checks due at 200 and 400 are missed, that at 600 is late.
         for late in [500, 300] {
-            assert!(attendance.is_missed(millis(late)));
-            attendance.miss(at(700), millis(late));
+            assert!(gap_tracker.is_missed(millis(late)));
+            gap_tracker.miss(at(700), millis(late));
         }
-        assert!(!attendance.is_missed(millis(100)));
-        let Some(Event::NotObserved { from, to, missed }) = attendance.take_missed(at(700)) else { unreachable!() };
+        assert!(!gap_tracker.is_missed(millis(100)));
+        let Some(Event::NotObserved { from, to, missed }) = gap_tracker.take_missed(at(700)) else { unreachable!() };
         assert_eq!((from, to, missed), (at(200), at(700).stamp, 2));
-        assert!(attendance.take_missed(at(700)).is_none());
-        assert_eq!((attendance.begin_tick(at(700)), attendance.begin_tick(at(800))), (1, 1));
+        assert!(gap_tracker.take_missed(at(700)).is_none());
+        assert_eq!((gap_tracker.begin_tick(at(700)), gap_tracker.begin_tick(at(800))), (1, 1));
     }
 
     #[test]
     fn a_suspension_is_told_when_it_is_longer_than_an_interval() {
-        let mut attendance = Attendance::new(INTERVAL, at(0), Duration::from_secs(5));
-        assert!(attendance.take_suspension(at(200), Duration::from_millis(5_199)).is_none());
-        let told = attendance.take_suspension(at(1_400), Duration::from_millis(6_199));
+        let mut gap_tracker = GapTracker::new(INTERVAL, at(0), Duration::from_secs(5));
+        assert!(gap_tracker.take_suspension(at(200), Duration::from_millis(5_199)).is_none());
+        let told = gap_tracker.take_suspension(at(1_400), Duration::from_millis(6_199));
         let Some(Event::NotObserved { from, missed, .. }) = told else { unreachable!() };
         assert_eq!((from, missed), (at(400), 5));
     }
 
     #[test]
     fn lost_records_are_a_gap_behind_the_last_tick() {
-        let mut attendance = Attendance::new(INTERVAL, at(0), Duration::ZERO);
-        attendance.begin_tick(at(200));
-        assert!(attendance.take_lost(at(400), 0).is_none());
-        let Some(Event::RecordsLost { from, count, .. }) = attendance.take_lost(at(600), 3) else { unreachable!() };
+        let mut gap_tracker = GapTracker::new(INTERVAL, at(0), Duration::ZERO);
+        gap_tracker.begin_tick(at(200));
+        assert!(gap_tracker.take_lost(at(400), 0).is_none());
+        let Some(Event::RecordsLost { from, count, .. }) = gap_tracker.take_lost(at(600), 3) else { unreachable!() };
         assert_eq!((from, count), (at(200), 3));
-        assert!(attendance.take_lost(at(800), 3).is_none());
-        assert_eq!(attendance.begin_tick(at(800)), 1);
+        assert!(gap_tracker.take_lost(at(800), 3).is_none());
+        assert_eq!(gap_tracker.begin_tick(at(800)), 1);
     }
 }

@@ -2,22 +2,25 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use crate::cli::plan::DbsPlan;
 use crate::exit_code::Exit;
 use crate::history::live::LiveHistory;
 use crate::log::record::{Destination, Format};
+use crate::log::write::Log;
 use crate::model::clock::Moment;
 use crate::model::event::{CheckFinished, Event, Scan, Sink, Tick};
 use crate::model::outcome::CheckResult;
-use crate::model::signal::Signal;
 use crate::model::subject::Target;
 use crate::modes::prober::Prober;
-use crate::modes::queue::queue;
-use crate::modes::recorder::{Recorded, Recorder};
+use crate::modes::queue::{Queue, Receiver, queue};
+use crate::modes::recorder::{Recorded, Recorder, Recording};
 use crate::modes::session::{Session, SessionOptions};
+use crate::modes::signals::Signals;
 use crate::output::console::Console;
 use crate::output::progress;
 use crate::output::scan_console::{ScanConsole, Shown};
@@ -27,55 +30,61 @@ use crate::output::scan_console::{ScanConsole, Shown};
 /// # Errors
 /// Nothing was checked: a certificate, the password or the log folder cannot be had.
 pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit> {
+    let console = Console::direct();
     let options = SessionOptions {
-        console: Console::direct(),
+        console: console.clone(),
         logs: &[Destination::Health, Destination::Error],
         // The classic block has no room for what a server tells of itself.
         server_info: json || plan.log.format == Format::Json,
         lock: false,
     };
-    let mut session = Session::open(&plan, options).await?;
+    let (session, log) = Session::open(&plan, options).await?;
+    let checker = session.checker.clone();
     let finished = Arc::<Mutex<Vec<CheckFinished>>>::default();
     let mut prober = session.prober(true, collect_into(&finished));
 
-    let tick = Tick {
-        number: 1,
-        at: Moment { stamp: plan.clock.now(), since: Default::default() },
-        gaps: 0,
-        writes: plan.canary,
-    };
+    let at = Moment { stamp: plan.clock.now(), since: Duration::ZERO };
     let start = Instant::now();
-    prober.start(tick);
+    prober.start(Tick { number: 1, at, gaps: 0, writes: plan.canary });
+    // The server accepts the connection while the rest is made ready.
+    yield_now().await;
+    let mut signals = Signals::listen()?;
+
     let count = plan.databases.count().filter(|_| !plan.cluster);
-    let settled = session.checker.clone();
     let signal = tokio::select! {
         biased;
         // First, so that replies which came before a signal are not lost to it.
         () = until_idle(&mut prober) => None,
-        signal = session.signals.next() => Some(signal),
-        () = progress::show(count, || settled.settled.load(Ordering::Relaxed)) => None,
+        signal = signals.next() => Some(signal),
+        () = progress::show(count, || checker.settled.load(Ordering::Relaxed)) => None,
     };
     let took = start.elapsed();
     prober.abort();
 
     let finished = std::mem::take(&mut *finished.lock().unwrap_or_else(PoisonError::into_inner));
     let checks = in_order(finished, &prober.targets());
-    let scan = Scan {
-        at: tick.at.stamp,
+    let (queue, receiver) = queue();
+    queue.send(Event::ScanFinished(Scan {
+        at: at.stamp,
         unchecked: count.map(|count| count.saturating_sub(checks.len() as u64)),
         checks,
         took,
         canary: plan.canary,
         stopped: signal.map(|signal| (signal, plan.clock.now())),
-    };
-    let shown = if json {
+    }));
+    let recording = start_recorder(&session, log, (queue, receiver), shown(quiet, json))?;
+    let ended = recording.end(signal, &mut signals, &console).await;
+    Ok(Exit::of_run(ended.signal, ended.lost, prober.failures()))
+}
+
+fn shown(quiet: bool, json: bool) -> Shown {
+    if json {
         Shown::Json
     } else if quiet {
         Shown::Failures
     } else {
         Shown::All
-    };
-    record(session, scan, shown, signal, prober.failures()).await
+    }
 }
 
 /// Waits until every check is over.
@@ -109,28 +118,16 @@ fn in_order(mut finished: Vec<CheckFinished>, order: &[Target]) -> Vec<CheckResu
     finished.into_iter().map(result).collect()
 }
 
-/// Has the scan recorded and shown, and gives the exit code.
-async fn record(
-    session: Session,
-    scan: Scan,
-    shown: Shown,
-    signal: Option<Signal>,
-    failures: u64,
-) -> anyhow::Result<Exit> {
-    let metrics = session.metrics();
-    let Session { console, checker, log, mut signals, .. } = session;
-    let scan_console = ScanConsole::new(console.clone(), checker.connect.endpoint.to_string(), shown);
-    let sinks = metrics.into_iter().chain([Box::new(scan_console) as Box<dyn Sink>]).collect();
+/// Starts the thread that records the scan and shows it.
+fn start_recorder(session: &Session, log: Log, queue: (Queue, Receiver), shown: Shown) -> anyhow::Result<Recording> {
+    let console = session.console.clone();
+    let scan_console = ScanConsole::new(console.clone(), session.checker.connect.endpoint.to_string(), shown);
+    let sinks = session.metrics().into_iter().chain([Box::new(scan_console) as Box<dyn Sink>]).collect();
     let recorder = Recorder { log, history: LiveHistory::default(), sinks };
 
-    let (queue, receiver) = queue();
-    queue.send(Event::ScanFinished(scan));
-    let told = console.clone();
-    let recording = recorder.start((queue, receiver), move |Recorded { lost, .. }| {
+    recorder.start(queue, move |Recorded { lost, .. }| {
         if lost > 0 {
-            told.notice(format_args!("records that could not be written: {lost}"));
+            console.notice(format_args!("records that could not be written: {lost}"));
         }
-    })?;
-    let ended = recording.end(signal, &mut signals, &console).await;
-    Ok(Exit::of_run(ended.signal, ended.lost, failures))
+    })
 }

@@ -11,7 +11,6 @@ use crate::model::event::Sink;
 use crate::model::notify::Notify;
 use crate::modes::lock::Lock;
 use crate::modes::prober::{Prober, SendEvent};
-use crate::modes::signals::Signals;
 use crate::output::console::Console;
 use crate::output::metrics::Metrics;
 use crate::output::trace::Trace;
@@ -37,19 +36,17 @@ pub struct SessionOptions {
 pub struct Session {
     pub console: Console,
     pub checker: Arc<Checker>,
-    pub log: Log,
-    pub signals: Signals,
     plan: Plan,
     _lock: Option<Lock>,
     _trace: Trace,
 }
 
 impl Session {
-    /// Opens what a mode needs.
+    /// Opens what a mode needs, and its log files.
     ///
     /// # Errors
     /// A certificate, the password or the log folder cannot be had, or another run holds the folder.
-    pub async fn open(plan: &Plan, options: SessionOptions) -> anyhow::Result<Self> {
+    pub async fn open(plan: &Plan, options: SessionOptions) -> anyhow::Result<(Self, Log)> {
         let SessionOptions { console, logs, server_info, lock } = options;
         let trace = Trace::start(plan.verbose, plan.trace_dir.as_deref(), plan.clock, &console)?;
         for warning in &plan.warnings {
@@ -68,7 +65,6 @@ impl Session {
         };
 
         let log = Log::open(&plan.log, logs, notify(&console))?;
-        let signals = Signals::listen()?;
         let checker = Checker {
             connect: ConnectOptions { endpoint: plan.endpoint.clone(), tls, credentials },
             resolver: Resolver::new(plan.timeout),
@@ -81,7 +77,7 @@ impl Session {
             settled: AtomicU64::new(0),
         };
         let checker = Arc::new(checker);
-        Ok(Session { console, checker, log, signals, plan: plan.clone(), _lock: lock, _trace: trace })
+        Ok((Session { console, checker, plan: plan.clone(), _lock: lock, _trace: trace }, log))
     }
 
     /// Who checks: the endpoint, or all nodes of its cluster.

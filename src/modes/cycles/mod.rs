@@ -22,6 +22,7 @@ use crate::model::event::Sink;
 use crate::modes::queue::queue;
 use crate::modes::recorder::{Recorded, Recorder};
 use crate::modes::session::{Session, SessionOptions};
+use crate::modes::signals::Signals;
 use crate::output::console::Console;
 use crate::output::cycles_console::CyclesConsole;
 use crate::report::text::Style;
@@ -39,7 +40,8 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
         server_info: true,
         lock: true,
     };
-    let mut session = Session::open(&plan.plan, options).await?;
+    let (session, log) = Session::open(&plan.plan, options).await?;
+    let mut signals = Signals::listen()?;
     raise_open_files(&plan);
 
     let (queue, receiver) = queue();
@@ -51,7 +53,7 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
     let mut printed = CyclesConsole::new(console.clone(), plan.schedule, plan.json);
     printed.announce(announcement(&plan));
     let sinks = session.metrics().into_iter().chain([Box::new(printed) as Box<dyn Sink>]).collect();
-    let recorder = Recorder { log: session.log, history: LiveHistory::default(), sinks };
+    let recorder = Recorder { log, history: LiveHistory::default(), sinks };
     let endpoint = plan.plan.endpoint.to_string();
     let summary = {
         let console = console.clone();
@@ -60,8 +62,8 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
     let recording = recorder.start((queue.clone(), receiver), summary)?;
 
     let probe_thread = ProbeThread::new(plan.schedule, plan.plan.clock, prober, queue, plan.plan.canary);
-    let (signal, failures) = probe_thread.run(&mut session.signals).await;
-    let ended = recording.end(signal, &mut session.signals, &console).await;
+    let (signal, failures) = probe_thread.run(&mut signals).await;
+    let ended = recording.end(signal, &mut signals, &console).await;
     Ok(Exit::of_run(ended.signal, ended.lost, failures))
 }
 

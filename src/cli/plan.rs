@@ -1,4 +1,4 @@
-//! Flags, checked once, into what to do. No clap type and no environment variable goes past here.
+//! Validates the flags once, and converts them to a plan.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,17 +21,17 @@ use crate::model::secret::{REDACTED, Secret, might_be_secret};
 use crate::model::server::Role;
 use crate::probe::tls;
 
-/// The longest run, far beyond any upgrade and well within what a calendar holds.
+/// The longest run: far longer than any upgrade, and well within the range of dates.
 const LONGEST_RUN: Duration = Duration::from_secs(10 * 366 * 86_400);
 
-/// A check takes a large part of a millisecond at best.
+/// The shortest interval between checks. Even a fast check takes a large part of a millisecond.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
-/// What both modes need.
+/// The part of the plan that `dbs` and `cycles` share.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub endpoint: Endpoint,
-    /// How to speak TLS, if at all.
+    /// The TLS settings, if TLS is used.
     pub tls: Option<tls::Settings>,
     /// The ACL user, if any, and where the password comes from.
     pub credentials: Option<(Option<String>, PasswordSource)>,
@@ -40,46 +40,46 @@ pub struct Plan {
     pub cluster: bool,
     /// The role that the server must have.
     pub expect_role: Option<Role>,
-    /// A write is part of each check.
+    /// Each check includes a canary write.
     pub canary: bool,
     pub timeout: Duration,
-    /// For one pass over several databases.
+    /// The time limit for one pass over several databases.
     pub deadline: Duration,
     pub clock: Clock,
     pub log: LogFiles,
-    /// Where the figures for Prometheus go.
+    /// The file for Prometheus metrics.
     pub metrics: Option<PathBuf>,
     pub verbose: bool,
     /// The folder of the diagnostic trace.
     pub trace_dir: Option<PathBuf>,
-    /// What the user should know although it stops nothing.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
-/// One scan.
+/// The plan of one scan.
 #[derive(Clone, Debug)]
 pub struct DbsPlan {
     pub plan: Plan,
     pub quiet: bool,
-    /// One JSON document is all that standard output gets.
+    /// Standard output gets one JSON document and nothing else.
     pub json: bool,
 }
 
-/// Checks on a schedule.
+/// The plan of checks on a schedule.
 #[derive(Clone, Debug)]
 pub struct CyclesPlan {
     pub plan: Plan,
     pub schedule: Schedule,
-    /// One more connection is kept open and asked on the same schedule.
+    /// A persistent connection is checked too, on the same schedule.
     pub held: bool,
-    /// One JSON document is all that standard output gets.
+    /// Standard output gets one JSON document and nothing else.
     pub json: bool,
 }
 
 /// The plan of `dbs`.
 ///
 /// # Errors
-/// Contradictory flags, or a URI that cannot be read; the text names them and the remedy.
+/// Flags that cannot be used together, or an invalid URI. The text names them and the remedy.
 pub fn dbs(args: args::Dbs, sources: &Sources<'_>) -> anyhow::Result<DbsPlan> {
     let millis = args.common.millis;
     let json = args.common.json;
@@ -91,7 +91,7 @@ pub fn dbs(args: args::Dbs, sources: &Sources<'_>) -> anyhow::Result<DbsPlan> {
 /// The plan of `cycles`.
 ///
 /// # Errors
-/// As [`dbs`], or a schedule that is too long.
+/// As [`dbs`], or the schedule is too long.
 pub fn cycles(args: args::Cycles, sources: &Sources<'_>) -> anyhow::Result<CyclesPlan> {
     let schedule = Schedule {
         cycles: args.cycles,
@@ -116,7 +116,7 @@ pub fn cycles(args: args::Cycles, sources: &Sources<'_>) -> anyhow::Result<Cycle
     let mut held = args.held;
     let mut connection = args.connection;
     if held && connection.cluster {
-        // A kept connection is one node's, and a cluster has several.
+        // A persistent connection leads to one node, but a cluster has several.
         let holds = sources.choose(&["held", "cluster"])?;
         (held, connection.cluster) = (holds == Some("held"), holds == Some("cluster"));
     }
@@ -124,15 +124,15 @@ pub fn cycles(args: args::Cycles, sources: &Sources<'_>) -> anyhow::Result<Cycle
     Ok(CyclesPlan { plan, schedule, held, json })
 }
 
-/// What to read and how to show it.
+/// The plan of `report`: what to read and how to show it.
 #[derive(Clone, Debug)]
 pub struct ReportPlan {
     pub paths: Vec<PathBuf>,
     pub range: Range,
-    /// Stamps without an offset are UTC's.
+    /// Timestamps without an offset are in UTC.
     pub utc: bool,
     pub json: bool,
-    /// Where the page goes.
+    /// The file for the HTML page.
     pub html: Option<PathBuf>,
     pub verbose: bool,
 }
@@ -140,7 +140,7 @@ pub struct ReportPlan {
 /// The plan of `report`.
 ///
 /// # Errors
-/// A time that cannot be read, or an end that lies before the beginning.
+/// A time that cannot be parsed, or an end before the beginning.
 pub fn report(args: args::Report) -> anyhow::Result<ReportPlan> {
     let now = Clock { utc: args.utc, millis: false }.now().at;
     let time = |flag: &str, text: Option<&String>| match text {
@@ -219,7 +219,7 @@ fn plan(
     })
 }
 
-/// A cluster has both roles, so one of the two flags holds.
+/// A cluster has servers of both roles, so only one of the two flags can apply.
 fn settle_cluster_or_role(connection: &mut args::Connection, sources: &Sources<'_>) -> anyhow::Result<()> {
     if connection.cluster && connection.expect_role.is_some() {
         let holds = sources.choose(&["expect_role", "cluster"])?;
@@ -229,12 +229,12 @@ fn settle_cluster_or_role(connection: &mut args::Connection, sources: &Sources<'
     Ok(())
 }
 
-/// The time for one check, and for a pass over all databases.
+/// The time limits for one check and for one pass over all databases.
 fn limits(connection: &args::Connection, sources: &Sources<'_>) -> (Duration, Duration) {
     let is_given = sources.typed("deadline") || sources.inherited("deadline");
-    // The default is for those who gave none; a longer timeout was given with a purpose.
+    // Only the default deadline is raised to the timeout: a longer timeout was given on purpose.
     let deadline = if is_given { connection.deadline } else { connection.deadline.max(connection.timeout) };
-    // No check can take longer than the pass that it is part of.
+    // A check cannot take longer than the pass that it belongs to.
     (connection.timeout.min(deadline), deadline)
 }
 
@@ -266,7 +266,7 @@ fn endpoint(
     Ok(Endpoint::Tcp { host, port: port.unwrap_or(6379) })
 }
 
-/// How to use TLS, if a flag or the URI asks for it.
+/// The TLS settings, if a flag or the URI enables TLS.
 fn tls(
     mut is_wanted: bool,
     endpoint: &Endpoint,
@@ -275,7 +275,7 @@ fn tls(
 ) -> anyhow::Result<Option<tls::Settings>> {
     if is_wanted && matches!(endpoint, Endpoint::Unix(_)) {
         ensure!(!sources.typed("tls"), "--tls cannot be combined with a Unix socket; leave one of them out");
-        // A socket that was typed overrides TLS in the environment.
+        // A socket on the command line overrides TLS in the environment.
         is_wanted = !(sources.typed("socket") || sources.typed("uri"));
         ensure!(
             !is_wanted,
@@ -329,7 +329,7 @@ fn databases(
     })
 }
 
-/// The ACL user, if any, and where the password comes from; none where nothing asks for a login.
+/// The ACL user, if any, and where the password comes from. None if no authentication is configured.
 fn credentials(
     connection: &args::Connection,
     uri: Option<&Uri>,
@@ -338,7 +338,7 @@ fn credentials(
 ) -> anyhow::Result<Option<(Option<String>, PasswordSource)>> {
     let user = user(connection, uri, sources)?;
     let source = password_source(connection, uri, user.as_deref(), sources, warnings)?;
-    // The URI names the user and says that there is no password.
+    // The URI contains the user and an empty password.
     let by_uri = user.is_some() && uri.is_some_and(|uri| uri.user == user && uri.password.is_some());
     let source = source.or_else(|| by_uri.then(|| PasswordSource::Given(Secret::new(""))));
 
@@ -370,7 +370,7 @@ fn user(connection: &args::Connection, uri: Option<&Uri>, sources: &Sources<'_>)
     Ok(connection.user.clone())
 }
 
-/// Where the password comes from: what was typed overrides a URI, and a URI overrides the environment.
+/// Where the password comes from: flags override a URI, and a URI overrides the environment.
 fn password_source(
     connection: &args::Connection,
     uri: Option<&Uri>,
@@ -390,7 +390,7 @@ fn password_source(
     ])?;
     let typed = chosen.filter(|flag| sources.typed(flag));
 
-    // An empty one leaves the password to the flags and the environment.
+    // If the URI's password is empty, it comes from the flags or the environment.
     let in_uri = uri.and_then(|uri| uri.password.clone()).filter(|password| !password.reveal().is_empty());
     if in_uri.is_some() && sources.typed("uri") {
         if let Some(flag) = typed {
@@ -409,7 +409,7 @@ fn password_source(
     }
 }
 
-/// The source that a flag names.
+/// The password source for a flag.
 #[cfg_attr(not(feature = "iam"), expect(unused_variables, clippy::unnecessary_wraps))]
 fn source_of_flag(
     flag: Option<&str>,
@@ -427,7 +427,7 @@ fn source_of_flag(
     })
 }
 
-/// What `--iam` and the flags beside it ask for.
+/// The signer for `--iam` and its related flags.
 #[cfg(feature = "iam")]
 fn iam(connection: &args::Connection, user: Option<&str>) -> anyhow::Result<crate::auth::iam::Signer> {
     let user = user.context("--iam needs --user; give the id of the ElastiCache user")?;
@@ -448,7 +448,7 @@ fn iam(connection: &args::Connection, user: Option<&str>) -> anyhow::Result<crat
     })
 }
 
-/// The URI, if one was given and it is not overridden by a flag.
+/// The URI, if one was given and no flag overrides it.
 fn uri(connection: &args::Connection, sources: &Sources<'_>) -> anyhow::Result<Option<Uri>> {
     let Some(text) = &connection.uri else { return Ok(None) };
     for flag in ["host", "socket"] {
@@ -456,7 +456,7 @@ fn uri(connection: &args::Connection, sources: &Sources<'_>) -> anyhow::Result<O
             return Ok(None);
         }
     }
-    // A port alone does not say where to, so it cannot take the place of a URI.
+    // A port without a host cannot replace a URI.
     if sources.typed("port") {
         let uri = if sources.typed("uri") { "--uri" } else { "REDIS_HEALTH_URI" };
         bail!("{uri} and --port cannot be used together; write the port into the URI, or give --host with it");

@@ -1,4 +1,4 @@
-//! `--uri`, read as redis-cli reads it.
+//! Parses `--uri` as redis-cli does.
 
 use anyhow::{Context as _, bail, ensure};
 use percent_encoding::percent_decode_str;
@@ -8,20 +8,20 @@ use crate::model::databases::MAX_INDEX;
 use crate::model::endpoint::Endpoint;
 use crate::model::secret::Secret;
 
-/// What a URI says.
+/// The parts of a URI.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Uri {
     pub endpoint: Endpoint,
     pub tls: bool,
     pub user: Option<String>,
-    /// Empty where the URI names a user and says, by a colon with nothing behind it, that there is no password.
+    /// Empty if the URI has a user followed by a colon without a password.
     pub password: Option<Secret>,
     pub db: Option<u32>,
 }
 
-/// Reads a URI as redis-cli does: user information without a colon is a password.
+/// Parses a URI as redis-cli does: user information without a colon is a password.
 ///
-/// No error repeats the URI, which may hold one.
+/// Errors do not repeat the URI, because it may contain a password.
 pub fn parse(text: &str) -> anyhow::Result<Uri> {
     let remedy = "write redis://user:password@host:port/db, rediss://… for TLS, or unix:///path/of/socket";
     let url = Url::parse(text).with_context(|| format!("--uri: this is not a URI; {remedy}"))?;
@@ -38,7 +38,8 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
     };
     let (user, password) = match (decode(url.username())?, url.password()) {
         (user, Some(password)) => (Some(user), Some(decode(password)?)),
-        // The parser drops an empty password, and the colon with it, which tells a user from a password.
+        // The parser drops an empty password together with its colon, but only the colon distinguishes a user from a
+        // password.
         (user, None) if has_colon(text) => (Some(user), Some(String::new())),
         (password, None) => (None, Some(password)),
     };
@@ -74,7 +75,7 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
     }
 }
 
-/// Whether there is a colon in a URI's user information.
+/// Whether the user information of a URI contains a colon.
 fn has_colon(text: &str) -> bool {
     let rest = text.split_once("://").map_or("", |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

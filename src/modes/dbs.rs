@@ -1,4 +1,4 @@
-//! `dbs`: one scan, one block, and out.
+//! `dbs`: one scan, logged as one block.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,15 +22,15 @@ use crate::output::console::Console;
 use crate::output::progress;
 use crate::output::scan_console::{ScanConsole, Shown};
 
-/// Scans once, and records what it saw.
+/// Scans once, and records the results.
 ///
 /// # Errors
-/// Nothing was checked: a certificate, the password or the log folder cannot be had.
+/// Nothing was checked: a certificate, the password or the log folder is not available.
 pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit> {
     let options = SessionOptions {
         console: Console::direct(),
         logs: &[Destination::Health, Destination::Error],
-        // The classic block has no room for what a server tells of itself.
+        // Classic blocks do not contain the server's identity.
         server_info: json || plan.log.format == Format::Json,
         lock: false,
     };
@@ -50,7 +50,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     let settled = session.checker.clone();
     let signal = tokio::select! {
         biased;
-        // First, so that replies which came before a signal are not lost to it.
+        // First, so that replies received before a signal are not lost.
         () = until_idle(&mut prober) => None,
         signal = session.signals.next() => Some(signal),
         () = progress::show(count, || settled.settled.load(Ordering::Relaxed)) => None,
@@ -78,14 +78,14 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     record(session, scan, shown, signal, prober.failures()).await
 }
 
-/// Waits until every check is over.
+/// Waits until every check has ended.
 async fn until_idle(prober: &mut Prober) {
     while !prober.is_idle() {
         prober.progress().await;
     }
 }
 
-/// Where the checks go as they finish.
+/// Collects the results of checks as they finish.
 fn collect_into(finished: &Arc<Mutex<Vec<CheckFinished>>>) -> Arc<dyn Fn(Event) + Send + Sync> {
     let finished = finished.clone();
     Arc::new(move |event| {
@@ -95,7 +95,7 @@ fn collect_into(finished: &Arc<Mutex<Vec<CheckFinished>>>) -> Arc<dyn Fn(Event) 
     })
 }
 
-/// Nodes answer in any order, and each one's databases in their own.
+/// Sorts results by target, because nodes answer in any order. Each target's databases are in order already.
 fn in_order(mut finished: Vec<CheckFinished>, order: &[Target]) -> Vec<CheckResult> {
     if order.len() > 1 {
         finished.sort_by_key(|check| order.iter().position(|target| *target == check.subject.target));
@@ -109,7 +109,7 @@ fn in_order(mut finished: Vec<CheckFinished>, order: &[Target]) -> Vec<CheckResu
     finished.into_iter().map(result).collect()
 }
 
-/// Has the scan recorded and shown, and gives the exit code.
+/// Records and shows the scan, and returns the exit code.
 async fn record(
     session: Session,
     scan: Scan,

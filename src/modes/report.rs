@@ -1,4 +1,4 @@
-//! `report`: reads logs back and shows what they come to.
+//! `report`: reads logs back and reports on them.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::output::console::Console;
 use crate::report::text::Style;
 use crate::report::{Report, build, html, json, text};
 
-/// Reads the logs, prints the report, and writes the page if one was asked for.
+/// Reads the logs, prints the report, and writes the HTML page if requested.
 ///
 /// # Errors
 /// There is nothing to read, or the page cannot be written.

@@ -1,4 +1,4 @@
-//! What `dbs` prints: the block and a summary, failures alone, or one JSON document.
+//! Prints the result of `dbs`: the block and a summary, only failures, or one JSON document.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +16,8 @@ use crate::output::console::Console;
 pub enum Shown {
     /// The block, and a summary.
     All,
-    /// Failures and a summary of them, on standard error: cron mails only bad news.
+    /// Failures and a summary, on standard error, or nothing if all checks passed. So cron sends mail only for
+    /// failures.
     Failures,
     /// The block as one JSON document.
     Json,
@@ -69,7 +70,7 @@ impl Sink for ScanConsole {
     }
 }
 
-/// The scan's own record, as the log has it.
+/// The record of the scan, as in the log.
 fn block(scan: &Scan) -> Record {
     let Scan { at, took, canary, stopped, .. } = *scan;
     Record::Scan { at, checks: scan.checks.clone(), took, canary, stopped }
@@ -108,7 +109,7 @@ fn summary(checks: &[CheckResult], endpoint: &str, took: Duration) -> String {
     text
 }
 
-/// Neighbours that failed alike share a line: `DB 0-15: NOT RUNNING (refused: Connection refused)`.
+/// Consecutive databases with the same failure share a line: `DB 0-15: NOT RUNNING (refused: Connection refused)`.
 fn folded_failures(checks: &[CheckResult]) -> Vec<String> {
     let alike = |a: &CheckResult, b: &CheckResult| a.result == b.result && a.subject.is_before(&b.subject);
     let line = |run: &[CheckResult]| {

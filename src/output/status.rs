@@ -1,4 +1,4 @@
-//! The live status line of `cycles`: one line of text from what is known now. Pure; `output` puts it on the terminal.
+//! The text of the live status line of `cycles`. Pure; `Console` shows it.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -6,19 +6,19 @@ use std::time::Duration;
 use crate::model::clock::Stamp;
 use crate::model::failure::Kind;
 
-/// What the status line tells.
+/// The content of the status line.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
-    /// The present cycle, and how many there are.
+    /// The current cycle, and how many there are.
     pub cycle: u32,
     pub cycles: u32,
     pub checks: u64,
     pub failures: u64,
-    /// How long the last check took that succeeded.
+    /// How long the last successful check took.
     pub latency: Option<Duration>,
-    /// Since when, and why, the first of the subjects that are down is down.
+    /// The time and kind of the first failure of one subject that is down.
     pub down: Option<(Stamp, Kind)>,
-    /// Until the end of the cycle, or in a break until the next cycle.
+    /// Time until the end of the cycle, or in a break until the next cycle.
     pub left: Duration,
     pub in_break: bool,
 }

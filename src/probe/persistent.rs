@@ -1,7 +1,7 @@
-//! `--held`: one connection that is kept open and checked on the same schedule as fresh connections.
+//! `--held`: a persistent connection, checked on the same schedule as fresh connections.
 //!
-//! It shows what the connection pool of an application sees: a fresh connection resolves the name and reaches the new
-//! primary, while a kept one stays with the old.
+//! It shows what an application with a connection pool sees: after a failover, a fresh connection resolves the name and
+//! reaches the new primary, while a persistent connection stays on the old one.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::probe::checker::{Checker, Emit};
 use crate::probe::connection::Connection;
 use crate::probe::deadline::Deadline;
 
-/// The kept connection.
+/// The persistent connection.
 pub struct PersistentConnection {
     checker: Arc<Checker>,
     /// None before the first check, and after the connection broke.
@@ -31,9 +31,9 @@ impl PersistentConnection {
         PersistentConnection { checker, current: Mutex::new(None) }
     }
 
-    /// Checks over the kept connection. If that broke, a new one is opened and kept.
+    /// Checks over the persistent connection. If it broke, a new one replaces it.
     ///
-    /// While an earlier check still waits for its reply, nothing is sent and nothing emitted.
+    /// If an earlier check is still waiting for its reply, this does nothing.
     pub async fn check(&self, emit: Emit<'_>) {
         let Ok(mut current) = self.current.try_lock() else { return };
         let start = Instant::now();
@@ -64,7 +64,7 @@ impl PersistentConnection {
         }
     }
 
-    /// Presents credentials that are newer than the connection, as pools with long connections do.
+    /// Authenticates again if the credentials were renewed, as connection pools do.
     async fn reauthenticate(
         &self,
         mut open: OpenConnection,

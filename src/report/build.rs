@@ -44,7 +44,7 @@ impl From<Ledger> for Report {
 pub fn of_logs(folders: Vec<(Folder, Logs)>) -> Report {
     let several = folders.len() > 1;
     let reports = folders.into_iter().map(|(folder, logs)| {
-        // Checks of all databases and checks of a single one take different times, so latency is of one mode.
+        // Scans of all databases and checks of a single one have different latencies, so latency is from one mode only.
         let (dbs, mut cycles) = (Report::from(logs.dbs), Report::from(logs.cycles));
         if cycles.latency.is_none() {
             (cycles.latency, cycles.points) = (dbs.latency, dbs.points.clone());
@@ -74,7 +74,7 @@ impl Report {
         self
     }
 
-    /// Merges two reports; what one of them observed is no gap of the other.
+    /// Merges two reports. Time that either of them observed is not a gap.
     fn merge(self, other: Report) -> Report {
         let missing = self.missing.merge(other.missing);
         let (first, second) = match (self.span, other.span) {

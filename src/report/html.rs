@@ -1,4 +1,5 @@
-//! A report as one HTML page: self-contained, without scripts, light and dark, printable. The template escapes all text.
+//! A report as one HTML page: self-contained, without scripts, with light and dark mode, printable. The template
+//! escapes all text.
 
 use std::time::Duration;
 
@@ -12,10 +13,10 @@ use crate::model::change::Changed;
 use crate::model::clock::Moment;
 use crate::model::duration::seconds;
 
-/// How many units wide the drawings are; the page scales them.
+/// The width of the drawings, in units. The page scales them.
 const WIDTH: f64 = 1000.0;
 
-/// How high the latency plot is.
+/// The height of the latency plot, in the same units.
 const HEIGHT: f64 = 200.0;
 
 /// How many outages the table lists.
@@ -43,7 +44,7 @@ struct Page {
 /// The states of all rows over time.
 struct Timeline {
     bands: Vec<Band>,
-    /// Changes on the time axis.
+    /// Changes, shown on the time axis.
     flags: Vec<Flag>,
     /// The labels of the time axis.
     ticks: Vec<String>,
@@ -69,16 +70,16 @@ struct Flag {
 }
 
 struct Plot {
-    /// The outline of the highest values, and the line of the means, as SVG paths.
+    /// The area below the maxima, and the line of the means, as SVG paths.
     highest: String,
     mean: String,
     lines: Vec<PlotLine>,
 }
 
-/// A line of the plot's scale.
+/// A grid line of the plot.
 struct PlotLine {
     y: String,
-    /// From the top, in percent.
+    /// The distance from the top, in percent.
     top: String,
     label: String,
 }
@@ -107,10 +108,10 @@ struct ChangeRow {
     what: String,
 }
 
-/// The page as text.
+/// Renders the page.
 ///
 /// # Errors
-/// The template cannot be rendered; no report is known to cause that.
+/// The template cannot be rendered. No report is known to cause this.
 pub fn render(report: &Report) -> anyhow::Result<String> {
     let folded = report.folded();
     let scale = Scale::of(report);
@@ -200,7 +201,7 @@ impl Scale {
     }
 }
 
-/// The outages and the unobserved times of a row. Those too close together to be drawn apart are one segment.
+/// The outages and the unobserved times of a row. Those that are too close together to be distinguished are merged.
 fn segments(row: &Row, scale: &Scale) -> Vec<Segment> {
     let Some((first, last)) = scale.span else { return Vec::new() };
     let mut outages: Vec<_> = row.outages.iter().map(|outage| (outage.span(), hover(outage))).collect();
@@ -210,7 +211,7 @@ fn segments(row: &Row, scale: &Scale) -> Vec<Segment> {
     let mut gaps: Vec<_> =
         row.unobserved((first.since, last.since)).map(|span| (span, "not observed".to_owned())).collect();
     gaps.sort_by_key(|(span, _)| *span);
-    // Unobserved time is not known to have been down, even inside an outage, so it is drawn on top.
+    // Even within an outage, unobserved time is not known to be downtime, so it is drawn on top.
     let down = merged(outages, "outages", scale).into_iter().map(|stretch| (stretch, "down"));
     let gap = merged(gaps, "unobserved times", scale).into_iter().map(|stretch| (stretch, "gap"));
     down.chain(gap).map(|(stretch, class)| stretch.drawn(class)).collect()
@@ -226,7 +227,7 @@ struct Stretch {
 
 impl Stretch {
     fn drawn(self, class: &'static str) -> Segment {
-        // An outage too short to be seen is drawn wider.
+        // An outage that is too short to be visible is drawn wider.
         let width = (self.to - self.from).max(if class == "down" { 3.0 } else { 0.0 });
         Segment { x: figure(self.from.min(WIDTH - width)), width: figure(width), class, title: self.title }
     }

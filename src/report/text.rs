@@ -1,4 +1,4 @@
-//! A report as text for people: readable at 80 columns, in a terminal, a mail or a ticket.
+//! A report as text: readable at 80 columns, in a terminal, a mail or a ticket.
 
 use std::fmt::{self, Display, Write as _};
 use std::io::IsTerminal as _;
@@ -8,7 +8,7 @@ use super::timeline::{State, bar};
 use super::{Latency, Report, change_in_words, name_of_rows, stamp};
 use crate::model::duration::seconds;
 
-/// How the text is shown.
+/// The width and colour of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
     /// Columns.
@@ -19,11 +19,11 @@ pub struct Style {
 /// How many outages the text lists.
 const LISTED: usize = 100;
 
-/// The width where there is no terminal.
+/// The width without a terminal.
 const WIDTH: usize = 80;
 
 impl Style {
-    /// As wide as the terminal of standard output, and in colour there unless `NO_COLOR` is set (no-color.org).
+    /// The width of the terminal on standard output, in colour unless `NO_COLOR` is set (no-color.org).
     pub fn of_standard_output() -> Self {
         let colour =
             std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -40,7 +40,7 @@ impl Style {
     }
 }
 
-/// The report as lines, without the last one's end.
+/// Renders the report, without the final line end.
 pub fn render(report: &Report, style: &Style) -> String {
     let mut text = String::new();
     // Writing to memory does not fail.
@@ -191,7 +191,7 @@ fn timeline(report: &Report, style: Style, f: &mut String) -> fmt::Result {
     writeln!(f, "{:width$} {from}{:space$}{to}", "", "")
 }
 
-/// Indented lines no wider than the page, broken at spaces.
+/// Writes indented lines of at most `width` columns, broken at spaces.
 fn wrapped(text: &str, width: usize, f: &mut String) -> fmt::Result {
     const INDENT: &str = "    ";
     let mut line = String::new();
@@ -209,7 +209,7 @@ fn wrapped(text: &str, width: usize, f: &mut String) -> fmt::Result {
     writeln!(f, "{INDENT}{line}")
 }
 
-/// The share of passed checks in percent; rounded down, so that 100 % means all of them.
+/// The share of checks that passed, in percent. Rounded down, so that 100 % means all of them.
 pub fn availability(checks: u64, failures: u64) -> String {
     let thousandths = u128::from(checks - failures.min(checks)) * 100_000 / u128::from(checks.max(1));
     format!("{}.{:03} %", thousandths / 1000, thousandths % 1000)
@@ -219,7 +219,7 @@ fn millis(duration: Duration) -> impl Display {
     format!("{:.1}", duration.as_secs_f64() * 1000.0)
 }
 
-/// A length for people: `35m`, `1h 2m 3s`, `50d 3h`, and milliseconds when it is shorter than a few seconds.
+/// A duration such as `35m`, `1h 2m 3s` or `50d 3h`; in seconds with milliseconds if it is shorter than 5 s.
 pub fn length(duration: Duration) -> String {
     if duration < Duration::from_secs(5) {
         return format!("{} s", seconds(duration));
@@ -230,7 +230,7 @@ pub fn length(duration: Duration) -> String {
     parts.join(" ")
 }
 
-/// Seconds, and in brackets hours and minutes where there are many.
+/// Seconds, followed by hours and minutes in brackets from 120 s on.
 pub fn seconds_and_length(duration: Duration) -> String {
     match duration < Duration::from_secs(120) {
         true => format!("{} s", seconds(duration)),

@@ -10,11 +10,11 @@ pub enum State {
     Up,
     /// At least one outage overlaps it.
     Down,
-    /// Nothing was observed in all of it.
+    /// The whole bucket was not observed.
     Unobserved,
 }
 
-/// The states of one row in `cells` equal buckets from the first check to the last.
+/// The states of one row in `cells` equal buckets, from the first check of the report to the last.
 pub fn bar(report: &Report, row: &Row, cells: usize) -> Vec<State> {
     let Some((first, last)) = report.span else { return Vec::new() };
     let (start, length) = (first.since, last.since.saturating_sub(first.since));
@@ -26,7 +26,7 @@ pub fn bar(report: &Report, row: &Row, cells: usize) -> Vec<State> {
         let (from, to) = (edge(cell), if cell + 1 == cells { last.since } else { edge(cell + 1) });
         let holds = |at: Duration| from <= at && (at < to || cell + 1 == cells);
         let is_end = row.span.is_some_and(|(first, last)| holds(first.since) || holds(last.since));
-        // Unobserved time is not known to have been down, even inside an outage.
+        // Even within an outage, unobserved time is not known to be downtime.
         if !is_end && from < to && unobserved.iter().any(|(begin, end)| *begin <= from && *end >= to) {
             return State::Unobserved;
         }
@@ -51,7 +51,7 @@ mod tests {
         Moment { stamp: Stamp { at, millis: false }, since: Duration::from_secs(second) }
     }
 
-    /// The bar of a row that was observed from one second to another, but for gaps, in ten cells of a second each.
+    /// The bar of a row that was observed in `span` except for `gaps`, in ten cells of one second each.
     fn drawn(span: (u64, u64), gaps: &[(u64, u64)]) -> String {
         let row = Row {
             subject: Subject::default(),
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(drawn((0, 10), &[]), "==========");
         assert_eq!(drawn((0, 10), &[(3, 6)]), "===...====");
         assert_eq!(drawn((4, 6), &[]), "....===...");
-        // A single check is seen, wherever it lies.
+        // A single check is visible wherever it is.
         assert_eq!(drawn((0, 0), &[]), "=.........");
         assert_eq!(drawn((10, 10), &[]), ".........=");
     }

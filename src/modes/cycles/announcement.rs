@@ -6,7 +6,7 @@ use crate::cli::plan::CyclesPlan;
 use crate::model::databases::Databases;
 use crate::model::duration::seconds;
 
-/// The plan of a run in words.
+/// Describes the plan of a run in one line.
 pub fn announcement(CyclesPlan { plan, schedule, held, .. }: &CyclesPlan) -> String {
     let what = match plan.databases {
         Databases::One(db) => format!("DB {db}"),

@@ -1,5 +1,5 @@
-//! Logging in with AWS credentials, against a metadata service and a server that are both in this process: without TLS,
-//! which the command line insists on, the token that reaches the server can be seen.
+//! Authentication with AWS credentials, against a metadata service and a server in this process. The command line
+//! requires TLS for this; without it, the test can see the token that reaches the server.
 
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ mod scripted;
 use aws::{KEY, SECRET_KEY, SESSION, metadata_service};
 use scripted::{Behaviour, Server};
 
-/// Runs the test below in a process of its own, since what AWS's tools look at is the environment.
+/// Runs the test below in a separate process, because the AWS SDK reads the environment.
 fn log_in(port: u16, variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "--ignored", "--nocapture", "modes::tests::iam::a_login_in_a_process_of_its_own"]);
@@ -66,7 +66,7 @@ fn received(server: &Server) -> String {
     commands[0].strip_prefix("AUTH iam-user ").unwrap_or_else(|| panic!("{commands:?}")).to_owned()
 }
 
-/// The token that the same credentials give at the same time.
+/// The token that the same credentials create at the same time.
 fn expected(token: &str, session: Option<&str>) -> String {
     let (_, rest) = token.split_once("&X-Amz-Date=").unwrap();
     let date = chrono::NaiveDateTime::parse_from_str(&rest[..16], "%Y%m%dT%H%M%SZ").unwrap().and_utc();

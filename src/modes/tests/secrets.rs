@@ -1,4 +1,4 @@
-//! Nothing that holds a password shows it in its debug output, which a panic would print.
+//! No value that contains a password shows it in its debug output, which a panic would print.
 
 use std::sync::Arc;
 

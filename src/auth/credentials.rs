@@ -112,7 +112,7 @@ impl CredentialsProvider {
             }
             Err(error) => {
                 drop(state);
-                (self.0.notify)(&format!("{error:#}; the old password stays"));
+                (self.0.notify)(&format!("{error:#}; the old password stays in use"));
                 None
             }
         }
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_expires_is_refreshed_without_a_rejection() {
+    fn an_expiring_password_is_refreshed_without_a_rejection() {
         in_a_folder(|folder| async move {
             std::fs::write(folder.join("password"), "second\n").unwrap();
             let fetched = Fetched {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_change_is_not_fetched_again() {
+    fn a_fixed_password_is_not_fetched_again() {
         in_a_folder(|_| async {
             let source = PasswordSource::Given(crate::model::secret::Secret::new("hunter2"));
             let provider = CredentialsProvider::fetch_every(Duration::ZERO, None, source, silent()).await.unwrap();

@@ -63,6 +63,7 @@ impl Signer {
         let region = config.region().context("--iam: no AWS region was found; give --region, or set AWS_REGION")?;
         let provider = config.credentials_provider().with_context(|| format!("--iam: no AWS credentials; {REMEDY}"))?;
         let credentials = provider.provide_credentials().await.map_err(|error| not_found(&error))?;
+
         let now = SystemTime::now();
         Ok(Fetched {
             password: self.token(&credentials, region.as_ref(), now)?,
@@ -79,6 +80,7 @@ impl Signer {
         if self.serverless {
             request.push_str("&ResourceType=ServerlessCache");
         }
+
         let mut settings = SigningSettings::default();
         settings.signature_location = SignatureLocation::QueryParams;
         settings.expires_in = Some(LIFETIME);
@@ -92,6 +94,7 @@ impl Signer {
             .build()
             .context("--iam: cannot sign")?
             .into();
+
         let signable = SignableRequest::new("GET", request.as_str(), std::iter::empty(), SignableBody::empty());
         let signed = sign(signable.context("--iam: cannot sign")?, &parameters).context("--iam: cannot sign")?;
         for (name, value) in signed.output().params() {
@@ -102,7 +105,7 @@ impl Signer {
 }
 
 const REMEDY: &str =
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where an instance or container has a role";
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run on an instance or container with a role";
 
 async fn configuration(region: Option<String>) -> SdkConfig {
     // ring, as for the other connections: the default provider would make the binary 50 % larger and slower to start.
@@ -180,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_renewed_before_it_or_its_credentials_end() {
+    fn a_token_is_renewed_before_it_or_its_credentials_expire() {
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
         for (left, expected) in [(None, 10), (Some(360), 10), (Some(15), 10), (Some(12), 7), (Some(3), 0)] {
             let expiry = left.map(|left| now() + minutes(left));

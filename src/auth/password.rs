@@ -71,7 +71,7 @@ impl PasswordSource {
             }
             PasswordSource::Prompt => rpassword::prompt_password("Password: ")
                 .map(|text| Secret::new(text).into())
-                .context("--askpass: cannot ask without a terminal; use REDISCLI_AUTH or --pass-file"),
+                .context("--askpass: cannot prompt without a terminal; use REDISCLI_AUTH or --pass-file"),
             #[cfg(feature = "iam")]
             PasswordSource::Iam(signer) => signer.fetch().await,
         }
@@ -141,6 +141,7 @@ async fn run(shell: &mut Command) -> anyhow::Result<Secret> {
         );
     };
     group.keep();
+
     let output = output.context("--password-command: cannot read what the command prints")?;
     if !output.status.success() {
         bail!("--password-command: the command failed ({}); run it by hand to see why", output.status);
@@ -186,18 +187,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_line_is_the_password_whoever_wrote_it() {
+    fn the_first_line_is_the_password_with_any_line_end() {
         for text in ["pass", "pass\n", "pass\r\n", "pass\r", "\u{feff}pass\r\nmore", "\u{feff}pass"] {
             assert_eq!(first_line(text), Some(Secret::new("pass")), "{text:?}");
         }
-        assert_eq!(first_line(" p\ra ss \n"), Some(Secret::new(" p\ra ss ")), "all else is part of it");
+        assert_eq!(first_line(" p\ra ss \n"), Some(Secret::new(" p\ra ss ")), "everything else is part of it");
         for text in ["", "\n", "\r", "\u{feff}\r\nmore"] {
             assert_eq!(first_line(text), None, "{text:?}");
         }
     }
 
     #[test]
-    fn a_command_that_is_given_up_ends_with_its_children() {
+    fn an_aborted_command_ends_with_its_children() {
         let folder = tempfile::TempDir::new().unwrap();
         let file = folder.path().join("pid");
         let command = format!("sleep 1000 & echo $! >{0}.new; mv {0}.new {0}; wait", file.display());

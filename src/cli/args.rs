@@ -17,8 +17,8 @@ use crate::model::server::Role;
 #[derive(Parser)]
 #[command(name = "redis-health", version, disable_help_flag = true, disable_help_subcommand = true)]
 #[command(
-    after_help = "Exit codes: 0 every check passed, 1 a check failed, 2 wrong usage or configuration, 3 the log \
-    folder is held by another cycles run, 4 a record could not be written, 128+n ended by signal n."
+    after_help = "Exit codes: 0 every check passed, 1 a check failed, 2 wrong usage or configuration, 3 another \
+    cycles run is using the log folder, 4 a record could not be written, 128+n ended by signal n."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -112,7 +112,7 @@ pub struct Cycles {
 
     /// How many cycles to run.
     #[arg(long, value_name = "COUNT", env = "REDIS_HEALTH_CYCLES", default_value = "4")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(value_parser = cycle_count, allow_negative_numbers = true)]
     pub cycles: u32,
 
     /// How long one cycle lasts.
@@ -323,6 +323,7 @@ pub struct Common {
 
     /// How many rotated files of each log to keep; needs --rotate [default: all].
     #[arg(long, value_name = "COUNT", env = "REDIS_HEALTH_KEEP")]
+    #[arg(value_parser = keep_count, allow_negative_numbers = true)]
     pub keep: Option<usize>,
 
     /// Write metrics in Prometheus' text format to this file, for node_exporter's textfile collector.
@@ -354,7 +355,15 @@ fn max_db(text: &str) -> Result<MaxDb, String> {
 
 fn index(text: &str) -> Result<u32, String> {
     let index = text.parse().ok().filter(|index| *index <= MAX_INDEX);
-    index.ok_or_else(|| format!("write an index from 0 to {MAX_INDEX}"))
+    index.ok_or_else(|| format!("must be an index from 0 to {MAX_INDEX}"))
+}
+
+fn cycle_count(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "must be a number from 1, such as 4".to_owned())
+}
+
+fn keep_count(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "must be a number from 0, such as 7".to_owned())
 }
 
 fn port(text: &str) -> Result<u16, String> {
@@ -365,14 +374,14 @@ fn role(text: &str) -> Result<Role, String> {
     [Role::Primary, Role::Replica]
         .into_iter()
         .find(|role| role.to_string() == text)
-        .ok_or_else(|| "write primary or replica".to_owned())
+        .ok_or_else(|| "must be primary or replica".to_owned())
 }
 
 fn log_format(text: &str) -> Result<Format, String> {
     match text {
         "classic" => Ok(Format::Classic),
         "json" => Ok(Format::Json),
-        _ => Err("write classic or json".to_owned()),
+        _ => Err("must be classic or json".to_owned()),
     }
 }
 
@@ -382,6 +391,6 @@ fn rotation(text: &str) -> Result<Rotation, String> {
         "hourly" => Ok(Rotation::Hourly),
         size => units::size(size)
             .map(Rotation::Size)
-            .ok_or_else(|| "write daily, hourly, or a size such as 500K or 10M".to_owned()),
+            .ok_or_else(|| "must be daily, hourly, or a size such as 500K or 10M".to_owned()),
     }
 }

@@ -1,6 +1,6 @@
 //! The command line: flags and environment variables are converted to a plan, once.
 //!
-//! No other folder uses clap types or reads settings from the environment.
+//! No other folder uses clap types or reads `REDIS_HEALTH_*` variables.
 
 pub mod args;
 pub mod plan;

@@ -117,8 +117,9 @@ pub fn cycles(args: args::Cycles, sources: &Sources<'_>) -> anyhow::Result<Cycle
     let mut connection = args.connection;
     if held && connection.cluster {
         // A persistent connection leads to one node, but a cluster has several.
-        let holds = sources.choose(&["held", "cluster"])?;
-        (held, connection.cluster) = (holds == Some("held"), holds == Some("cluster"));
+        let chosen = sources.choose(&["held", "cluster"])?;
+        held = chosen == Some("held");
+        connection.cluster = chosen == Some("cluster");
     }
     let plan = plan(connection, args.common, args.max_db, Databases::One(0), millis, sources)?;
     Ok(CyclesPlan { plan, schedule, held, json })
@@ -158,7 +159,7 @@ pub fn report(args: args::Report) -> anyhow::Result<ReportPlan> {
     );
     ensure!(
         !args.paths.iter().any(|path| path.to_string_lossy().contains("://")),
-        "report: a URI is no log file; give the folder or the files that dbs and cycles wrote"
+        "report: a URI is not a log file; give the folder or the files that dbs and cycles wrote"
     );
     let paths = if args.paths.is_empty() { vec![args.log_dir] } else { args.paths };
     Ok(ReportPlan { paths, range, utc: args.utc, json: args.json, html: args.html, verbose: args.verbose })
@@ -222,9 +223,9 @@ fn plan(
 /// A cluster has servers of both roles, so only one of the two flags can apply.
 fn settle_cluster_or_role(connection: &mut args::Connection, sources: &Sources<'_>) -> anyhow::Result<()> {
     if connection.cluster && connection.expect_role.is_some() {
-        let holds = sources.choose(&["expect_role", "cluster"])?;
-        connection.cluster = holds == Some("cluster");
-        connection.expect_role = connection.expect_role.filter(|_| holds == Some("expect_role"));
+        let chosen = sources.choose(&["expect_role", "cluster"])?;
+        connection.cluster = chosen == Some("cluster");
+        connection.expect_role = connection.expect_role.filter(|_| chosen == Some("expect_role"));
     }
     Ok(())
 }
@@ -345,7 +346,7 @@ fn credentials(
     #[cfg(feature = "iam")]
     if !matches!(source, Some(PasswordSource::Iam(_))) {
         for flag in ["iam_cache", "iam_serverless", "region"] {
-            ensure!(!sources.typed(flag), "{} requires --iam; give that too", flag_name(flag));
+            ensure!(!sources.typed(flag), "{} requires --iam; give both", flag_name(flag));
         }
     }
     match (user, source) {
@@ -378,7 +379,7 @@ fn password_source(
     sources: &Sources<'_>,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Option<PasswordSource>> {
-    const VISIBLE: &str = "can be seen by everybody on this machine in the process list; \
+    const VISIBLE: &str = "can be seen by all users of this machine in the process list; \
                            REDISCLI_AUTH, --pass-file or --password-command keep it private";
     let chosen = sources.choose(&[
         "password",
@@ -438,7 +439,7 @@ fn iam(connection: &args::Connection, user: Option<&str>) -> anyhow::Result<crat
         .context("--iam needs --iam-cache; give the id of the replication group or of the serverless cache")?;
     ensure!(
         !cache.is_empty() && cache.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
-        "--iam-cache: {cache} is not the id of a cache; give the replication group's, not the endpoint's name"
+        "--iam-cache: {cache} is not the id of a cache; give the id of the replication group, not the endpoint's name"
     );
     Ok(crate::auth::iam::Signer {
         user: user.to_owned(),
@@ -459,7 +460,7 @@ fn uri(connection: &args::Connection, sources: &Sources<'_>) -> anyhow::Result<O
     // A port without a host cannot replace a URI.
     if sources.typed("port") {
         let uri = if sources.typed("uri") { "--uri" } else { "REDIS_HEALTH_URI" };
-        bail!("{uri} and --port cannot be used together; write the port into the URI, or give --host with it");
+        bail!("{uri} and --port cannot be used together; write the port into the URI, or give --host too");
     }
     uri::parse(text).map(Some)
 }

@@ -12,13 +12,13 @@ const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
 /// # Errors
 /// The text says what is wrong, with an example.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    const HINT: &str = "write seconds (300, 0.5) or a duration such as 250ms, 5m or 1m30s";
+    const HINT: &str = "must be seconds (300, 0.5) or a duration such as 250ms, 5m or 1m30s";
     let parsed = match text.trim().parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| HINT.to_owned())?,
         Err(_) => humantime::parse_duration(text.trim()).map_err(|_| HINT.to_owned())?,
     };
     if parsed > LONGEST {
-        return Err("no duration may be longer than ten years".to_owned());
+        return Err("must be ten years at most".to_owned());
     }
     Ok(parsed)
 }
@@ -29,7 +29,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// The text says what is wrong, with an example.
 pub fn nonzero_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("it must be more than zero".to_owned()),
+        Duration::ZERO => Err("must be more than zero, such as 0.5 or 250ms".to_owned()),
         duration => Ok(duration),
     }
 }

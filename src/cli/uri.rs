@@ -26,7 +26,7 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
     let remedy = "write redis://user:password@host:port/db, rediss://… for TLS, or unix:///path/of/socket";
     let url = Url::parse(text).with_context(|| format!("--uri: this is not a URI; {remedy}"))?;
     let decode = |text: &str| -> anyhow::Result<String> {
-        let text = percent_decode_str(text).decode_utf8().context("--uri: an escape in it is not UTF-8")?;
+        let text = percent_decode_str(text).decode_utf8().context("--uri: it contains an escape that is not UTF-8")?;
         Ok(text.into_owned())
     };
     let db = |text: &str| -> anyhow::Result<Option<u32>> {
@@ -45,10 +45,10 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
     };
     let user = user.filter(|user| !user.is_empty());
     let password = password.filter(|password| !password.is_empty() || user.is_some()).map(Secret::new);
-    ensure!(url.fragment().is_none(), "--uri: a # in it must be written as %23");
+    ensure!(url.fragment().is_none(), "--uri: # must be written as %23");
     match url.scheme() {
         "redis" | "valkey" | "rediss" | "valkeys" => {
-            ensure!(url.query().is_none(), "--uri: what follows the ? is not understood; {remedy}");
+            ensure!(url.query().is_none(), "--uri: a query (after ?) is not supported; {remedy}");
             let host = url.host_str().unwrap_or_default();
             let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
             Ok(Uri {
@@ -63,15 +63,18 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
             })
         }
         "unix" => {
-            ensure!(url.host_str().unwrap_or_default().is_empty(), "--uri: a socket's URI has three slashes; {remedy}");
+            ensure!(
+                url.host_str().unwrap_or_default().is_empty(),
+                "--uri: the URI of a socket begins with unix:///; {remedy}"
+            );
             let mut in_query = None;
             for (key, value) in url.query_pairs() {
-                ensure!(key == "db", "--uri: only db may follow the ?; {remedy}");
+                ensure!(key == "db", "--uri: the query may contain only db; {remedy}");
                 in_query = db(&value)?;
             }
             Ok(Uri { endpoint: Endpoint::Unix(decode(url.path())?.into()), tls: false, user, password, db: in_query })
         }
-        _ => bail!("--uri: its scheme is not known; {remedy}"),
+        _ => bail!("--uri: unknown scheme; {remedy}"),
     }
 }
 
@@ -111,7 +114,7 @@ mod tests {
         let neither = read("redis://:@h");
         assert_eq!((neither.user, neither.password), (None, None));
         let odd = read("redis://pass@[::1]:7000").password;
-        assert_eq!(odd, Some(Secret::new("pass")), "the host's colons have no say");
+        assert_eq!(odd, Some(Secret::new("pass")), "colons in the host are ignored");
         assert_eq!(read("redis://[::1]:7000/").endpoint, tcp("::1", 7000));
         assert_eq!(read("redis://").endpoint, tcp("127.0.0.1", 6379));
         for (text, tls) in [("redis://h", false), ("valkey://h", false), ("rediss://h", true), ("valkeys://h", true)] {
@@ -122,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_uri_that_cannot_be_read_is_named_but_not_repeated() {
+    fn errors_do_not_repeat_the_uri() {
         for text in [
             "hunter2",
             "http://hunter2@h",

@@ -78,7 +78,12 @@ impl Discovery {
             self.topology(&mut connection, Dialled { host: &host, tls: connect.tls.is_some() }, deadline).await
         };
         let (topology, result) = match asked.await {
-            Ok((topology, result)) => (Some(topology), result),
+            Ok((topology, result)) => {
+                if let Err(failure) = &result {
+                    debug!("topology from {}: {failure}", connect.endpoint);
+                }
+                (Some(topology), result)
+            }
             Err(failure) => {
                 debug!("no topology from {}: {failure}", connect.endpoint);
                 (None, Err(failure))

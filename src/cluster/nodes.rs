@@ -116,9 +116,11 @@ impl Nodes {
         }
         let mut found = TopologyUpdate { is_first: self.as_of.replace(number).is_none(), ..TopologyUpdate::default() };
         let whole = topology.is_whole();
+
         let before = std::mem::take(&mut self.members);
         let mut before: BTreeMap<_, _> = before.into_iter().map(|member| (member.node.name.clone(), member)).collect();
         self.update_shards(&topology.nodes, whole, &mut found);
+
         for node in topology.nodes {
             let known = before.remove(&node.name);
             let is_new = known.is_none();
@@ -126,9 +128,11 @@ impl Nodes {
             found.added.extend(is_new.then(|| member.clone()));
             self.members.push(member);
         }
-        match whole {
-            true => found.removed.extend(before.into_values().map(|member| member.target())),
-            false => self.members.extend(before.into_values()),
+
+        if whole {
+            found.removed.extend(before.into_values().map(|member| member.target()));
+        } else {
+            self.members.extend(before.into_values());
         }
         found
     }
@@ -141,6 +145,7 @@ impl Nodes {
         let known = nodes.iter().map(|node| self.connect_options(node)).collect();
         let known_nodes = Arc::new(KnownNodes { endpoint: self.checker.connect.clone(), known });
         let connect_options = |node: &Node| self.connect_options(node);
+
         let shard_update = ShardUpdate {
             nodes,
             is_whole: whole,
@@ -149,7 +154,10 @@ impl Nodes {
             checker: &self.checker,
         };
         let ShardChange { added, removed, moved } = shard_update.apply(&mut shards);
-        (self.shards, found.new_shards, found.moved) = (shards, added, moved);
+
+        self.shards = shards;
+        found.new_shards = added;
+        found.moved = moved;
         found.removed.extend(removed);
     }
 
@@ -220,8 +228,8 @@ mod tests {
     }
 
     fn names(found: &TopologyUpdate) -> (Vec<String>, Vec<String>) {
-        let come = found.added.iter().map(|member| member.target().to_string()).collect();
-        (come, found.removed.iter().map(Target::to_string).collect())
+        let added = found.added.iter().map(|member| member.target().to_string()).collect();
+        (added, found.removed.iter().map(Target::to_string).collect())
     }
 
     /// The shards, with their primaries and hash tags.
@@ -236,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_come_and_go_in_the_order_of_the_looks() {
+    fn discoveries_are_applied_in_the_order_in_which_they_began() {
         const ALL: Option<(u16, u16)> = Some((0, 16_383));
         let mut nodes = no_nodes();
         let first = nodes.take(1, topology(&[("a", ALL), ("b", None)]));
@@ -255,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_is_written_to_wherever_its_slots_are() {
+    fn a_shard_follows_its_slots() {
         let mut nodes = no_nodes();
         let first = nodes.take(1, topology(&[("a", Some((0, 8191))), ("b", Some((8192, 16_383))), ("c", None)]));
         assert!(nodes.members().iter().all(|member| member.checker.canary.is_none()));

@@ -59,21 +59,24 @@ impl Route {
             Databases::One(_) => end.min(start + self.checker.timeout),
             _ => end,
         };
+
         let settled = AtomicBool::new(false);
         let first = async {
             let mut failed = Vec::new();
-            let mut sort = |outcome: Outcome| {
+            let mut emit_or_keep = |outcome: Outcome| {
                 settled.store(true, Ordering::Relaxed);
                 if is_stale(&outcome) { failed.push(outcome) } else { emit(outcome) }
             };
-            self.checker.run_until(end, &mut sort).await;
+            self.checker.run_until(end, &mut emit_or_keep).await;
             failed
         };
+
         // If the primary hangs, the replicas are tried after half of the time.
         let instead = async {
             sleep(self.checker.timeout / 2).await;
             if settled.load(Ordering::Relaxed) { None } else { self.check_at_others(start, end).await }
         };
+
         let failed = tokio::select! {
             biased;
             failed = first => failed,
@@ -82,11 +85,13 @@ impl Route {
         if failed.is_empty() {
             return;
         }
+
         let moved = failed.iter().find_map(|outcome| self.redirection(outcome, &self.checker.connect));
         let again = match &moved {
             Some(connect) => self.check_at(connect.clone(), start, end).await,
             None => self.check_at_others(start, end).await.unwrap_or_default(),
         };
+
         for outcome in failed {
             match (again.iter().find(|again| again.db == outcome.db), &moved) {
                 (Some(again), _) => emit(again.clone()),
@@ -122,7 +127,7 @@ impl Route {
         let before = start.elapsed();
         let mut outcomes = Vec::new();
         if Instant::now() < end {
-            debug!("{} is asked in the place of {}", connect.endpoint, self.checker.connect.endpoint);
+            debug!("checking {} instead of {}", connect.endpoint, self.checker.connect.endpoint);
             let checker = self.checker.for_server(connect, self.checker.canary.clone());
             let mut keep = |mut outcome: Outcome| {
                 outcome.details.elapsed += before;
@@ -207,9 +212,10 @@ impl ShardUpdate<'_> {
         let mut change = ShardChange::default();
         let owners: Vec<_> = self.nodes.iter().filter(|node| !node.slots.is_empty()).collect();
         let (known, unmatched) = matched(std::mem::take(shards), &owners);
-        match self.is_whole {
-            true => change.removed.extend(unmatched.iter().map(Shard::target)),
-            false => shards.extend(unmatched),
+        if self.is_whole {
+            change.removed.extend(unmatched.iter().map(Shard::target));
+        } else {
+            shards.extend(unmatched);
         }
 
         for (owner, known) in owners.into_iter().zip(known) {
@@ -255,20 +261,20 @@ impl ShardUpdate<'_> {
 /// shard stays with its primary if that still owns some of its slots, and otherwise goes to the node that owns most of
 /// them.
 fn matched(shards: Vec<Shard>, owners: &[&Node]) -> (Vec<Option<Shard>>, Vec<Shard>) {
-    let mut likeness = Vec::new();
+    let mut candidates = Vec::new();
     for (place, shard) in shards.iter().enumerate() {
         for (owner, node) in owners.iter().enumerate() {
-            let shared = shared(&shard.slots, &node.slots);
+            let shared = shared_slots(&shard.slots, &node.slots);
             if shared > 0 {
-                likeness.push((Reverse((shard.primary.name == node.name, shared)), place, owner));
+                candidates.push((Reverse((shard.primary.name == node.name, shared)), place, owner));
             }
         }
     }
-    likeness.sort_unstable();
+    candidates.sort_unstable();
 
     let mut shards: Vec<_> = shards.into_iter().map(Some).collect();
     let mut known: Vec<Option<Shard>> = owners.iter().map(|_| None).collect();
-    for (_, place, owner) in likeness {
+    for (_, place, owner) in candidates {
         if known[owner].is_none() {
             known[owner] = shards[place].take();
         }
@@ -281,10 +287,14 @@ fn matched(shards: Vec<Shard>, owners: &[&Node]) -> (Vec<Option<Shard>>, Vec<Sha
 fn name(slots: &[RangeInclusive<u16>], others: &[Shard]) -> Arc<str> {
     let mut slots = slots.to_vec();
     slots.sort_by_key(|range| *range.start());
-    let shown = slots.iter().take(SHOWN).map(|range| match range.start() == range.end() {
-        true => range.start().to_string(),
-        false => format!("{}-{}", range.start(), range.end()),
+    let shown = slots.iter().take(SHOWN).map(|range| {
+        if range.start() == range.end() {
+            range.start().to_string()
+        } else {
+            format!("{}-{}", range.start(), range.end())
+        }
     });
+
     let mut name = shown.collect::<Vec<_>>().join(",");
     if slots.len() > SHOWN {
         name.push_str(",...");
@@ -301,7 +311,7 @@ fn is_in(tag: &str, slots: &[RangeInclusive<u16>]) -> bool {
 }
 
 /// How many slots two sets have in common.
-fn shared(these: &[RangeInclusive<u16>], those: &[RangeInclusive<u16>]) -> u32 {
+fn shared_slots(these: &[RangeInclusive<u16>], those: &[RangeInclusive<u16>]) -> u32 {
     let pairs = these.iter().flat_map(|a| those.iter().map(move |b| (a, b)));
     pairs.map(|(a, b)| ((*a.start()).max(*b.start())..=(*a.end()).min(*b.end())).count() as u32).sum()
 }

@@ -145,9 +145,9 @@ impl Topology {
         let number = |name: &str| field(name).and_then(|value| value.parse::<u16>().ok());
         // CLUSTER SLOTS does not report failing primaries, and CLUSTER INFO may be forbidden. The larger of the two
         // numbers is used.
-        let told = number("cluster_slots_assigned")
+        let reported = number("cluster_slots_assigned")
             .map(|assigned| SLOTS.saturating_sub(assigned) + number("cluster_slots_fail").unwrap_or(0).min(SLOTS));
-        let unserved = told.unwrap_or(0).max(SLOTS - self.slots().1);
+        let unserved = reported.unwrap_or(0).max(SLOTS - self.slots().1);
         if unserved > 0 {
             let plural = if unserved == 1 { "slot" } else { "slots" };
             return Err(Failure::new(Kind::ClusterDown, format!("{unserved} {plural} without a primary")));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_tell_all_nodes_in_both_protocols() {
+    fn cluster_shards_lists_all_nodes_in_both_protocols() {
         for file in ["shards", "shards-resp3"] {
             let topology = Topology::from_shards(&captured(file), HERE).unwrap();
             assert_eq!(
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_is_down_is_counted_by_its_slots() {
+    fn slots_of_a_failed_shard_are_counted() {
         let by_shards = Topology::from_shards(&captured("shards-down"), HERE).unwrap();
         let by_slots = Topology::from_slots(&captured("slots-down"), &captured("nodes-down"), HERE).unwrap();
         for topology in [by_shards, by_slots] {
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_alone_tell_only_primaries_that_fail_by_the_info() {
+    fn without_cluster_nodes_failing_primaries_are_known_from_cluster_info() {
         let topology = Topology::from_slots(&captured("slots-down"), &Reply::Nil, HERE).unwrap();
         assert_eq!(topology.verdict(""), Ok(()));
         let failure = topology.verdict(&info("info-down")).unwrap_err();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_knows_nobody_is_where_it_was_reached() {
+    fn a_node_without_an_address_has_the_one_it_was_reached_at() {
         let alone = Topology::from_shards(&captured("shards-alone"), HERE).unwrap();
         assert_eq!(&*alone.nodes[0].name, "10.0.0.1:21100");
         assert!(!alone.is_whole());
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_has_a_port_of_its_own() {
+    fn tls_may_have_its_own_port() {
         let bulk = |text: &str| Reply::Bulk(text.into());
         let node = |ports: &[(&str, i64)], host: Reply| {
             let mut fields = vec![bulk("endpoint"), host, bulk("role"), bulk("master")];
@@ -347,10 +347,10 @@ mod tests {
         assert_eq!((read(&both, false), read(&both, true)), (vec!["a:6379".into()], vec!["a:6380".into()]));
         let one = node(&[("tls-port", 6380)], bulk("?"));
         assert_eq!((read(&one, false), read(&one, true)), (vec!["10.0.0.1:6380".into()], vec!["10.0.0.1:6380".into()]));
-        let nobody = Vec::<String>::new();
-        assert_eq!(read(&node(&[], Reply::Nil), true), nobody);
+        let none = Vec::<String>::new();
+        assert_eq!(read(&node(&[], Reply::Nil), true), none);
         for host in ["a b", "a\nNODE", "a\u{1b}[2J", &"a".repeat(256)] {
-            assert_eq!(read(&node(&[("port", 6379)], bulk(host)), false), nobody, "{host:?}");
+            assert_eq!(read(&node(&[("port", 6379)], bulk(host)), false), none, "{host:?}");
         }
     }
 
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_topology_is_none() {
+    fn other_replies_are_not_a_topology() {
         let bulk = |text: &str| Reply::Bulk(text.into());
         let broken = [Reply::Nil, Reply::Ok, bulk("x"), Reply::Array(vec![Reply::Int(1)])];
         for value in broken {
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_those_of_the_specification() {
+    fn slots_match_the_specification() {
         assert_eq!((slot(b"123456789"), slot(b"foo"), slot(b"")), (0x31c3, 12_182, 0));
         for slots in [0..=0, 16_383..=16_383, 5461..=10_922, 7000..=7000] {
             let tag = tag(std::slice::from_ref(&slots)).unwrap();

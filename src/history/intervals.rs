@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_become_one_when_there_are_too_many() {
+    fn the_closest_intervals_are_merged_when_there_are_too_many() {
         let seconds = Duration::from_secs;
         let mut spans = Intervals::default();
         spans.add(seconds(1), seconds(2));

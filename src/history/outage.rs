@@ -77,7 +77,7 @@ impl Outage {
         [
             (self.last_success_before.is_none(), "its beginning was not observed"),
             (self.first_success_after.is_none(), "its end was not observed"),
-            (self.spans_gap, "if it was one: part of it was not observed"),
+            (self.spans_gap, "part of it was not observed, so it may be several"),
         ]
         .into_iter()
         .filter_map(|(holds, words)| holds.then_some(words))
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_said_wherever_it_lies() {
+    fn a_gap_is_noted_wherever_it_is() {
         for (checks, spans) in [(". x.", true), (".x x.", true), (".x .", true), (". .x.", false), (".x. ", false)] {
             assert_eq!(fold(checks).1[0].spans_gap, spans, "{checks}");
         }

@@ -39,7 +39,8 @@ impl TimeSeries {
     /// span.
     pub fn add(&mut self, at: Duration, value: Duration) {
         if self.spans.is_empty() {
-            (self.start, self.width) = (at, Duration::from_millis(1));
+            self.start = at;
+            self.width = Duration::from_millis(1);
         }
         let index = loop {
             let offset = at.saturating_sub(self.start).as_nanos() / self.width.as_nanos().max(1);

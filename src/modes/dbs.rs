@@ -125,10 +125,10 @@ async fn record(
 
     let (queue, receiver) = queue();
     queue.send(Event::ScanFinished(scan));
-    let told = console.clone();
+    let notices = console.clone();
     let recording = recorder.start((queue, receiver), move |Recorded { lost, .. }| {
         if lost > 0 {
-            told.notice(format_args!("records that could not be written: {lost}"));
+            notices.notice(format_args!("records that could not be written: {lost}"));
         }
     })?;
     let ended = recording.end(signal, &mut signals, &console).await;

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted() {
+    fn events_for_a_full_queue_are_counted_as_lost() {
         let (queue, receiver) = queue();
         for _ in 0..CAPACITY + 3 {
             queue.send(changed());
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_last_sender_ends_the_queue() {
+    fn dropping_the_last_sender_ends_the_queue() {
         let (queue, receiver) = queue();
         queue.clone().send(changed());
         drop(queue);

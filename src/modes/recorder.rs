@@ -79,7 +79,7 @@ impl Recorder {
         };
         // Not joined: a thread that is blocked in a write may never end.
         let thread = std::thread::Builder::new().name("recorder".to_owned()).spawn(run);
-        thread.context("cannot start the recorder: no thread is left; raise the limit of processes")?;
+        thread.context("cannot start the recorder thread; raise the limit of processes")?;
         Ok(Recording { done, queue })
     }
 

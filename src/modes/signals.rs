@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_tells_what_it_inherited() {
+    fn a_shell_inherits_ignored_signals() {
         let ignoring = r#"trap '' HUP; exec sh -c "$0""#;
         assert!(succeeds(Command::new("sh").args(["-c", ignoring, SURVIVES_HUP])));
         if let Some(mask) = ignored_signals() {

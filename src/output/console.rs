@@ -58,7 +58,7 @@ impl Console {
         let (sender, receiver) = mpsc::sync_channel(BACKLOG);
         let thread = std::thread::Builder::new().name("console".to_owned()).spawn(move || serve(&receiver));
         // Not joined: a thread that is blocked in a write may never end.
-        thread.context("cannot start the console: no thread is left; raise the limit of processes")?;
+        thread.context("cannot start the console thread; raise the limit of processes")?;
         Ok(Console { output: Arc::new(Output::Thread(sender)), dropped: Arc::default() })
     }
 
@@ -103,11 +103,11 @@ impl Console {
         let Output::Thread(sender) = &*self.output else { return self.line(last) };
         let end = Instant::now() + PATIENCE;
         let dropped = self.dropped.load(Ordering::Relaxed);
-        let told = format!("redis-health: lines that standard output did not take: {dropped}\n");
+        let notice = format!("redis-health: lines dropped because the terminal or pipe was blocked: {dropped}\n");
 
         send_before(end, sender, Message::Line(format!("{last}\n")));
         if dropped > 0 {
-            send_before(end, sender, Message::Notice(told));
+            send_before(end, sender, Message::Notice(notice));
         }
         wait_until_taken(end, sender);
     }

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_counts_on_from_run_to_run() {
+    fn an_outage_continues_across_runs() {
         let path = std::env::temp_dir().join(format!("redis-health-metrics-{}.prom", std::process::id()));
         let took = Duration::from_millis(2);
         let run = |second, failure| {

@@ -126,7 +126,7 @@ mod tests {
     use crate::model::outcome::Details;
 
     #[test]
-    fn neighbours_that_failed_alike_share_a_line() {
+    fn databases_with_the_same_failure_share_a_line() {
         let refused = || Err(Failure::new(Kind::Refused, "Connection refused"));
         let results = [refused(), refused(), Ok(()), refused(), Err(Failure::new(Kind::Reset, "x"))];
         let checked = |target: Target, db, result| {

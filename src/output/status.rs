@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_says_what_is_and_how_long_it_still_takes() {
+    fn the_line_shows_the_state_and_the_time_left() {
         let mut status = Status { cycle: 1, cycles: 4, left: Duration::from_millis(299_100), ..Status::default() };
         assert_eq!(status.line(), "cycle 1 of 4, 5m left | checks 0, failed 0");
         status.checks = 3;

@@ -125,9 +125,9 @@ impl Checker {
                 ConnectionEnd::Finished => return,
                 ConnectionEnd::Lost => {}
                 ConnectionEnd::Broke { failure, answered } => {
-                    debug!("DB {}: {failure}", progress.next);
                     // If the deadline for all databases passed, only the first index had the full timeout.
                     if Instant::now() >= progress.end && progress.settled {
+                        debug!("DB {}: {failure}", progress.next);
                         continue;
                     }
                     if !answered {
@@ -205,13 +205,7 @@ impl Checker {
 
     /// Reports the result of the next index.
     fn settle(&self, progress: &mut Progress<'_>, Settled { write, result, waits, at }: Settled) {
-        debug!(
-            "DB {}: SELECT after {}, PING after {}, {}",
-            progress.next,
-            brief(waits.select),
-            brief(waits.ping),
-            result.as_ref().map_or_else(|failure| format!("failed: {failure}"), |()| "passed".to_owned())
-        );
+        trace_result(progress.next, waits, result.as_ref());
         let details = Details {
             elapsed: at - progress.start,
             select: waits.select,
@@ -442,6 +436,16 @@ struct Replies {
     waits: Waits,
     /// When the reply to PING was received.
     at: Instant,
+}
+
+/// Shows one result with `-v`. The waits are left out if no reply was waited for.
+fn trace_result(db: u32, waits: Waits, result: Result<&(), &Failure>) {
+    let (select, ping) = (brief(waits.select), brief(waits.ping));
+    match result {
+        Ok(()) => debug!("DB {db}: SELECT after {select}, PING after {ping}, passed"),
+        Err(failure) if (waits.select + waits.ping).is_zero() => debug!("DB {db}: {failure}"),
+        Err(failure) => debug!("DB {db}: SELECT after {select}, PING after {ping}, {failure}"),
+    }
 }
 
 /// The maximum length of SELECT and PING for one index, in bytes.

@@ -111,7 +111,7 @@ impl Connection {
 
         let mut elapsed = Duration::ZERO;
         timed(&mut elapsed, self.authenticate(provider, deadline)).await?;
-        debug!("authenticated anew after {}", brief(elapsed));
+        debug!("authenticated again after {}", brief(elapsed));
         Ok(())
     }
 
@@ -190,7 +190,7 @@ impl Connection {
 
         let is_first = std::mem::take(&mut self.may_require_tls);
         if is_first && reply.as_ref().is_err_and(|failure| matches!(failure.kind, Kind::Reset | Kind::Closed)) {
-            debug!("the connection ended before the first reply; does the server want --tls?");
+            debug!("the connection ended before the first reply; does the server require --tls?");
         }
         reply
     }

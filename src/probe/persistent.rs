@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::model::failure::Failure;
 use crate::model::outcome::{ConnectionInfo, Details, Outcome, Timings};
@@ -47,6 +48,7 @@ impl PersistentConnection {
         let OpenConnection { mut connection, info } = match ready {
             Ok(ready) => ready,
             Err((failure, connection)) => {
+                debug!("DB {db}: {failure}");
                 let details = Details { elapsed: start.elapsed(), connection, ..Details::default() };
                 return emit(Outcome { db, write: false, result: Err(failure), details });
             }

@@ -443,7 +443,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_is_no_reply_is_a_failure_in_one_line() {
+    fn invalid_replies_are_a_failure_on_one_line() {
         let failure = |bytes: &[u8]| Failure::from(read_all(bytes).1).to_string();
         assert_eq!(failure(b"HTTP/1.1 400 Bad\r\nDate: x"), "protocol: not a Redis reply: HTTP/1.1 400 Bad");
         let long = [b"$100000\r\n".as_slice(), &[b'x'; 100_000]].concat();

@@ -70,9 +70,8 @@ impl ServerInfo {
     ) -> (Option<Identity>, Result<(), Failure>) {
         let expected = queries.expected;
         let replies = async {
-            let mut reply = async |is_asked, command| match is_asked {
-                true => connection.reply(command, deadline).await.map(Some),
-                false => Ok(None),
+            let mut reply = async |is_asked, command| {
+                if is_asked { connection.reply(command, deadline).await.map(Some) } else { Ok(None) }
             };
             let info = reply(queries.info, "INFO").await?;
             let role = reply(queries.role, "ROLE").await?;
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn engines_tell_their_true_version() {
+    fn the_true_version_of_an_engine_is_read() {
         let redis = info("# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:abc\r\n");
         assert_eq!(redis.engine_and_version().as_deref(), Some("redis 7.0.15"));
         assert_eq!(redis.run_id.as_deref(), Some("abc"));

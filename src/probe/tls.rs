@@ -74,9 +74,10 @@ impl Tls {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
-            .context("--tls: the cryptography does not fit TLS 1.2 and 1.3")?
+            .context("--tls: the crypto provider does not support TLS 1.2 and 1.3")?
             .dangerous()
             .with_custom_certificate_verifier(verifier(settings, &provider)?);
+
         let mut config = match (&settings.certificate, &settings.key) {
             (Some(certificate), Some(key)) => {
                 let identity = identity(certificate, key, &provider)?;
@@ -84,6 +85,7 @@ impl Tls {
             }
             _ => builder.with_no_client_auth(),
         };
+
         // With a resumed session the server sends no certificate, so an expiry during a run would go unnoticed.
         config.resumption = Resumption::disabled();
         Ok(Tls { config: Arc::new(config), name })
@@ -150,8 +152,11 @@ fn server_name(sni: Option<&str>, endpoint: &Endpoint) -> anyhow::Result<ServerN
         (None, Endpoint::Tcp { host, .. }) => ("--host", host.clone()),
         (None, Endpoint::Unix(_)) => bail!("--tls cannot be combined with a Unix socket; leave one of them out"),
     };
-    ServerName::try_from(name.clone())
-        .with_context(|| format!("{flag}: no certificate can be for {name}; give the name that it is for with --sni"))
+    ServerName::try_from(name.clone()).with_context(|| {
+        format!(
+            "{flag}: {name} is not a valid name in a certificate; give the name in the server's certificate with --sni"
+        )
+    })
 }
 
 fn verifier(settings: &Settings, provider: &Arc<CryptoProvider>) -> anyhow::Result<Arc<dyn ServerCertVerifier>> {
@@ -166,9 +171,9 @@ fn verifier(settings: &Settings, provider: &Arc<CryptoProvider>) -> anyhow::Resu
             schemes: provider.signature_verification_algorithms.supported_schemes(),
         }));
     }
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .build()
-        .context("--cacert: these certificates cannot be used; give those of the server's CA in PEM format")?;
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().context(
+        "--cacert: these certificates cannot be used; give the certificate of the server's CA in PEM format",
+    )?;
     Ok(Arc::new(Verifier { inner, given }))
 }
 
@@ -177,14 +182,18 @@ fn given_roots(path: &Path) -> anyhow::Result<(RootCertStore, Vec<CertificateDer
     let shown = path.display();
     let metadata = std::fs::metadata(path)
         .with_context(|| format!("--cacert: cannot read {shown}; give a readable file or folder of certificates"))?;
-    let loaded = match metadata.is_dir() {
-        true => rustls_native_certs::load_certs_from_paths(None, Some(path)),
-        false => rustls_native_certs::load_certs_from_paths(Some(path), None),
+    let loaded = if metadata.is_dir() {
+        rustls_native_certs::load_certs_from_paths(None, Some(path))
+    } else {
+        rustls_native_certs::load_certs_from_paths(Some(path), None)
     };
+
     let roots = usable("--cacert", &loaded);
     if roots.is_empty() {
         let reason = loaded.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
-        bail!("--cacert: no usable certificate in {shown}{reason}; give those of the server's CA in PEM format");
+        bail!(
+            "--cacert: no usable certificate in {shown}{reason}; give the certificate of the server's CA in PEM format"
+        );
     }
     Ok((roots, loaded.certs))
 }
@@ -194,7 +203,7 @@ fn system_roots() -> anyhow::Result<RootCertStore> {
     let roots = usable("--tls", &rustls_native_certs::load_native_certs());
     ensure!(
         !roots.is_empty(),
-        "--tls: neither SSL_CERT_FILE, SSL_CERT_DIR nor the system has a CA to trust; give the server's with --cacert"
+        "--tls: no trusted CA was found in SSL_CERT_FILE, SSL_CERT_DIR or the system; give the server's CA with --cacert"
     );
     Ok(roots)
 }
@@ -218,7 +227,8 @@ fn identity(certificate: &Path, key: &Path, provider: &CryptoProvider) -> anyhow
         .collect::<Result<_, _>>()
         .ok()
         .filter(|chain: &Vec<_>| !chain.is_empty())
-        .with_context(|| format!("--cert: there is no certificate in {shown}; give one in PEM format"))?;
+        .with_context(|| format!("--cert: no certificate found in {shown}; give one in PEM format"))?;
+
     let pem = std::fs::read(key)
         .with_context(|| format!("--key: cannot read {key_shown}; give a readable file with the private key"))?;
     let encrypted = pem.windows(9).any(|window| window == b"ENCRYPTED");
@@ -230,11 +240,12 @@ fn identity(certificate: &Path, key: &Path, provider: &CryptoProvider) -> anyhow
         .with_context(|| {
             format!("--key: there is no usable key in {key_shown}; give an RSA, EC or Ed25519 key in PEM")
         })?;
+
     let identity = CertifiedKey::new(chain, key);
     // The server decides whether the rest of the certificate is acceptable.
     ensure!(
         identity.keys_match() != Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)),
-        "--key: the key in {key_shown} does not belong to the certificate in {shown}; give the one that does"
+        "--key: the key in {key_shown} does not belong to the certificate in {shown}; give the matching key"
     );
     Ok(identity)
 }
@@ -471,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn names_stand_bare_and_are_not_too_many() {
+    fn names_are_listed_without_types_up_to_a_limit() {
         let shown = |presented: &[&str]| names(&presented.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
         assert_eq!(shown(&[]), "no name (it has no subjectAltName)");
         assert_eq!(shown(&["DnsName(\"*.cache.example\")", "IpAddress(::1)"]), "*.cache.example, ::1");

@@ -157,7 +157,7 @@ fn summary(report: &Report) -> Vec<String> {
         lines.push(format!("{} to {}", stamp(first.stamp), stamp(last.stamp)));
     }
     if report.missing.failures_only {
-        lines.push("only an error log was read, which has no successful checks".to_owned());
+        lines.push("only an error log was read, which contains no successful checks".to_owned());
     }
     let worst = report.rows.iter().flat_map(|row| &row.outages).max_by_key(|outage| outage.at_least());
     if let Some(outage) = worst {

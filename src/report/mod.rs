@@ -127,8 +127,8 @@ impl Missing {
     /// The counters that are not zero, with their names.
     fn counts(&self) -> Vec<(&'static str, u64)> {
         [
-            ("checks still under way at the end", self.unfinished_checks.unwrap_or(0)),
-            ("checks missed", self.missed_checks),
+            ("checks still running at the end", self.unfinished_checks.unwrap_or(0)),
+            ("checks scheduled but not run", self.missed_checks),
             ("records that could not be written", self.lost_records.unwrap_or(0)),
             ("lines that could not be read", self.skipped_lines),
         ]
@@ -149,7 +149,7 @@ impl Report {
         let mut incidents = BTreeMap::<_, Incident<'_>>::new();
         for row in &self.rows {
             for outage in &row.outages {
-                let key = (seen(outage), &row.folder, &row.subject.target, row.subject.write);
+                let key = (observed_as(outage), &row.folder, &row.subject.target, row.subject.write);
                 let new = || Incident { folder: &row.folder, subjects: Vec::new(), outage, at_most: None };
                 let incident = incidents.entry(key).or_insert_with(new);
                 incident.subjects.push(&row.subject);
@@ -189,11 +189,11 @@ fn same_but_for_the_database(a: &Row, b: &Row) -> bool {
     a.subject.is_before(&b.subject)
         && a.folder == b.folder
         && counts(a) == counts(b)
-        && a.outages.iter().map(seen).eq(b.outages.iter().map(seen))
+        && a.outages.iter().map(observed_as).eq(b.outages.iter().map(observed_as))
 }
 
 /// What must be equal for the outages of two databases to be one incident.
-fn seen(outage: &Outage) -> impl Ord + use<> {
+fn observed_as(outage: &Outage) -> impl Ord + use<> {
     let stamp = |moment: Option<Moment>| moment.map(|moment| moment.stamp.at);
     (
         (outage.first_failure.stamp.at, outage.last_failure.stamp.at),

@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_observed_is_neither_up_nor_down() {
+    fn unobserved_time_is_neither_up_nor_down() {
         assert_eq!(drawn((0, 10), &[]), "==========");
         assert_eq!(drawn((0, 10), &[(3, 6)]), "===...====");
         assert_eq!(drawn((4, 6), &[]), "....===...");

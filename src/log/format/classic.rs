@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_the_scripts_lines() {
+    fn records_are_written_as_the_scripts_did() {
         let start = at("2025-08-27T07:35:01Z");
         let check = |db, number, result| Record::Check {
             at: start,

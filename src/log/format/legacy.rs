@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn free_texts_find_their_kind() {
+    fn free_texts_are_classified() {
         for (text, kind) in [
             ("Could not connect to Redis at cache.example:6379: Connection refused", Kind::Refused),
             ("Could not connect to Redis at cache.example:6379: Name or service not known", Kind::Dns),

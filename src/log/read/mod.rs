@@ -125,7 +125,7 @@ fn families(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Vec<PathBuf>>
     let mut families = BTreeMap::<PathBuf, Vec<PathBuf>>::new();
     for path in paths {
         let metadata = std::fs::metadata(path).with_context(|| {
-            format!("cannot read {}; name log files, or the folder that they are in", path.display())
+            format!("cannot read {}; give log files, or the folder that contains them", path.display())
         })?;
         if !metadata.is_dir() {
             families.entry(family(path)).or_default().push(path.clone());
@@ -139,11 +139,7 @@ fn families(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Vec<PathBuf>>
             found = true;
             families.entry(family(&file)).or_default().push(file);
         }
-        ensure!(
-            found,
-            "there is no health log in {}; name the folder that --log-dir named, or log files",
-            path.display()
-        );
+        ensure!(found, "no health log found in {}; give the --log-dir of dbs and cycles, or log files", path.display());
     }
 
     for files in families.values_mut() {

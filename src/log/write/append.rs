@@ -76,7 +76,7 @@ impl LogFile {
                     self.lost += (ends.len() - whole) as u64;
                     if !self.failing {
                         self.failing = true;
-                        self.notice(&format!("cannot write a record: {error}; checking goes on"));
+                        self.notice(&format!("cannot write a record: {error}; checks continue"));
                     }
                 }
             }
@@ -87,10 +87,8 @@ impl LogFile {
     fn write_once(&mut self, bytes: &[u8], ends: &[usize]) -> Result<(), Incomplete> {
         let file = self.prepare(bytes.len()).map_err(|error| Incomplete { whole: 0, error })?;
 
-        let (new_line, bytes) = match self.torn {
-            true => (1, Cow::Owned([b"\n", bytes].concat())),
-            false => (0, Cow::Borrowed(bytes)),
-        };
+        let (new_line, bytes) =
+            if self.torn { (1, Cow::Owned([b"\n", bytes].concat())) } else { (0, Cow::Borrowed(bytes)) };
         let (written, result) = write_all(&self.append, &file.file, &bytes);
         self.current = Some(file);
 
@@ -210,8 +208,8 @@ mod tests {
                 None => file.write(bytes),
             });
             let notices = Arc::<Mutex<Vec<String>>>::default();
-            let said = notices.clone();
-            let notify: Notify = Arc::new(move |text| said.lock().unwrap().push(text.to_owned()));
+            let recorded = notices.clone();
+            let notify: Notify = Arc::new(move |text| recorded.lock().unwrap().push(text.to_owned()));
             let file = LogFile::open(folder.path().join("log"), None, append, notify).unwrap();
             Fixture { folder, file, disk, notices }
         }
@@ -240,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_is_cut_short_goes_on() {
+    fn a_partial_write_is_continued() {
         let mut fixture = Fixture::new();
         fixture.write(&["one\n", "two\n"], &[Interrupted, Takes(2), Interrupted, Takes(3)]);
         assert_eq!((fixture.text().as_str(), fixture.file.lost()), ("one\ntwo\n", 0));
@@ -248,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn only_records_that_are_not_whole_are_lost() {
+    fn only_incomplete_records_are_lost() {
         for (taken, whole) in [(0, 0), (1, 0), (3, 0), (4, 1), (5, 1), (7, 1), (8, 2), (9, 2), (13, 2)] {
             let mut fixture = Fixture::new();
             let disk = [Takes(taken), Full];
@@ -263,7 +261,7 @@ mod tests {
             assert_eq!(
                 fixture.notices(),
                 [
-                    format!("cannot write a record: {reason}; checking goes on"),
+                    format!("cannot write a record: {reason}; checks continue"),
                     "records can be written again".to_owned()
                 ]
             );
@@ -293,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_takes_nothing_is_no_endless_loop() {
+    fn a_file_that_accepts_nothing_is_not_an_endless_loop() {
         let mut fixture = Fixture::new();
         fixture.write(&["one\n"], &[Takes(0)]);
         assert_eq!((fixture.text().as_str(), fixture.file.lost()), ("", 1));

@@ -63,7 +63,7 @@ impl Log {
             let file =
                 LogFile::open(path.clone(), files.rotate, append.clone(), notify.clone()).with_context(|| {
                     format!(
-                        "--log-dir: cannot open {} for appending; mend its permissions or name another folder",
+                        "--log-dir: cannot open {} for appending; fix its permissions or name another folder",
                         path.display()
                     )
                 })?;

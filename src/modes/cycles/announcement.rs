@@ -26,7 +26,7 @@ pub fn announcement(CyclesPlan { plan, schedule, held, .. }: &CyclesPlan) -> Str
     let endpoint = &plan.endpoint;
     let (whose, each) = match (plan.cluster, *held) {
         (true, _) => (format!("every node of the cluster at {endpoint}"), " of each"),
-        (false, true) => (format!("{endpoint}, over fresh connections and a held one,"), " over each"),
+        (false, true) => (format!("{endpoint}, over fresh connections and a persistent one,"), " over each"),
         (false, false) => (endpoint.to_string(), ""),
     };
     let checks = schedule.checks_per_cycle() * u128::from(schedule.cycles);
@@ -46,7 +46,7 @@ mod tests {
     use crate::cli::precedence::Sources;
 
     #[test]
-    fn one_check_is_not_many() {
+    fn one_check_is_singular() {
         let announced = |lasts: &str| {
             let words = ["redis-health", "cycles", "--cycles", "1", "--check-interval", "1", "--run-duration", lasts];
             let matches = Cli::command().get_matches_from(words);

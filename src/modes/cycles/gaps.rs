@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn overdue_checks_are_missed_together() {
+    fn no_overdue_check_is_run_after_one_was_not() {
         let millis = Duration::from_millis;
         let mut gap_tracker = GapTracker::new(INTERVAL, at(0), Duration::ZERO);
         assert_eq!(gap_tracker.begin_tick(at(0)), 0);
@@ -132,16 +132,16 @@ mod tests {
     }
 
     #[test]
-    fn a_suspension_is_told_when_it_is_longer_than_an_interval() {
+    fn a_suspension_is_reported_if_it_is_longer_than_an_interval() {
         let mut gap_tracker = GapTracker::new(INTERVAL, at(0), Duration::from_secs(5));
         assert!(gap_tracker.take_suspension(at(200), Duration::from_millis(5_199)).is_none());
-        let told = gap_tracker.take_suspension(at(1_400), Duration::from_millis(6_199));
-        let Some(Event::NotObserved { from, missed, .. }) = told else { unreachable!() };
+        let event = gap_tracker.take_suspension(at(1_400), Duration::from_millis(6_199));
+        let Some(Event::NotObserved { from, missed, .. }) = event else { unreachable!() };
         assert_eq!((from, missed), (at(400), 5));
     }
 
     #[test]
-    fn lost_records_are_a_gap_behind_the_last_tick() {
+    fn lost_records_are_a_gap_since_the_last_tick() {
         let mut gap_tracker = GapTracker::new(INTERVAL, at(0), Duration::ZERO);
         gap_tracker.begin_tick(at(200));
         assert!(gap_tracker.take_lost(at(400), 0).is_none());

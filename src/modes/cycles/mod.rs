@@ -72,10 +72,7 @@ fn summary(Recorded { ledger, unfinished, lost }: Recorded, endpoint: String, is
     report.missing.unfinished_checks = Some(unfinished);
     report.missing.lost_records = Some(lost);
 
-    match is_json {
-        true => json::render(&report),
-        false => format!("\n{}", text::render(&report, &Style::of_standard_output())),
-    }
+    if is_json { json::render(&report) } else { format!("\n{}", text::render(&report, &Style::of_standard_output())) }
 }
 
 /// Raises the limit of open files if needed. Checks that hang overlap, each with a connection: as many as can start

@@ -69,13 +69,13 @@ impl Report {
         let was_down = std::mem::replace(&mut state.is_down, outcome.result.is_err());
         drop(state);
 
-        if let Err(failure) = &outcome.result {
+        if outcome.result.is_err() {
             self.failures.fetch_add(1, Ordering::Relaxed);
             if !was_down {
-                debug!("{} is down: {failure}", self.target);
+                debug!("{} is down", self.target);
             }
         } else if was_down {
-            debug!("{} is up again", self.target);
+            debug!("{} recovered", self.target);
         }
         let subject = self.subject(&outcome);
         (self.send)(Event::CheckFinished(CheckFinished { subject, tick: self.tick, outcome, oldest }));

@@ -28,7 +28,7 @@ use scripted::{Behaviour, Server};
 /// Runs the test below in a separate process, because the AWS SDK reads the environment.
 fn log_in(port: u16, variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "--ignored", "--nocapture", "modes::tests::iam::a_login_in_a_process_of_its_own"]);
+    command.args(["--exact", "--ignored", "--nocapture", "modes::tests::iam::authenticate_in_a_separate_process"]);
     command.env_clear().env("HOME", "/nowhere").env("PORT_OF_TEST", port.to_string()).envs(variables.iter().copied());
     command.output().unwrap()
 }
@@ -39,7 +39,7 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 #[ignore = "the tests of this file run it, in another environment"]
-fn a_login_in_a_process_of_its_own() {
+fn authenticate_in_a_separate_process() {
     let Ok(port) = std::env::var("PORT_OF_TEST") else { return };
     let signer = Signer { user: "iam-user".into(), cache: "my-cache".into(), serverless: true, region: None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -83,7 +83,7 @@ fn assert_secrets_are_nowhere(output: &Output) {
 }
 
 #[test]
-fn an_instances_role_logs_in() {
+fn the_role_of_an_instance_authenticates() {
     let (server, service) = (Server::start(), metadata_service());
     server.behave(Behaviour::Raw(b"+OK\r\n".to_vec()));
     let output = log_in(server.port(), &[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &service)]);
@@ -95,7 +95,7 @@ fn an_instances_role_logs_in() {
 }
 
 #[test]
-fn keys_in_the_environment_log_in_without_a_metadata_service() {
+fn keys_in_the_environment_authenticate_without_a_metadata_service() {
     let server = Server::start();
     server.behave(Behaviour::Raw(b"+OK\r\n".to_vec()));
     let keys = [
@@ -112,7 +112,7 @@ fn keys_in_the_environment_log_in_without_a_metadata_service() {
 }
 
 #[test]
-fn a_token_that_is_refused_shows_in_no_error() {
+fn a_rejected_token_is_not_shown_in_errors() {
     let server = Server::start();
     let keys = [
         ("AWS_ACCESS_KEY_ID", KEY),

@@ -17,7 +17,7 @@ use crate::probe::server_info::ServerInfo;
 const SECRET: &str = "hunter2-s3cret";
 
 #[test]
-fn nothing_that_knows_the_password_prints_it() {
+fn no_value_with_the_password_prints_it() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for login in [
         vec!["-a", SECRET],

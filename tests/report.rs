@@ -443,7 +443,7 @@ fn logs_without_checks_are_an_error() {
         ("", "no health log found in logs"),
         ("nowhere", "cannot read nowhere"),
         ("--since soon", "--since: soon is not a time"),
-        ("--since 12:00 --until 11:00", "--until lies before --since"),
+        ("--since 12:00 --until 11:00", "--until is before --since"),
     ] {
         let output = text(&env, arguments);
         assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{arguments}: {output:?}");

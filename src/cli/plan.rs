@@ -111,8 +111,10 @@ pub fn cycles(args: args::Cycles, sources: &Sources<'_>) -> anyhow::Result<Cycle
         "--check-interval: {} is too short; give 1ms or more",
         humantime::format_duration(schedule.check_interval)
     );
+
     let millis = args.common.millis || schedule.check_interval.subsec_nanos() != 0;
     let json = args.common.json;
+
     let mut held = args.held;
     let mut connection = args.connection;
     if held && connection.cluster {
@@ -121,6 +123,7 @@ pub fn cycles(args: args::Cycles, sources: &Sources<'_>) -> anyhow::Result<Cycle
         held = chosen == Some("held");
         connection.cluster = chosen == Some("cluster");
     }
+
     let plan = plan(connection, args.common, args.max_db, Databases::One(0), millis, sources)?;
     Ok(CyclesPlan { plan, schedule, held, json })
 }
@@ -152,15 +155,17 @@ pub fn report(args: args::Report) -> anyhow::Result<ReportPlan> {
         }),
         None => Ok(None),
     };
+
     let range = Range { since: time("since", args.since.as_ref())?, until: time("until", args.until.as_ref())? };
     ensure!(
         range.since.zip(range.until).is_none_or(|(since, until)| since < until),
-        "--until lies before --since; swap them"
+        "--until is before --since; swap them"
     );
     ensure!(
         !args.paths.iter().any(|path| path.to_string_lossy().contains("://")),
         "report: a URI is not a log file; give the folder or the files that dbs and cycles wrote"
     );
+
     let paths = if args.paths.is_empty() { vec![args.log_dir] } else { args.paths };
     Ok(ReportPlan { paths, range, utc: args.utc, json: args.json, html: args.html, verbose: args.verbose })
 }
@@ -256,6 +261,7 @@ fn endpoint(
     if let (Some(path), Some("socket"), Some("socket")) = (socket, by_port.or(by_host), by_host.or(by_port)) {
         return Ok(Endpoint::Unix(path));
     }
+
     let host = host.unwrap_or_else(|| "127.0.0.1".to_owned());
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host).to_owned();
     ensure!(!host.is_empty(), "--host: the name is empty; give the endpoint's name or address");
@@ -264,6 +270,7 @@ fn endpoint(
         "--host: {} is not a host name; give the port with --port, and a URI with --uri",
         if might_be_secret(&host) { REDACTED } else { &host }
     );
+
     Ok(Endpoint::Tcp { host, port: port.unwrap_or(6379) })
 }
 
@@ -322,6 +329,7 @@ fn databases(
             None => return Ok(Databases::One(in_uri)),
         }
     }
+
     Ok(match (chosen, connection.db, max_db) {
         (Some("db"), Some(db), _) => Databases::One(db),
         (Some("max_db"), _, Some(args::MaxDb::Index(last))) => Databases::UpTo(last),
@@ -441,6 +449,7 @@ fn iam(connection: &args::Connection, user: Option<&str>) -> anyhow::Result<crat
         !cache.is_empty() && cache.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
         "--iam-cache: {cache} is not the id of a cache; give the id of the replication group, not the endpoint's name"
     );
+
     Ok(crate::auth::iam::Signer {
         user: user.to_owned(),
         cache: cache.to_ascii_lowercase(),

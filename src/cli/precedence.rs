@@ -25,6 +25,7 @@ impl Sources<'_> {
     pub fn choose<'f>(&self, flags: &[&'f str]) -> anyhow::Result<Option<&'f str>> {
         let typed: Vec<_> = flags.iter().filter(|flag| self.typed(flag)).collect();
         let environment: Vec<_> = flags.iter().filter(|flag| self.inherited(flag)).collect();
+
         match (typed.as_slice(), environment.as_slice()) {
             ([], []) => Ok(None),
             ([one], _) | ([], [one]) => Ok(Some(one)),

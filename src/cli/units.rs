@@ -61,16 +61,19 @@ pub fn time(text: &str, now: DateTime<FixedOffset>, utc: bool) -> Option<DateTim
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Some(at);
     }
+
     let time = |text: &str| {
         ["%H:%M:%S%.f", "%H:%M"].into_iter().find_map(|format| NaiveTime::parse_from_str(text, format).ok())
     };
     let date = |text: &str| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok();
+
     let local = match (text.split_once([' ', 'T']), date(text), time(text)) {
         (_, Some(date), _) => date.and_time(NaiveTime::MIN),
         (_, _, Some(time)) => now.date_naive().and_time(time),
         (Some((day, hour)), _, _) => date(day)?.and_time(time(hour.trim())?),
         (None, None, None) => return None,
     };
+
     if utc {
         return Some(local.and_utc().fixed_offset());
     }

@@ -25,6 +25,7 @@ pub struct Uri {
 pub fn parse(text: &str) -> anyhow::Result<Uri> {
     let remedy = "write redis://user:password@host:port/db, rediss://… for TLS, or unix:///path/of/socket";
     let url = Url::parse(text).with_context(|| format!("--uri: this is not a URI; {remedy}"))?;
+
     let decode = |text: &str| -> anyhow::Result<String> {
         let text = percent_decode_str(text).decode_utf8().context("--uri: it contains an escape that is not UTF-8")?;
         Ok(text.into_owned())
@@ -36,6 +37,7 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
         let index = text.parse().ok().filter(|index| *index <= MAX_INDEX);
         Ok(Some(index.with_context(|| format!("--uri: the database is not an index from 0 to {MAX_INDEX}"))?))
     };
+
     let (user, password) = match (decode(url.username())?, url.password()) {
         (user, Some(password)) => (Some(user), Some(decode(password)?)),
         // The parser drops an empty password together with its colon, but only the colon distinguishes a user from a
@@ -45,6 +47,7 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
     };
     let user = user.filter(|user| !user.is_empty());
     let password = password.filter(|password| !password.is_empty() || user.is_some()).map(Secret::new);
+
     ensure!(url.fragment().is_none(), "--uri: # must be written as %23");
     match url.scheme() {
         "redis" | "valkey" | "rediss" | "valkeys" => {

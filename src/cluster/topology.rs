@@ -66,6 +66,7 @@ impl Topology {
                     ..known
                 }));
             }
+
             // A failed primary stays in its shard, next to the node that took over its slots (Redis 7.2).
             let members = &mut nodes[first_of_shard..];
             let primaries = members.iter_mut().filter(|node| node.primary);
@@ -104,6 +105,7 @@ impl Topology {
                 }
             }
         }
+
         for (node, failing) in nodes.text().unwrap_or_default().lines().filter_map(|line| listed(line, dialled)) {
             match found.iter_mut().find(|known| known.name == node.name) {
                 Some(known) => known.failing = failing,
@@ -143,6 +145,7 @@ impl Topology {
         let field =
             |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
         let number = |name: &str| field(name).and_then(|value| value.parse::<u16>().ok());
+
         // CLUSTER SLOTS does not report failing primaries, and CLUSTER INFO may be forbidden. The larger of the two
         // numbers is used.
         let reported = number("cluster_slots_assigned")
@@ -152,6 +155,7 @@ impl Topology {
             let plural = if unserved == 1 { "slot" } else { "slots" };
             return Err(Failure::new(Kind::ClusterDown, format!("{unserved} {plural} without a primary")));
         }
+
         match field("cluster_state") {
             None | Some("ok") => Ok(()),
             Some(state) => Err(Failure::new(Kind::ClusterDown, format!("cluster_state:{state}"))),
@@ -187,11 +191,13 @@ fn node_at(host: Option<&str>, port: Option<u16>, hostname: Option<&str>, dialle
     let known = |text: &&str| !matches!(*text, "" | "?");
     let host = host.filter(known).unwrap_or(dialled.host);
     let port = port.filter(|port| *port > 0)?;
+
     // The name is written to the logs, so it must not contain arbitrary text from a server.
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '_' | '%');
     if host.is_empty() || host.len() > 255 || !host.chars().all(is_plain) {
         return None;
     }
+
     let name = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     Some(Node {
         name: name.into(),

@@ -83,10 +83,12 @@ impl Ledger {
         }
         self.checks += 1;
         self.failures += u64::from(check.result.is_err());
+
         if let (Ok(()), Some(took)) = (check.result, check.took) {
             record(&mut self.latency, took);
             self.series.add(check.at.since, took);
         }
+
         // If only the write failed, the reads passed. If the reads failed, so did the writes.
         let reads = if check.subject.write { Ok(()) } else { check.result };
         let mut transitions = Vec::new();
@@ -117,9 +119,11 @@ impl Ledger {
                 history: self.remembered.remove(subject).unwrap_or_default(),
             }),
         };
+
         if let (Ok(()), Some(took), true) = (result, check.took, account.latency.is_some()) {
             record(&mut account.latency, took);
         }
+
         let observation = Observation {
             at: check.at,
             took: check.took.unwrap_or_default(),

@@ -135,11 +135,13 @@ impl OutageHistory {
         if self.ended.len() < 2 * KEPT {
             return;
         }
+
         self.ended.sort_by_key(|outage| Reverse(outage.at_least()));
         let mut dropped = self.ended.split_off(KEPT);
         let by_time = |outage: &Outage| outage.first_failure.since;
         dropped.sort_by_key(by_time);
         self.ended.sort_by_key(by_time);
+
         self.unlisted += dropped.len() as u64;
         for outage in dropped {
             let (from, to) = outage.span();
@@ -193,6 +195,7 @@ impl OutageHistory {
             kinds: BTreeMap::new(),
             reason: failure.clone(),
         });
+
         outage.last_failure = at;
         outage.failed_checks += 1;
         outage.spans_gap |= self.gap_since_success;

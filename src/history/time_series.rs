@@ -42,6 +42,7 @@ impl TimeSeries {
             self.start = at;
             self.width = Duration::from_millis(1);
         }
+
         let index = loop {
             let offset = at.saturating_sub(self.start).as_nanos() / self.width.as_nanos().max(1);
             match usize::try_from(offset) {
@@ -49,6 +50,7 @@ impl TimeSeries {
                 _ => self.halve(),
             }
         };
+
         if self.spans.len() <= index {
             self.spans.resize(index + 1, Span::default());
         }

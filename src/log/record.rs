@@ -176,7 +176,7 @@ pub enum Entry {
     CheckResult {
         subject: Subject,
         result: Result<(), Failure>,
-        /// None where the line does not tell.
+        /// None if the line does not contain it.
         elapsed: Option<Duration>,
         /// The server that answered, if the line contains it.
         connection: Option<Box<ConnectionInfo>>,
@@ -186,7 +186,7 @@ pub enum Entry {
     BlockEnded,
     Check {
         at: Stamp,
-        /// None where the line does not tell.
+        /// None if the line does not contain it.
         mode: Option<Mode>,
         subject: Subject,
         result: Result<(), Failure>,

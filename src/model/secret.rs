@@ -60,6 +60,7 @@ fn forms(text: &str) -> [String; 5] {
         ' '..='~' => c.to_string(),
         _ => c.to_string().bytes().map(|byte| format!("\\x{byte:02x}")).collect(),
     };
+
     let same = |c: char| c.to_string();
     [
         text.to_owned(),

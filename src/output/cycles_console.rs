@@ -68,7 +68,10 @@ impl CyclesConsole {
 
     fn update_status(&mut self, event: &Event) {
         match event {
-            Event::CycleStarted { cycle, .. } => (self.status.cycle, self.status.in_break) = (*cycle, false),
+            Event::CycleStarted { cycle, .. } => {
+                self.status.cycle = *cycle;
+                self.status.in_break = false;
+            }
             Event::CycleCompleted { .. } => self.status.in_break = true,
             Event::CheckFinished(CheckFinished { outcome, .. }) => {
                 self.status.checks += 1;

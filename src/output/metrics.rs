@@ -125,6 +125,7 @@ impl Metrics {
             Target::Node(node) => _ = write!(labels, ",node=\"{}\"", escaped(node)),
             Target::Shard(slots) => _ = write!(labels, ",shard=\"{}\"", escaped(slots)),
         }
+
         if let Some(db) = subject.db {
             let _ = write!(labels, ",db=\"{db}\"");
         }
@@ -152,6 +153,7 @@ impl Metrics {
                 }
             }
         };
+
         family("redis_health_up", "gauge", "Whether the last check passed.", &|s| Some(f64::from(u8::from(s.up))));
         family("redis_health_last_check_timestamp_seconds", "gauge", "When the last check began.", &|s| {
             Some(s.last_check)
@@ -161,6 +163,7 @@ impl Metrics {
             Some(s.down_since.map_or(0.0, |since| (now - since).max(0.0)))
         });
         family(DOWN_SINCE, "gauge", "When the first failed check of the present outage began.", &|s| s.down_since);
+
         // Counters continue from the previous run, because `rate()` treats a lower value as a counter reset.
         let mut counters = |name: &str, help: &str, own: Vec<(String, u64)>| {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
@@ -172,6 +175,7 @@ impl Metrics {
                 let _ = writeln!(text, "{series} {sum}");
             }
         };
+
         let checks = self.series.iter().map(|(subject, series)| (self.labels(subject), series.checks));
         counters("redis_health_checks_total", "Checks made.", checks.collect());
         let failures = self.series.iter().flat_map(|(subject, series)| {

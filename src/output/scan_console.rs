@@ -81,11 +81,13 @@ fn summary(checks: &[CheckResult], endpoint: &str, took: Duration) -> String {
     let (whole, checks): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.subject.target == Target::Cluster);
     let (shards, databases): (Vec<_>, Vec<_>) =
         checks.into_iter().partition(|check| matches!(check.subject.target, Target::Shard(_)));
+
     let mut kinds = BTreeMap::<Kind, u64>::new();
     for failure in databases.iter().filter_map(|check| check.result.as_ref().err()) {
         *kinds.entry(failure.kind).or_default() += 1;
     }
     let failed: u64 = kinds.values().sum();
+
     let millis = took.as_secs_f64() * 1000.0;
     let plural = if databases.len() == 1 { "database" } else { "databases" };
     let mut text = format!("{endpoint}: {} {plural} ", databases.len());
@@ -94,6 +96,7 @@ fn summary(checks: &[CheckResult], endpoint: &str, took: Duration) -> String {
         let _ = write!(text, "on {nodes} {} ", if nodes == 1 { "node" } else { "nodes" });
     }
     let _ = write!(text, "checked in {millis:.1} ms, {} running", databases.len() as u64 - failed);
+
     if failed > 0 {
         let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let _ = write!(text, ", {failed} not running ({})", kinds.join(", "));

@@ -28,12 +28,14 @@ impl Status {
     pub fn line(&self) -> String {
         // Whole seconds, rounded up: a countdown ends at 1, not at 0.
         let left = humantime::format_duration(Duration::from_secs(self.left.as_nanos().div_ceil(1_000_000_000) as u64));
+
         let Status { cycle, cycles, checks, failures, .. } = self;
         let mut line = if self.in_break {
             format!("break, cycle {} of {cycles} starts in {left}", cycle + 1)
         } else {
             format!("cycle {cycle} of {cycles}, {left} left")
         };
+
         match &self.down {
             Some((since, kind)) => _ = write!(line, " | DOWN since {since} ({kind})"),
             None if *checks > 0 => line.push_str(" | up"),
@@ -62,7 +64,9 @@ mod tests {
         assert_eq!(status.line(), "cycle 1 of 4, 5m left | up | checks 3, failed 0 | last 0.4 ms");
         let at = DateTime::parse_from_rfc3339("2025-08-27T07:37:10Z").unwrap();
         status.down = Some((Stamp { at, millis: false }, Kind::Refused));
-        (status.failures, status.in_break, status.left) = (1, true, Duration::from_secs(61));
+        status.failures = 1;
+        status.in_break = true;
+        status.left = Duration::from_secs(61);
         assert_eq!(
             status.line(),
             "break, cycle 2 of 4 starts in 1m 1s | DOWN since 2025-08-27 07:37:10 (refused) | checks 3, failed 1 | last 0.4 ms"

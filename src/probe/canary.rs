@@ -108,12 +108,14 @@ impl PendingWrite {
         if *set != Reply::Ok {
             return Err(unexpected("SET", set));
         }
+
         match get {
             Reply::Bulk(bytes) if *bytes == self.value.as_bytes() => {}
             Reply::Bulk(_) => return Err(Failure::new(Kind::Canary, "another value was read back")),
             Reply::Nil => return Err(Failure::new(Kind::Canary, "the key was not there when read back")),
             other => return Err(unexpected("GET", other)),
         }
+
         match del {
             Reply::Int(_) => Ok(()),
             other => Err(unexpected("DEL", other)),

@@ -56,6 +56,7 @@ impl Deadline {
         if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
             return done.map_err(Into::into);
         }
+
         let mut done = tokio::time::timeout_at(self.at, &mut work).await;
         if done.is_err() {
             let late = self.at.elapsed();
@@ -63,6 +64,7 @@ impl Deadline {
                 done = tokio::time::timeout(late.min(self.limit), work).await;
             }
         }
+
         match done {
             Ok(done) => done.map_err(Into::into),
             Err(_) => Err(Failure::timeout(&phase(), self.limit)),

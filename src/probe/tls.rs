@@ -166,6 +166,7 @@ fn verifier(settings: &Settings, provider: &Arc<CryptoProvider>) -> anyhow::Resu
         None if settings.insecure => (RootCertStore::empty(), Vec::new()),
         None => (system_roots()?, Vec::new()),
     };
+
     if settings.insecure {
         return Ok(Arc::new(AnyCertificate {
             schemes: provider.signature_verification_algorithms.supported_schemes(),

@@ -159,11 +159,13 @@ fn summary(report: &Report) -> Vec<String> {
     if report.missing.failures_only {
         lines.push("only an error log was read, which contains no successful checks".to_owned());
     }
+
     let worst = report.rows.iter().flat_map(|row| &row.outages).max_by_key(|outage| outage.at_least());
     if let Some(outage) = worst {
         let at_most = outage.at_most().map(|at_most| format!(", at most {} s", seconds(at_most))).unwrap_or_default();
         lines.push(format!("longest outage: at least {} s{at_most}", seconds(outage.at_least())));
     }
+
     if !report.unobserved.is_zero() {
         lines.push(format!("not observed: {}", length(report.unobserved)));
     }
@@ -208,9 +210,11 @@ fn segments(row: &Row, scale: &Scale) -> Vec<Segment> {
     let unlisted = row.unlisted_spans.iter().map(|span| (span, "outages that are not listed".to_owned()));
     outages.extend(unlisted);
     outages.sort_by_key(|(span, _)| *span);
+
     let mut gaps: Vec<_> =
         row.unobserved((first.since, last.since)).map(|span| (span, "not observed".to_owned())).collect();
     gaps.sort_by_key(|(span, _)| *span);
+
     // Even within an outage, unobserved time is not known to be downtime, so it is drawn on top.
     let down = merged(outages, "outages", scale).into_iter().map(|stretch| (stretch, "down"));
     let gap = merged(gaps, "unobserved times", scale).into_iter().map(|stretch| (stretch, "gap"));
@@ -283,17 +287,20 @@ fn plot(report: &Report, scale: &Scale) -> Option<Plot> {
     if values.len() < 2 {
         return None;
     }
+
     // Checks take from a fraction of a millisecond to seconds, so the scale is logarithmic.
     let bottom = lowest.log10().floor();
     let top = highest.log10().ceil().max(bottom + 1.0);
     let lowest = 10f64.powf(bottom);
     let y = |value: f64| (top - value.max(lowest).log10()) / (top - bottom) * HEIGHT;
+
     let path = |points: &[(f64, f64)]| -> String {
         let step = |(index, (x, value)): (usize, &(f64, f64))| {
             format!("{}{} {}", if index == 0 { "M" } else { "L" }, figure(*x), figure(y(*value)))
         };
         points.iter().enumerate().map(step).collect()
     };
+
     let (mut outline, mut mean) = (String::new(), String::new());
     // No line is drawn where nothing was observed.
     let apart = median_distance(&values) * 3.0;
@@ -304,6 +311,7 @@ fn plot(report: &Report, scale: &Scale) -> Option<Plot> {
         outline += &format!("L{last} {HEIGHT}L{first} {HEIGHT}Z");
         mean += &path(&run.iter().map(|(x, mean, _)| (*x, *mean)).collect::<Vec<_>>());
     }
+
     let lines = (bottom as i32..=top as i32).map(|power| {
         let value = 10f64.powi(power);
         PlotLine { y: figure(y(value)), top: figure(y(value) / HEIGHT * 100.0), label: format!("{value} ms") }

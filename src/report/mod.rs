@@ -19,10 +19,8 @@ use crate::history::ledger::Gap;
 use crate::history::outage::Outage;
 use crate::history::time_series::Span;
 use crate::log::read::Folder;
-use crate::model::change::Changed;
-use crate::model::change::{Aspect, Change};
-use crate::model::clock::Moment;
-use crate::model::clock::Stamp;
+use crate::model::change::{Aspect, Change, Changed};
+use crate::model::clock::{Moment, Stamp};
 use crate::model::subject::Subject;
 
 /// How long successful checks took.

@@ -20,8 +20,10 @@ pub fn bar(report: &Report, row: &Row, cells: usize) -> Vec<State> {
     let (start, length) = (first.since, last.since.saturating_sub(first.since));
     let cells_u32 = u32::try_from(cells).unwrap_or(u32::MAX).max(1);
     let edge = |cell: usize| start + length / cells_u32 * u32::try_from(cell).unwrap_or(u32::MAX);
+
     let down: Vec<_> = row.down().collect();
     let unobserved: Vec<_> = row.unobserved((first.since, last.since)).collect();
+
     let state = |cell: usize| {
         let (from, to) = (edge(cell), if cell + 1 == cells { last.since } else { edge(cell + 1) });
         let holds = |at: Duration| from <= at && (at < to || cell + 1 == cells);
@@ -30,6 +32,7 @@ pub fn bar(report: &Report, row: &Row, cells: usize) -> Vec<State> {
         if !is_end && from < to && unobserved.iter().any(|(begin, end)| *begin <= from && *end >= to) {
             return State::Unobserved;
         }
+
         let touches = |begin: Duration, end: Duration| begin <= to && end >= from && (begin < to || cell + 1 == cells);
         if down.iter().any(|(begin, end)| touches(*begin, *end)) { State::Down } else { State::Up }
     };
@@ -42,8 +45,7 @@ mod tests {
 
     use super::*;
     use crate::history::ledger::Gap;
-    use crate::model::clock::Moment;
-    use crate::model::clock::Stamp;
+    use crate::model::clock::{Moment, Stamp};
     use crate::model::subject::Subject;
 
     fn at(second: u64) -> Moment {

@@ -165,16 +165,36 @@ fn read_subject(mut rest: &str) -> (Subject, &str) {
                 None => (after, ""),
             },
         };
-        match (word, value.parse()) {
-            ("NODE", _) => (subject.target, rest) = (Target::Node(value.into()), after_value),
-            ("SHARD", _) => (subject.target, rest) = (Target::Shard(value.into()), after_value),
-            ("DB", Ok(db)) => (subject.db, rest) = (Some(db), after_value),
-            ("HELD", _) => (subject.target, rest) = (Target::Held, after),
-            ("CLUSTER", _) => (subject.target, rest) = (Target::Cluster, after),
-            ("Endpoint" | "endpoint", _) => rest = after,
-            ("WRITE", _) => (subject.write, rest) = (true, after),
+
+        let is_with_value = match (word, value.parse()) {
+            ("NODE", _) => {
+                subject.target = Target::Node(value.into());
+                true
+            }
+            ("SHARD", _) => {
+                subject.target = Target::Shard(value.into());
+                true
+            }
+            ("DB", Ok(db)) => {
+                subject.db = Some(db);
+                true
+            }
+            ("HELD", _) => {
+                subject.target = Target::Held;
+                false
+            }
+            ("CLUSTER", _) => {
+                subject.target = Target::Cluster;
+                false
+            }
+            ("Endpoint" | "endpoint", _) => false,
+            ("WRITE", _) => {
+                subject.write = true;
+                false
+            }
             _ => return (subject, rest),
-        }
+        };
+        rest = if is_with_value { after_value } else { after };
     }
 }
 
@@ -226,18 +246,21 @@ fn read_mark(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
             at_most,
         });
     }
+
     read_change(text, timestamps)
 }
 
 /// `Endpoint moved from 10.0.1.5 to 10.0.2.9 at 2025-08-27 07:35:01` and similar marks.
 fn read_change(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
     let (Subject { target, .. }, rest) = read_subject(text);
+
     let change = |aspect, from: &str, to: &str| Change { aspect, from: from.to_owned(), to: to.to_owned() };
     let from_to_at = |rest: &str| -> Option<(String, String, String)> {
         let (from, rest) = rest.split_once(" to ")?;
         let (to, at) = rest.rsplit_once(" at ")?;
         Some((from.to_owned(), to.to_owned(), at.to_owned()))
     };
+
     let (at, change) = if let Some(rest) = rest.strip_prefix("moved from ") {
         let (from, to, at) = from_to_at(rest)?;
         (at, change(Aspect::Address, &from, &to))

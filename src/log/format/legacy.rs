@@ -23,6 +23,7 @@ pub fn failure(text: &str) -> Failure {
         ("SSL", Kind::Tls),
         ("max number of clients", Kind::MaxClients),
     ];
+
     let reply = text.strip_prefix("(error) ").unwrap_or(text);
     let reply = reply.strip_prefix("AUTH failed: ").unwrap_or(reply);
     let of_reply = Failure::from_reply(reply).kind;

@@ -52,6 +52,7 @@ impl Minute {
             [b':', second @ ..] => number(second.get(..2)?).filter(|second| *second < 60)?,
             _ => return None,
         };
+
         let time = NaiveTime::from_num_seconds_from_midnight_opt(self.second + second, nanos.unwrap_or(0))?;
         let at = DateTime::from_naive_utc_and_offset(self.date.and_time(time), self.offset);
         Some((Stamp { at, millis: nanos.is_some() }, text.get(end..)?))
@@ -75,6 +76,7 @@ impl TimestampReader {
             let utc = local.checked_sub_offset(offset).unwrap_or(local);
             DateTime::from_naive_utc_and_offset(utc, offset)
         };
+
         let at = match self.offset(local) {
             MappedLocalTime::Single(offset) => with(offset),
             MappedLocalTime::Ambiguous(one, other) => {
@@ -154,9 +156,11 @@ fn date_and_time(text: &str, between: u8) -> Option<(NaiveDateTime, bool, &str)>
     if bytes.len() < 19 || shape.iter().any(|(at, byte)| bytes[*at] != *byte) {
         return None;
     }
+
     let number = |from: usize, to: usize| number(&bytes[from..to]);
     let date = NaiveDate::from_ymd_opt(i32::try_from(number(0, 4)?).ok()?, number(5, 7)?, number(8, 10)?)?;
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+
     let fraction = bytes.get(19) == Some(&b'.') && bytes.len() >= 23;
     let millis = if fraction { number(20, 23) } else { None };
     let local = date.and_hms_milli_opt(hour, minute, second, millis.unwrap_or(0))?;
@@ -180,6 +184,7 @@ fn offset(text: &str) -> Option<FixedOffset> {
         b'-' => (-1, text.get(1..)?),
         _ => return None,
     };
+
     if let [tens, ones, b':', minutes @ ..] = rest.as_bytes()
         && let (Some(hours), Some(minutes), 2) = (number(&[*tens, *ones]), number(minutes), minutes.len())
     {

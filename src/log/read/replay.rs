@@ -8,10 +8,8 @@ use chrono::{DateTime, FixedOffset};
 use super::reader::{Block, EventKind, LogEvent, LoggedResult};
 use crate::history::ledger::{Check, Gap, Ledger};
 use crate::log::record::{Mark, Mode};
-use crate::model::change::Changed;
-use crate::model::change::Observed;
-use crate::model::clock::Moment;
-use crate::model::clock::Stamp;
+use crate::model::change::{Changed, Observed};
+use crate::model::clock::{Moment, Stamp};
 use crate::model::failure::Failure;
 use crate::model::subject::{Subject, Target};
 

@@ -126,6 +126,7 @@ fn rotated(live: &str, name: &str) -> Option<(NaiveDateTime, u64)> {
         Some((stamp, number)) => (stamp, number.parse().ok().filter(|n: &u64| n.to_string() == number)?),
         None => (rest, 0),
     };
+
     // A day or an hour is completed to the time at which it begins.
     let whole = match stamp.len() {
         10 => format!("{stamp}_000000"),

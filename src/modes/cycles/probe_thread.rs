@@ -39,6 +39,7 @@ impl ProbeThread {
         let suspended_before = machine_suspended();
         let now = Moment { stamp: clock.now(), since: Duration::ZERO };
         let gap_tracker = GapTracker::new(schedule.check_interval, now, suspended_before);
+
         ProbeThread {
             schedule,
             clock,
@@ -97,6 +98,7 @@ impl ProbeThread {
         let now = self.now();
         // If this process did not run, the cycle still began or ended at its scheduled time.
         let scheduled = if late >= MAX_DELAY { now.earlier(late) } else { now };
+
         match step {
             Step::CheckStarts if self.gap_tracker.is_missed(late) => self.gap_tracker.miss(now, late),
             Step::CheckStarts => self.start_checks(),

@@ -85,6 +85,7 @@ impl Prober {
             }
             Some(_) => self.start_cluster(tick, started),
         }
+
         if let Some(held) = self.held.clone() {
             self.launch(Target::Held, tick, |report| async move {
                 held.check(&mut |outcome| report.outcome(outcome)).await;

@@ -8,7 +8,6 @@ use crate::auth::credentials::CredentialsProvider;
 use crate::cli::args::{Cli, Command, Deferred};
 use crate::cli::plan;
 use crate::cli::precedence::Sources;
-
 use crate::probe::checker::Checker;
 use crate::probe::connection::ConnectOptions;
 use crate::probe::resolve::Resolver;

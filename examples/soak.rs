@@ -60,7 +60,10 @@ fn main() -> Outcome<()> {
             .collect::<String>()
     );
     let checks = seconds * 1000;
-    let missed = text.lines().find_map(|line| line.strip_prefix("checks missed: ")?.parse::<u64>().ok()).unwrap_or(0);
+    let missed = text
+        .lines()
+        .find_map(|line| line.strip_prefix("checks scheduled but not run: ")?.parse::<u64>().ok())
+        .unwrap_or(0);
     println!(
         "descriptors {:+}, memory {:+} KiB, CPU {:.0} µs a check, ticks missed {missed} of {checks}, {}",
         last.descriptors as i64 - first.descriptors as i64,

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use crate::model::signal::Signal;
 
-/// Another `cycles` run writes to the same log folder, which is named.
+/// Another `cycles` run is using this log folder.
 #[derive(Debug, thiserror::Error)]
-#[error("--log-dir: another cycles run is using {0}; wait for its end or name another folder")]
+#[error("--log-dir: another cycles run is using {0}; wait until it ends, or name another folder")]
 pub struct Locked(pub String);
 
 /// The exit codes, documented in the README.
@@ -18,7 +18,7 @@ pub enum Exit {
     Failed,
     /// Wrong usage or configuration; nothing was checked.
     Usage,
-    /// Another `cycles` run holds the log folder.
+    /// Another `cycles` run is using the log folder.
     Locked,
     /// A record could not be written.
     Lost,
@@ -27,12 +27,13 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// The exit of a run that ended before anything was checked.
+    /// The exit code of a run that ended before anything was checked.
     pub fn of_error(error: &anyhow::Error) -> Self {
         if error.is::<Locked>() { Exit::Locked } else { Exit::Usage }
     }
 
-    /// The exit of a run that checked. A signal wins over lost records, and these over failed checks.
+    /// The exit code of a run that checked. A signal takes precedence over lost records, and lost records over failed
+    /// checks.
     pub fn of_run(signal: Option<Signal>, lost: u64, failures: u64) -> Self {
         match (signal, lost, failures) {
             (Some(signal), _, _) => Exit::Signal(signal),
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_worst_news_wins() {
+    fn the_most_severe_outcome_decides() {
         assert_eq!(Exit::of_run(None, 0, 0), Exit::Healthy);
         assert_eq!(Exit::of_run(None, 0, 2), Exit::Failed);
         assert_eq!(Exit::of_run(None, 1, 2), Exit::Lost);

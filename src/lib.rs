@@ -1,9 +1,9 @@
-//! redis-health says, for every logical database of a Redis or Valkey endpoint, whether it answers; and during an
-//! ElastiCache version upgrade, exactly when it stopped answering, why, and when it came back.
+//! redis-health checks whether each logical database of a Redis or Valkey endpoint answers. During an ElastiCache
+//! version upgrade it records exactly when the endpoint stopped answering, why, and when it came back.
 //!
 //! # The map of the code
 //! Data flows one way: flags → plan → checks → events → (log, history, metrics, console) → report → exit code. Each
-//! folder is one stage of that flow, and imports only what stands below it in this table.
+//! folder is one stage of that flow, and imports only from folders below it in this table.
 //!
 //! | folder | what it is for |
 //! |---|---|
@@ -18,9 +18,9 @@
 //! | `auth` | credentials, and how they are refreshed |
 //! | `model` | the domain: targets, outcomes, failures, changes, events |
 //!
-//! A check is a value, also when it fails: `Err` means that the tool itself cannot go on.
+//! A failed check is a value, not an `Err`. `Err` means that the tool itself cannot continue.
 
-// A closed pipe makes `println!` panic, and nothing that comes from outside may.
+// `println!` panics on a closed pipe, and no outside condition may cause a panic.
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
@@ -44,14 +44,14 @@ use anyhow::Context as _;
 use crate::cli::Action;
 pub use crate::exit_code::Exit;
 
-/// How many threads look names up at most. Each look-up that hangs holds one of them; see `probe::resolve`.
+/// The most threads for name lookups. Each lookup that hangs occupies one of them; see `probe::resolve`.
 const MAX_LOOKUPS: usize = 64;
 
 /// Runs the tool with the arguments of a process, its own name first.
 ///
 /// # Errors
-/// Nothing was checked: wrong usage or configuration, or another run holds the log folder. The text is for the user, on
-/// one line; [`Exit::of_error`] gives the exit code.
+/// Nothing was checked: wrong usage or configuration, or another run is using the log folder. The text is one line for
+/// the user; [`Exit::of_error`] returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit> {
     match cli::parse(arguments)? {
         Action::Dbs(plan) => block_on(modes::dbs::run(plan)),
@@ -61,7 +61,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
     }
 }
 
-/// Runs a mode on a runtime of this thread, and leaves without waiting for a name look-up that hangs.
+/// Runs a mode on the current thread. Returns without waiting for a name lookup that hangs.
 fn block_on(mode: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,4 +1,4 @@
-//! The command `redis-health`. What it does is in the library.
+//! The `redis-health` command. The library does the work.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;

@@ -94,7 +94,7 @@ fn every_signal_ends_a_run_with_its_mark_and_summary() {
 
         assert_eq!(output.code, Some(code), "{name}: {output:?}");
         assert!(env.read("redis_success.log").contains(&format!("=== Stopped by {name} at ")));
-        assert!(output.stdout.contains("checks still under way at the end"), "{output:?}");
+        assert!(output.stdout.contains("checks still running at the end"), "{output:?}");
     }
 }
 

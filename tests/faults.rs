@@ -314,7 +314,7 @@ fn verbose_suggests_tls_when_a_plain_connection_ends_at_once() {
         server.behave(behaviour);
         let output = env.run(&format!("dbs -v -n 0 -p {port}"));
         assert_eq!(output.code, Some(1), "{output:?}");
-        assert_eq!(output.stderr.contains("does the server want --tls?"), asked, "{output:?}");
+        assert_eq!(output.stderr.contains("does the server require --tls?"), asked, "{output:?}");
         assert!(!env.read("redis_db_health.log").contains("--tls"), "{output:?}");
     }
 }

@@ -19,7 +19,7 @@ fn a_held_connection_has_its_own_lines() {
         assert_eq!(text.matches(&format!("<time> {line}\n")).count(), 1, "{line} in {text}");
     }
 
-    assert!(output.stdout.contains("a held one"), "{output:?}");
+    assert!(output.stdout.contains("a persistent one"), "{output:?}");
 
     // Two fresh ones, the held one, and that of the second count.
     assert_eq!(connections(&server), before + 4);

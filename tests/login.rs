@@ -190,7 +190,7 @@ fn a_rotated_password_is_fetched_by_its_command_once_a_minute() {
     assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 30), "{times:?}");
 
     let notice = "redis-health: --password-command: the command failed (exit status: 1); run it by hand to see why; \
-                  the old password stays\n";
+                  the old password stays in use\n";
     assert_eq!(output.stderr.matches(notice).count(), 1, "{output:?}");
     assert!(env.read("redis_error.log").contains("Outage of endpoint ended"));
     assert_secret_is_nowhere(&env, &output);
@@ -371,12 +371,12 @@ fn a_held_connection_authenticates_with_a_rotated_password() {
     env.wait_for("redis_success.log", |text| text.contains(" HELD SUCCESS 3\n"));
     fs::write(&file, "hunter2-second\n").unwrap();
     as_default(&server, SECRET, "CONFIG SET requirepass hunter2-second");
-    run.wait_for_stderr(|text| text.contains("authenticated anew"));
+    run.wait_for_stderr(|text| text.contains("authenticated again"));
     let seen = env.count("redis_success.log", " HELD SUCCESS ");
     env.wait_for("redis_success.log", |text| text.matches(" HELD SUCCESS ").count() > seen + 3);
     let output = run.stop();
 
-    assert_eq!(output.stderr.matches("authenticated anew").count(), 1, "{output:?}");
+    assert_eq!(output.stderr.matches("authenticated again").count(), 1, "{output:?}");
     assert_eq!(env.count("redis_error.log", " HELD FAILURE: "), 0, "{}", env.read("redis_error.log"));
     assert_secret_is_nowhere(&env, &output);
 }

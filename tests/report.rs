@@ -77,7 +77,7 @@ fn a_legacy_pair_of_forty_minutes() {
     assert_eq!(outage["kinds"]["refused"], 3);
 
     let output = text(&env, "");
-    for told in ["20 checks, 3 failed, availability 85.000 %", "if it was one: part of it", "Timeline"] {
+    for told in ["20 checks, 3 failed, availability 85.000 %", "part of it was not", "Timeline"] {
         assert!(output.stdout.contains(told), "{told} in\n{}", output.stdout);
     }
 
@@ -440,10 +440,10 @@ fn logs_without_checks_are_an_error() {
     let env = TestEnv::new();
     fs::create_dir(env.logs()).unwrap();
     for (arguments, told) in [
-        ("", "there is no health log in logs"),
+        ("", "no health log found in logs"),
         ("nowhere", "cannot read nowhere"),
         ("--since soon", "--since: soon is not a time"),
-        ("--since 12:00 --until 11:00", "--until lies before --since"),
+        ("--since 12:00 --until 11:00", "--until is before --since"),
     ] {
         let output = text(&env, arguments);
         assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{arguments}: {output:?}");
@@ -453,5 +453,5 @@ fn logs_without_checks_are_an_error() {
     let output = text(&env, "");
 
     assert_eq!(output.code, Some(2), "{output:?}");
-    assert!(output.stderr.contains("no check was found in logs, 1 lines cannot be read"), "{output:?}");
+    assert!(output.stderr.contains("no check was found in logs (lines that could not be read: 1)"), "{output:?}");
 }

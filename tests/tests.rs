@@ -1,5 +1,8 @@
 //! All tests at the process boundary: the real binary against real and scripted servers, and the files it leaves.
 
+// A table of cases is as long as it has rows.
+#![allow(clippy::too_many_lines)]
+
 mod support;
 
 mod cluster;
@@ -20,5 +23,6 @@ mod samples;
 mod slow_disk;
 mod snapshots;
 mod tls;
+mod trace;
 mod upgrade;
 mod usage;

@@ -327,7 +327,7 @@ fn a_key_that_cannot_be_used_is_named_and_not_shown() {
     let key = std::fs::read_to_string(pair.key()).unwrap();
     std::fs::write(&broken, key.replacen('M', "N", 1)).unwrap();
     for (key, remedy) in [
-        (other.key(), "give the one that does"),
+        (other.key(), "give the matching key"),
         (pair.certificate(), "in PEM"),
         (broken, "in PEM"),
         (encrypted, "openssl pkey"),

@@ -1,4 +1,4 @@
-//! Credentials that are refreshed during a run: a password after it was rotated, a token before it expires.
+//! Credentials that are refreshed during a run: passwords after a rotation, tokens before they expire.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,11 +11,11 @@ use crate::auth::password::{Fetched, PasswordSource};
 use crate::model::notify::Notify;
 use crate::model::secret::Credentials;
 
-/// The shortest time from the start of one fetch to the start of the next. If a server rejects every check, the secret
-/// store must not be asked as often as the server is checked.
+/// The minimum time from the start of one fetch to the start of the next. If the server rejects every check, the secret
+/// store must not be queried at the rate of the checks.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// The current credentials, and where newer ones come from. Clones share both.
+/// Credentials, refreshed on rotation or expiry. Clones share their state.
 #[derive(Clone)]
 pub struct CredentialsProvider(Arc<Shared>);
 
@@ -33,8 +33,8 @@ struct State {
 }
 
 impl CredentialsProvider {
-    /// Fetches the password for the first time. `user_and_source` is the ACL user, if any, and the source of the password; without it
-    /// there is nothing to fetch. `notify` receives a message about each later fetch that fails.
+    /// Fetches the password for the first time. `user_and_source` is the ACL user, if any, and the source of the
+    /// password; None if no authentication is configured. `notify` receives a message for each later fetch that fails.
     ///
     /// # Errors
     /// The password cannot be fetched; see [`PasswordSource::fetch`].
@@ -57,7 +57,7 @@ impl CredentialsProvider {
         Ok(Self::start(fetched, limit, interval, user, source, notify))
     }
 
-    /// Starts with what the first fetch returned. Must be called on a runtime.
+    /// Starts with the result of the first fetch. Must be called within a Tokio runtime.
     fn start(
         Fetched { password, good_for }: Fetched,
         limit: FetchLimit,
@@ -81,9 +81,9 @@ impl CredentialsProvider {
     }
 
     /// Must be called when the server rejected `credentials`. If the source may have newer ones, they are fetched in
-    /// the background, so that no check waits. Until then, and if that fails, the old ones stay.
+    /// the background, so that no check waits. The old ones stay in use until then, or if the fetch fails.
     pub fn rejected(&self, credentials: &Arc<Credentials>) {
-        // A check that started before the last fetch ended says nothing about what that returned.
+        // These credentials were already replaced while the check was running.
         let is_outdated = !Arc::ptr_eq(credentials, &self.state().credentials);
         if self.0.source.can_change() && !is_outdated && self.may_fetch() {
             let provider = self.clone();
@@ -95,7 +95,7 @@ impl CredentialsProvider {
         self.state().limit.start(Instant::now(), self.0.interval)
     }
 
-    /// Fetches again, and notifies the user if that fails. Returns how long the new password may be used.
+    /// Fetches again, and notifies the user of a failure. Returns how long the new password may be used.
     async fn refresh(&self) -> Option<Duration> {
         let fetched = self.0.source.fetch_in_background().await;
         let mut state = self.state();
@@ -112,14 +112,14 @@ impl CredentialsProvider {
             }
             Err(error) => {
                 drop(state);
-                (self.0.notify)(&format!("{error:#}; the old password stays"));
+                (self.0.notify)(&format!("{error:#}; the old password stays in use"));
                 None
             }
         }
     }
 
-    /// Refreshes a token before it expires, even if nothing is checked meanwhile: a break between cycles may be longer
-    /// than its lifetime.
+    /// Refreshes a token before it expires, even while no checks run: a break between cycles may be longer than the
+    /// token's lifetime.
     async fn keep_fresh(self, mut good_for: Duration) {
         loop {
             sleep(good_for).await;
@@ -129,7 +129,7 @@ impl CredentialsProvider {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code that holds this lock can leave the state inconsistent.
+        // No code leaves the state inconsistent while it holds this lock.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -186,7 +186,7 @@ mod tests {
         assert!(!limit.start(start, INTERVAL), "whatever the clock shows");
     }
 
-    /// A command that takes its password from a file and counts its runs in another.
+    /// A command that reads its password from a file and records its runs in another.
     fn command_in(folder: &Path) -> String {
         let folder = folder.display();
         format!("echo run >>{folder}/runs; sleep 0.1; cat {folder}/password")
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_expires_is_refreshed_without_a_rejection() {
+    fn an_expiring_password_is_refreshed_without_a_rejection() {
         in_a_folder(|folder| async move {
             std::fs::write(folder.join("password"), "second\n").unwrap();
             let fetched = Fetched {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_change_is_not_fetched_again() {
+    fn a_fixed_password_is_not_fetched_again() {
         in_a_folder(|_| async {
             let source = PasswordSource::Given(crate::model::secret::Secret::new("hunter2"));
             let provider = CredentialsProvider::fetch_every(Duration::ZERO, None, source, silent()).await.unwrap();

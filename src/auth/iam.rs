@@ -20,15 +20,14 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::auth::password::Fetched;
 use crate::model::secret::Secret;
 
-/// How long a token is valid. This is the longest time that is allowed.
+/// How long a token is valid. This is the maximum that AWS allows.
 const LIFETIME: Duration = Duration::from_secs(900);
 
-/// How long before a token or its credentials expire the next token is made. Metadata services offer new credentials at
-/// least this long before the old ones expire.
+/// How long before the expiry of a token or its credentials the next token is created. Metadata services offer new
+/// credentials at least this long before the old ones expire.
 const MARGIN: Duration = Duration::from_secs(300);
 
-/// How long it may take to find credentials. Where there is no metadata service, several attempts are made to reach
-/// one.
+/// The time limit for finding credentials. Without a metadata service, the SDK makes several attempts to reach one.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The characters that are percent-encoded in a query of Signature Version 4.
@@ -42,15 +41,15 @@ pub struct Signer {
     /// The id of the replication group or serverless cache, in lower case.
     pub cache: String,
     pub serverless: bool,
-    /// None for the region that is configured for the AWS tools.
+    /// None for the region configured for the AWS tools.
     pub region: Option<String>,
 }
 
 impl Signer {
-    /// Finds credentials as the AWS tools do, in the environment, profiles and metadata services, and makes a token.
+    /// Finds credentials as the AWS tools do, in the environment, profiles and metadata services, and creates a token.
     ///
     /// # Errors
-    /// There is no region, or there are no credentials. The text names the remedy.
+    /// No region or no credentials were found. The text names the remedy.
     pub async fn fetch(&self) -> anyhow::Result<Fetched> {
         let Ok(fetched) = tokio::time::timeout(LIMIT, self.fetch_unbounded()).await else {
             bail!("--iam: no AWS credentials after {}; {REMEDY}", humantime::format_duration(LIMIT));
@@ -59,11 +58,12 @@ impl Signer {
     }
 
     async fn fetch_unbounded(&self) -> anyhow::Result<Fetched> {
-        // Read again each time, because profiles and roles may change during a run.
+        // Loaded again for each token, because profiles and roles may change during a run.
         let config = configuration(self.region.clone()).await;
         let region = config.region().context("--iam: no AWS region was found; give --region, or set AWS_REGION")?;
         let provider = config.credentials_provider().with_context(|| format!("--iam: no AWS credentials; {REMEDY}"))?;
         let credentials = provider.provide_credentials().await.map_err(|error| not_found(&error))?;
+
         let now = SystemTime::now();
         Ok(Fetched {
             password: self.token(&credentials, region.as_ref(), now)?,
@@ -80,6 +80,7 @@ impl Signer {
         if self.serverless {
             request.push_str("&ResourceType=ServerlessCache");
         }
+
         let mut settings = SigningSettings::default();
         settings.signature_location = SignatureLocation::QueryParams;
         settings.expires_in = Some(LIFETIME);
@@ -93,6 +94,7 @@ impl Signer {
             .build()
             .context("--iam: cannot sign")?
             .into();
+
         let signable = SignableRequest::new("GET", request.as_str(), std::iter::empty(), SignableBody::empty());
         let signed = sign(signable.context("--iam: cannot sign")?, &parameters).context("--iam: cannot sign")?;
         for (name, value) in signed.output().params() {
@@ -103,10 +105,10 @@ impl Signer {
 }
 
 const REMEDY: &str =
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where an instance or container has a role";
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run on an instance or container with a role";
 
 async fn configuration(region: Option<String>) -> SdkConfig {
-    // ring, as for the other connections: the default provider makes the binary larger by half and slower to start.
+    // ring, as for the other connections: the default provider would make the binary 50 % larger and slower to start.
     let client = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     let loader = aws_config::defaults(BehaviorVersion::latest()).http_client(client);
     match region {
@@ -129,7 +131,7 @@ fn encoded(text: &str) -> impl std::fmt::Display {
     utf8_percent_encode(text, QUERY)
 }
 
-/// How long a token is used that is made `now` from credentials that expire at `expiry`.
+/// How long to use a token created `now` from credentials that expire at `expiry`.
 fn good_for(expiry: Option<SystemTime>, now: SystemTime) -> Duration {
     let credentials = expiry.map(|expiry| expiry.duration_since(now).unwrap_or_default());
     LIFETIME.min(credentials.unwrap_or(LIFETIME)).saturating_sub(MARGIN)
@@ -150,7 +152,7 @@ mod tests {
         Signer { user: "iam-user".into(), cache: "my-cache".into(), serverless, region: None }
     }
 
-    // The signatures were computed without AWS code, with Python's hmac and hashlib, from the description by AWS.
+    // The signatures were computed without AWS code, with Python's hmac and hashlib, following the AWS documentation.
 
     #[test]
     fn a_token_is_a_presigned_request_without_its_scheme() {
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_renewed_before_it_or_its_credentials_end() {
+    fn a_token_is_renewed_before_it_or_its_credentials_expire() {
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
         for (left, expected) in [(None, 10), (Some(360), 10), (Some(15), 10), (Some(12), 7), (Some(3), 0)] {
             let expiry = left.map(|left| now() + minutes(left));

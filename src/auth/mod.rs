@@ -1,6 +1,6 @@
 //! Credentials: where they come from, and how they are refreshed on rotation or expiry.
 //!
-//! It knows nothing of the connection that presents them.
+//! It does not know the connections that present them.
 
 pub mod credentials;
 #[cfg(feature = "iam")]

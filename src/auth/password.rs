@@ -12,10 +12,10 @@ use tokio::process::{Child, Command};
 
 use crate::model::secret::Secret;
 
-/// How long `--password-command` may take. A check in cron must end by itself.
+/// The time limit for `--password-command`. A check run by cron must not hang.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
-/// Where the password comes from. Its debug output is the flag alone, because a command line may hold a secret too.
+/// Where the password comes from. Its debug output is only the flag, because a command line may contain a secret too.
 #[derive(Clone, PartialEq, Eq)]
 pub enum PasswordSource {
     /// From a flag, a URI or the environment.
@@ -31,7 +31,7 @@ pub enum PasswordSource {
     Iam(crate::auth::iam::Signer),
 }
 
-/// A password, and how long it may be used before it must be fetched again. None until the server rejects it.
+/// A password, and how long it may be used before it must be fetched again. None means until the server rejects it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
     pub password: Secret,
@@ -45,7 +45,7 @@ impl From<Secret> for Fetched {
 }
 
 impl PasswordSource {
-    /// Whether a later fetch may return another password, without a prompt.
+    /// Whether a later fetch may return another password without prompting.
     pub fn can_change(&self) -> bool {
         !matches!(self, PasswordSource::Given(_) | PasswordSource::Prompt)
     }
@@ -53,17 +53,17 @@ impl PasswordSource {
     /// Fetches the password.
     ///
     /// # Errors
-    /// The file cannot be read, the command fails, or there is no terminal to ask on; the text names the flag.
+    /// The file cannot be read, the command fails, or there is no terminal to prompt on. The text names the flag.
     pub async fn fetch(&self) -> anyhow::Result<Fetched> {
         match self {
             PasswordSource::Given(secret) => Ok(secret.clone().into()),
             PasswordSource::File(path) => read(path).map(Fetched::from),
             PasswordSource::Command(command) => {
                 let mut shell = shell(command);
-                // A command that prompts on the terminal must be in its foreground process group, which is ours. Then
-                // only the shell is killed on a timeout: its children cannot be told from other processes in our
-                // pipeline. Without a terminal, as under cron and nohup, the shell gets a group of its own, which is
-                // killed whole.
+                // To prompt on the terminal, the command must be in the terminal's foreground process group, which is
+                // ours. On a timeout only the shell can be killed then, because its children cannot be distinguished
+                // from other processes in our pipeline. Without a terminal, as under cron and nohup, the shell gets its
+                // own process group, and the whole group is killed.
                 if File::open("/dev/tty").is_err() {
                     shell.process_group(0);
                 }
@@ -71,13 +71,14 @@ impl PasswordSource {
             }
             PasswordSource::Prompt => rpassword::prompt_password("Password: ")
                 .map(|text| Secret::new(text).into())
-                .context("--askpass: cannot ask without a terminal; use REDISCLI_AUTH or --pass-file"),
+                .context("--askpass: cannot prompt without a terminal; use REDISCLI_AUTH or --pass-file"),
             #[cfg(feature = "iam")]
             PasswordSource::Iam(signer) => signer.fetch().await,
         }
     }
 
-    /// Fetches the password while checks go on. A fetch that hangs must neither delay them nor leave processes behind.
+    /// Fetches the password while checks continue. A fetch that hangs must neither delay them nor leave processes
+    /// behind.
     ///
     /// # Errors
     /// As [`fetch`](Self::fetch).
@@ -87,7 +88,7 @@ impl PasswordSource {
                 let path = path.clone();
                 tokio::task::spawn_blocking(move || read(&path)).await?.map(Fetched::from)
             }
-            // In a process group of its own it cannot prompt on the terminal, but can be killed with its children.
+            // In its own process group the command cannot prompt on the terminal, but can be killed with its children.
             PasswordSource::Command(command) => run(shell(command).process_group(0)).await.map(Fetched::from),
             other => other.fetch().await,
         }
@@ -122,7 +123,7 @@ fn read(path: &Path) -> anyhow::Result<Secret> {
     first_line(&text).with_context(|| format!("--pass-file: {at} has no password in its first line"))
 }
 
-/// The command may hold pipes and variables, as in a crontab, so a shell runs it. It shares our standard error, where
+/// Runs the command in a shell, as a crontab does, because it may use pipes and variables. It inherits our stderr, so
 /// the user sees its messages.
 fn shell(command: &str) -> Command {
     let mut shell = Command::new("/bin/sh");
@@ -140,6 +141,7 @@ async fn run(shell: &mut Command) -> anyhow::Result<Secret> {
         );
     };
     group.keep();
+
     let output = output.context("--password-command: cannot read what the command prints")?;
     if !output.status.success() {
         bail!("--password-command: the command failed ({}); run it by hand to see why", output.status);
@@ -157,7 +159,7 @@ impl Group {
         Group(pid.filter(|pid| getpgid(Some(*pid)) == Ok(*pid)))
     }
 
-    /// Keeps the processes: the shell has ended, and what it left in the background is meant to stay.
+    /// Does not kill the group: the shell has exited, and its background processes are intended to keep running.
     fn keep(&mut self) {
         self.0 = None;
     }
@@ -185,18 +187,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_line_is_the_password_whoever_wrote_it() {
+    fn the_first_line_is_the_password_with_any_line_end() {
         for text in ["pass", "pass\n", "pass\r\n", "pass\r", "\u{feff}pass\r\nmore", "\u{feff}pass"] {
             assert_eq!(first_line(text), Some(Secret::new("pass")), "{text:?}");
         }
-        assert_eq!(first_line(" p\ra ss \n"), Some(Secret::new(" p\ra ss ")), "all else is part of it");
+        assert_eq!(first_line(" p\ra ss \n"), Some(Secret::new(" p\ra ss ")), "everything else is part of it");
         for text in ["", "\n", "\r", "\u{feff}\r\nmore"] {
             assert_eq!(first_line(text), None, "{text:?}");
         }
     }
 
     #[test]
-    fn a_command_that_is_given_up_ends_with_its_children() {
+    fn an_aborted_command_ends_with_its_children() {
         let folder = tempfile::TempDir::new().unwrap();
         let file = folder.path().join("pid");
         let command = format!("sleep 1000 & echo $! >{0}.new; mv {0}.new {0}; wait", file.display());
@@ -209,7 +211,7 @@ mod tests {
             }
             format!("/proc/{}/cmdline", std::fs::read_to_string(&file).unwrap().trim())
         });
-        // One that is dead but not yet reaped has no command line any more.
+        // A zombie has an empty command line.
         let runs = || std::fs::read_to_string(&command_line).is_ok_and(|line| !line.is_empty());
         assert!(runs());
         // As at the end of a run.

@@ -1,4 +1,4 @@
-//! The command line: clap types and nothing else. The doc comments are the help texts.
+//! The clap types of the command line. Their doc comments are the help texts.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::log::write::rotate::Rotation;
 use crate::model::databases::MAX_INDEX;
 use crate::model::server::Role;
 
-/// Says which logical databases of a Redis or Valkey endpoint answer, and during an upgrade, when they stopped
-/// answering, why, and when they came back.
+/// Check whether the logical databases of a Redis or Valkey endpoint answer and, during an upgrade, record when they
+/// stopped answering, why, and when they came back.
 #[derive(Parser)]
 #[command(name = "redis-health", version, disable_help_flag = true, disable_help_subcommand = true)]
 #[command(
-    after_help = "Exit codes: 0 every check passed, 1 a check failed, 2 wrong usage or configuration, 3 the log \
-    folder is held by another cycles run, 4 a record could not be written, 128+n ended by signal n."
+    after_help = "Exit codes: 0 every check passed, 1 a check failed, 2 wrong usage or configuration, 3 another \
+    cycles run is using the log folder, 4 a record could not be written, 128+n ended by signal n."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -31,22 +31,22 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// PING every logical database once, log a block, and exit.
+    /// Check every logical database once, log the results as one block, and exit.
     Dbs(Deferred<Dbs>),
     /// Check on a fixed schedule: timed cycles with breaks between them.
     Cycles(Deferred<Cycles>),
-    /// Read the logs back: outages, availability, changes, a timeline.
+    /// Read the logs back and report outages, availability, changes and a timeline.
     Report(Deferred<Report>),
 }
 
-/// The flags of a mode, put together only when that mode was typed: those of all modes took a quarter of the
-/// instructions of a run of `dbs`, each of them with a look-up of its environment variable.
+/// The flags of a mode, built only if that mode is used. Building the flags of all modes, each with a lookup of its
+/// environment variable, took a quarter of the instructions of a `dbs` run.
 pub struct Deferred<A>(pub A);
 
 impl<A: Args> Args for Deferred<A> {
     fn augment_args(mode: clap::Command) -> clap::Command {
         mode.defer(|mode| {
-            // Flattened flags bring texts of their own, and the mode's counts.
+            // Flattened flags override the description, so the mode's own is restored.
             let about = mode.get_about().cloned();
             let mode = A::augment_args(mode).about(Resettable::from(about)).long_about(None);
             let is_empty = |(_, value): (_, std::ffi::OsString)| value.is_empty();
@@ -69,7 +69,7 @@ impl<A: Args> FromArgMatches for Deferred<A> {
     }
 }
 
-/// An environment variable that is set to nothing is not set, as compose files and manifests have it.
+/// An empty environment variable counts as not set, because compose files and manifests often set variables that way.
 fn unless_empty(argument: clap::Arg) -> clap::Arg {
     let is_empty = argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
     if is_empty { argument.env(Resettable::Reset) } else { argument }
@@ -81,12 +81,12 @@ pub struct Dbs {
     #[command(flatten)]
     pub connection: Connection,
 
-    /// Check databases 0 to N; `auto` goes up until the server says that an index is out of range [default: 15, and 0
+    /// Check databases 0 to N; `auto` counts up until the server says that an index is out of range [default: 15, or 0
     /// with --cluster].
     #[arg(long, value_name = "N|auto", env = "REDIS_HEALTH_MAX_DB", value_parser = max_db)]
     pub max_db: Option<MaxDb>,
 
-    /// Print only failures, on standard error, so that cron mails only bad news.
+    /// Print only failures, on stderr, so that cron sends mail only for failures.
     #[arg(short, long, env = "REDIS_HEALTH_QUIET", value_parser = FalseyValueParser::new())]
     pub quiet: bool,
 
@@ -100,19 +100,19 @@ pub struct Cycles {
     #[command(flatten)]
     pub connection: Connection,
 
-    /// Check databases 0 to N instead of a single one; `auto` goes up until the server says that an index is out of
+    /// Check databases 0 to N instead of a single one; `auto` counts up until the server says that an index is out of
     /// range.
     #[arg(long, value_name = "N|auto", env = "REDIS_HEALTH_MAX_DB", value_parser = max_db)]
     pub max_db: Option<MaxDb>,
 
-    /// Keep one more connection open and ask over it on the same schedule: it sees what the pool of an application sees.
-    /// It is replaced when it breaks.
+    /// Also keep one connection open and check it on the same schedule, to see what an application with a connection
+    /// pool sees. It is replaced when it breaks.
     #[arg(long, env = "REDIS_HEALTH_HELD", value_parser = FalseyValueParser::new())]
     pub held: bool,
 
     /// How many cycles to run.
     #[arg(long, value_name = "COUNT", env = "REDIS_HEALTH_CYCLES", default_value = "4")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(value_parser = cycle_count, allow_negative_numbers = true)]
     pub cycles: u32,
 
     /// How long one cycle lasts.
@@ -120,12 +120,12 @@ pub struct Cycles {
     #[arg(value_parser = units::nonzero_duration, allow_negative_numbers = true)]
     pub run_duration: Duration,
 
-    /// Time from one check's start to the next one's.
+    /// Time from the start of one check to the start of the next.
     #[arg(long, value_name = "DURATION", env = "REDIS_HEALTH_CHECK_INTERVAL", default_value = "60")]
     #[arg(value_parser = units::nonzero_duration, allow_negative_numbers = true)]
     pub check_interval: Duration,
 
-    /// The break between two cycles.
+    /// How long the break between two cycles lasts.
     #[arg(long, value_name = "DURATION", env = "REDIS_HEALTH_BREAK_DURATION", default_value = "300")]
     #[arg(value_parser = units::duration, allow_negative_numbers = true)]
     pub break_duration: Duration,
@@ -137,7 +137,7 @@ pub struct Cycles {
 #[derive(Args)]
 #[command(args_override_self = true)]
 pub struct Report {
-    /// Log files, or folders of them [default: the folder of --log-dir].
+    /// Log files, or folders with log files [default: the folder of --log-dir].
     #[arg(value_name = "FOLDER|FILE")]
     pub paths: Vec<PathBuf>,
 
@@ -145,11 +145,12 @@ pub struct Report {
     #[arg(long, value_name = "DIR", env = "REDIS_HEALTH_LOG_DIR", default_value = ".")]
     pub log_dir: PathBuf,
 
-    /// Only what began at this time or later: 2025-08-27, "2025-08-27 07:35", 07:35 (today), RFC 3339, or "2h ago".
+    /// Only checks that began at this time or later: 2025-08-27, "2025-08-27 07:35", 07:35 (today), RFC 3339, or "2h
+    /// ago".
     #[arg(long, value_name = "TIME", env = "REDIS_HEALTH_SINCE")]
     pub since: Option<String>,
 
-    /// Only what began before this time.
+    /// Only checks that began before this time.
     #[arg(long, value_name = "TIME", env = "REDIS_HEALTH_UNTIL")]
     pub until: Option<String>,
 
@@ -157,11 +158,11 @@ pub struct Report {
     #[arg(long, env = "REDIS_HEALTH_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
 
-    /// Write the report as a web page too: one file that needs no other.
+    /// Also write the report as a self-contained HTML page.
     #[arg(long, value_name = "FILE", env = "REDIS_HEALTH_HTML")]
     pub html: Option<PathBuf>,
 
-    /// Take stamps without an offset, and the times of --since and --until, for UTC instead of local time.
+    /// Read timestamps without an offset, and the times of --since and --until, as UTC instead of local time.
     #[arg(long, env = "REDIS_HEALTH_UTC", value_parser = FalseyValueParser::new())]
     pub utc: bool,
 
@@ -170,11 +171,11 @@ pub struct Report {
     pub verbose: bool,
 }
 
-/// Where to connect, and as whom.
+/// Where and how to connect, and what to check.
 #[derive(Args)]
 #[command(next_help_heading = "Connection")]
 pub struct Connection {
-    /// The endpoint's name or address; looked up anew for every connection [default: 127.0.0.1].
+    /// The endpoint's name or address; a name is resolved again for every connection [default: 127.0.0.1].
     #[arg(short = 'h', long, env = "REDIS_HEALTH_HOST")]
     pub host: Option<String>,
 
@@ -194,7 +195,7 @@ pub struct Connection {
     #[arg(long, value_name = "NAME", env = "REDIS_HEALTH_USER")]
     pub user: Option<String>,
 
-    /// The password. Everybody on this machine can see it in the process list: prefer `REDISCLI_AUTH` or a file.
+    /// The password. All users of this machine can see it in the process list: prefer `REDISCLI_AUTH` or a file.
     #[arg(short = 'a', long = "pass", value_name = "PASSWORD", env = "REDISCLI_AUTH", hide_env_values = true)]
     pub password: Option<String>,
 
@@ -202,11 +203,11 @@ pub struct Connection {
     #[arg(long, value_name = "FILE", env = "REDIS_HEALTH_PASS_FILE")]
     pub pass_file: Option<PathBuf>,
 
-    /// Run a shell command and take the first line that it prints as the password.
+    /// Run a shell command and use the first line of its output as the password.
     #[arg(long, value_name = "COMMAND", env = "REDIS_HEALTH_PASSWORD_COMMAND", hide_env_values = true)]
     pub password_command: Option<String>,
 
-    /// Ask for the password on the terminal.
+    /// Prompt for the password on the terminal.
     #[arg(long, env = "REDIS_HEALTH_ASKPASS", value_parser = FalseyValueParser::new())]
     pub askpass: bool,
 
@@ -214,7 +215,7 @@ pub struct Connection {
     #[command(flatten)]
     pub iam: Iam,
 
-    /// Speak TLS 1.2 or 1.3; the server's certificate must be valid for the host's name.
+    /// Use TLS 1.2 or 1.3; the server's certificate must be valid for the host name.
     #[arg(long, env = "REDIS_HEALTH_TLS", value_parser = FalseyValueParser::new())]
     pub tls: bool,
 
@@ -222,7 +223,7 @@ pub struct Connection {
     #[arg(long, value_name = "PATH", env = "REDIS_HEALTH_CACERT")]
     pub cacert: Option<PathBuf>,
 
-    /// The client certificate to present, in PEM format; needs --key.
+    /// The client certificate in PEM format; needs --key.
     #[arg(long, value_name = "FILE", env = "REDIS_HEALTH_CERT")]
     pub cert: Option<PathBuf>,
 
@@ -230,27 +231,27 @@ pub struct Connection {
     #[arg(long, value_name = "FILE", env = "REDIS_HEALTH_KEY")]
     pub key: Option<PathBuf>,
 
-    /// The name to ask for, which the server's certificate must have, where it is not the host's.
+    /// TLS server name, if not the host; the server's certificate must be valid for it.
     #[arg(long, value_name = "NAME", env = "REDIS_HEALTH_SNI")]
     pub sni: Option<String>,
 
-    /// Accept any certificate from the server, also an expired or foreign one; what is sent is still encrypted.
+    /// Accept any server certificate, even an expired one or one for another name; the connection is still encrypted.
     #[arg(long, env = "REDIS_HEALTH_INSECURE", value_parser = FalseyValueParser::new())]
     pub insecure: bool,
 
-    /// The time that one check may take, from name look-up to the last reply.
+    /// Time limit of one check, from the name lookup to the last reply.
     #[arg(short, long, value_name = "DURATION", env = "REDIS_HEALTH_TIMEOUT", default_value = "2s")]
     #[arg(value_parser = units::nonzero_duration, allow_negative_numbers = true)]
     pub timeout: Duration,
 
-    /// Check this database alone.
+    /// Check only this database.
     #[arg(short = 'n', long, value_name = "N", env = "REDIS_HEALTH_DB")]
     #[arg(value_parser = index, allow_negative_numbers = true)]
     pub db: Option<u32>,
 
-    /// Check every node of a cluster, primary or replica, by connections of its own, and whether every slot is served.
-    /// The nodes are asked for at the endpoint, or at any node that is known already. Checks DB 0 unless --max-db or -n is
-    /// given; with --canary each shard is written to in its own slots, wherever they are.
+    /// Check every node of a cluster, primaries and replicas, each over its own connection, and whether every slot is
+    /// served. The node list comes from the endpoint, or from any node that is already known. Checks DB 0 unless
+    /// --max-db or -n is given. With --canary each shard has its own write check.
     #[arg(short, long, env = "REDIS_HEALTH_CLUSTER", value_parser = FalseyValueParser::new())]
     pub cluster: bool,
 
@@ -258,81 +259,82 @@ pub struct Connection {
     #[arg(long, value_name = "primary|replica", env = "REDIS_HEALTH_EXPECT_ROLE", value_parser = role)]
     pub expect_role: Option<Role>,
 
-    /// Make a write part of each check: SET of a key of our own with an expiry of 10 s, read back and deleted. Only a
-    /// write sees a primary that was demoted.
+    /// Add a write to each check: write, read back and delete a temporary key with an expiry of 10 s. Only a write
+    /// detects a demoted primary.
     #[arg(long, env = "REDIS_HEALTH_CANARY", value_parser = FalseyValueParser::new())]
     pub canary: bool,
 
-    /// The time that one pass over several databases may take.
+    /// Time limit of one pass over several databases.
     #[arg(long, value_name = "DURATION", env = "REDIS_HEALTH_DEADLINE", default_value = "30s")]
     #[arg(value_parser = units::nonzero_duration, allow_negative_numbers = true)]
     pub deadline: Duration,
 }
 
-/// How to log in to ElastiCache with AWS credentials.
+/// How to authenticate to ElastiCache with AWS credentials.
 #[cfg(feature = "iam")]
 #[derive(Args)]
 #[command(next_help_heading = "Connection")]
 pub struct Iam {
-    /// Log in with a token made from AWS credentials, as `--user`; needs `--iam-cache` and TLS.
+    /// Authenticate as `--user` with a token created from AWS credentials; needs `--iam-cache` and TLS.
     #[arg(long, env = "REDIS_HEALTH_IAM", value_parser = FalseyValueParser::new())]
     pub iam: bool,
 
-    /// The id of the replication group, or of the serverless cache, to log in to.
+    /// The id of the replication group or the serverless cache.
     #[arg(long, value_name = "NAME", env = "REDIS_HEALTH_IAM_CACHE")]
     pub iam_cache: Option<String>,
 
-    /// The cache is a serverless one.
+    /// The cache is serverless.
     #[arg(long, env = "REDIS_HEALTH_IAM_SERVERLESS", value_parser = FalseyValueParser::new())]
     pub iam_serverless: bool,
 
-    /// The cache's AWS region [default: as AWS's own tools find it].
+    /// The AWS region of the cache [default: the region configured for the AWS tools].
     #[arg(long, value_name = "REGION", env = "REDIS_HEALTH_REGION")]
     pub region: Option<String>,
 }
 
-/// Where the records go, and how they look.
+/// Where and how records are written.
 #[derive(Args)]
 #[command(next_help_heading = "Logs")]
 pub struct Common {
-    /// The folder of the log files; it is created if missing.
+    /// The folder of the log files; it is created if it is missing.
     #[arg(long, value_name = "DIR", env = "REDIS_HEALTH_LOG_DIR", default_value = ".")]
     pub log_dir: PathBuf,
 
-    /// How records are written: as the lines that scripts have always read, or one JSON object a line.
+    /// The format of records: classic text lines, or one JSON object per line.
     #[arg(long, value_name = "classic|json", env = "REDIS_HEALTH_LOG_FORMAT", default_value = "classic")]
     #[arg(value_parser = log_format)]
     pub log_format: Format,
 
-    /// Print one JSON document on standard output, and nothing else.
+    /// Print one JSON document on stdout, and nothing else.
     #[arg(long, env = "REDIS_HEALTH_JSON", value_parser = FalseyValueParser::new())]
     pub json: bool,
 
-    /// Stamp in UTC instead of local time.
+    /// Write timestamps in UTC instead of local time.
     #[arg(long, env = "REDIS_HEALTH_UTC", value_parser = FalseyValueParser::new())]
     pub utc: bool,
 
-    /// Stamp with milliseconds; `cycles` does so by itself when its interval is not whole seconds.
+    /// Write timestamps with milliseconds; `cycles` does this automatically if its interval is not whole seconds.
     #[arg(long, env = "REDIS_HEALTH_MILLIS", value_parser = FalseyValueParser::new())]
     pub millis: bool,
 
-    /// Put log files aside daily, hourly, or before they grow beyond a size such as 10M.
+    /// Rotate log files daily, hourly, or before they grow beyond a size such as 10M.
     #[arg(long, value_name = "daily|hourly|SIZE", env = "REDIS_HEALTH_ROTATE", value_parser = rotation)]
     pub rotate: Option<Rotation>,
 
-    /// How many rotated files of each log to keep [default: all].
+    /// How many rotated files of each log to keep; needs --rotate [default: all].
     #[arg(long, value_name = "COUNT", env = "REDIS_HEALTH_KEEP")]
+    #[arg(value_parser = keep_count, allow_negative_numbers = true)]
     pub keep: Option<usize>,
 
-    /// Write figures in Prometheus' text format to this file, for node_exporter's textfile collector.
+    /// Write metrics in Prometheus' text format to this file, for node_exporter's textfile collector.
     #[arg(long, value_name = "PATH", env = "REDIS_HEALTH_METRICS_FILE")]
     pub metrics_file: Option<PathBuf>,
 
-    /// Explain on standard error what each phase did.
+    /// Explain on stderr what each phase of a check did.
     #[arg(short, long, env = "REDIS_HEALTH_VERBOSE", value_parser = FalseyValueParser::new())]
     pub verbose: bool,
 
-    /// Write what each phase did to a trace file in this folder too, a new one each day. It is created if missing.
+    /// Write a diagnostic trace of each phase to this folder, one file per day; the folder is created if it is missing.
     #[arg(long, value_name = "DIR", env = "REDIS_HEALTH_TRACE_DIR")]
     pub trace_dir: Option<PathBuf>,
 }
@@ -353,7 +355,15 @@ fn max_db(text: &str) -> Result<MaxDb, String> {
 
 fn index(text: &str) -> Result<u32, String> {
     let index = text.parse().ok().filter(|index| *index <= MAX_INDEX);
-    index.ok_or_else(|| format!("write an index from 0 to {MAX_INDEX}"))
+    index.ok_or_else(|| format!("must be an index from 0 to {MAX_INDEX}"))
+}
+
+fn cycle_count(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "must be a number from 1, such as 4".to_owned())
+}
+
+fn keep_count(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "must be a number from 0, such as 7".to_owned())
 }
 
 fn port(text: &str) -> Result<u16, String> {
@@ -364,14 +374,14 @@ fn role(text: &str) -> Result<Role, String> {
     [Role::Primary, Role::Replica]
         .into_iter()
         .find(|role| role.to_string() == text)
-        .ok_or_else(|| "write primary or replica".to_owned())
+        .ok_or_else(|| "must be primary or replica".to_owned())
 }
 
 fn log_format(text: &str) -> Result<Format, String> {
     match text {
         "classic" => Ok(Format::Classic),
         "json" => Ok(Format::Json),
-        _ => Err("write classic or json".to_owned()),
+        _ => Err("must be classic or json".to_owned()),
     }
 }
 
@@ -381,6 +391,6 @@ fn rotation(text: &str) -> Result<Rotation, String> {
         "hourly" => Ok(Rotation::Hourly),
         size => units::size(size)
             .map(Rotation::Size)
-            .ok_or_else(|| "write daily, hourly, or a size such as 500K or 10M".to_owned()),
+            .ok_or_else(|| "must be daily, hourly, or a size such as 500K or 10M".to_owned()),
     }
 }

@@ -1,6 +1,6 @@
-//! What can be typed, and what to do: flags and environment become a plan, once.
+//! The command line: flags and environment variables are converted to a plan, once.
 //!
-//! Behind this module there is no clap type and no environment variable.
+//! No other folder uses clap types or reads `REDIS_HEALTH_*` variables.
 
 pub mod args;
 pub mod plan;
@@ -26,14 +26,14 @@ pub enum Action {
     Dbs(DbsPlan),
     Cycles(CyclesPlan),
     Report(ReportPlan),
-    /// Help or the version was asked for, and is shown.
+    /// Help or the version was shown.
     Shown(Exit),
 }
 
 /// Reads the arguments of a process, its own name first, and the environment.
 ///
 /// # Errors
-/// Wrong usage or configuration. The text is for the user, on one line.
+/// Wrong usage or configuration. The text is one line for the user.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Action> {
     let matches = match Cli::command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
@@ -49,11 +49,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Ac
     })
 }
 
-/// Help and version go to standard output; anything else becomes an error of one line.
+/// Prints help and version to standard output. Anything else becomes an error of one line.
 fn show(error: &clap::Error) -> anyhow::Result<Exit> {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // A closed pipe is the reader's choice.
+            // A closed pipe is not an error.
             let _ = error.print();
             Ok(Exit::Healthy)
         }
@@ -65,7 +65,7 @@ fn show(error: &clap::Error) -> anyhow::Result<Exit> {
     }
 }
 
-/// What is wrong with the usage, and the remedy. Nothing that may hold a password is repeated.
+/// What is wrong with the usage, and the remedy. Anything that may contain a password is redacted.
 fn usage_error(error: &clap::Error) -> anyhow::Error {
     let mut text = error.render().to_string();
     let mut remedy = "see --help";
@@ -85,7 +85,7 @@ fn usage_error(error: &clap::Error) -> anyhow::Error {
         }
     }
 
-    // The first paragraph says what is wrong, the others repeat the usage.
+    // The first paragraph says what is wrong. The others repeat the usage.
     let first: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
     let line = first.join(" ");
     anyhow::anyhow!("{} ({remedy})", line.strip_prefix("error: ").unwrap_or(&line))

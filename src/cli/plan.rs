@@ -1,4 +1,4 @@
-//! Flags, checked once, into what to do. No clap type and no environment variable goes past here.
+//! Validates the flags once, and converts them to a plan.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,17 +21,17 @@ use crate::model::secret::{REDACTED, Secret, might_be_secret};
 use crate::model::server::Role;
 use crate::probe::tls;
 
-/// The longest run, far beyond any upgrade and well within what a calendar holds.
+/// The longest run: far longer than any upgrade, and well within the range of dates.
 const LONGEST_RUN: Duration = Duration::from_secs(10 * 366 * 86_400);
 
-/// A check takes a large part of a millisecond at best.
+/// The shortest interval between checks. Even a fast check takes a large part of a millisecond.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
-/// What both modes need.
+/// The part of the plan that `dbs` and `cycles` share.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub endpoint: Endpoint,
-    /// How to speak TLS, if at all.
+    /// The TLS settings, if TLS is used.
     pub tls: Option<tls::Settings>,
     /// The ACL user, if any, and where the password comes from.
     pub credentials: Option<(Option<String>, PasswordSource)>,
@@ -40,46 +40,46 @@ pub struct Plan {
     pub cluster: bool,
     /// The role that the server must have.
     pub expect_role: Option<Role>,
-    /// A write is part of each check.
+    /// Each check includes a canary write.
     pub canary: bool,
     pub timeout: Duration,
-    /// For one pass over several databases.
+    /// The time limit for one pass over several databases.
     pub deadline: Duration,
     pub clock: Clock,
     pub log: LogFiles,
-    /// Where the figures for Prometheus go.
+    /// The file for Prometheus metrics.
     pub metrics: Option<PathBuf>,
     pub verbose: bool,
     /// The folder of the diagnostic trace.
     pub trace_dir: Option<PathBuf>,
-    /// What the user should know although it stops nothing.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
-/// One scan.
+/// The plan of one scan.
 #[derive(Clone, Debug)]
 pub struct DbsPlan {
     pub plan: Plan,
     pub quiet: bool,
-    /// One JSON document is all that standard output gets.
+    /// Standard output gets one JSON document and nothing else.
     pub json: bool,
 }
 
-/// Checks on a schedule.
+/// The plan of checks on a schedule.
 #[derive(Clone, Debug)]
 pub struct CyclesPlan {
     pub plan: Plan,
     pub schedule: Schedule,
-    /// One more connection is kept open and asked on the same schedule.
+    /// A persistent connection is checked too, on the same schedule.
     pub held: bool,
-    /// One JSON document is all that standard output gets.
+    /// Standard output gets one JSON document and nothing else.
     pub json: bool,
 }
 
 /// The plan of `dbs`.
 ///
 /// # Errors
-/// Contradictory flags, or a URI that cannot be read; the text names them and the remedy.
+/// Flags that cannot be used together, or an invalid URI. The text names them and the remedy.
 pub fn dbs(args: args::Dbs, sources: &Sources<'_>) -> anyhow::Result<DbsPlan> {
     let millis = args.common.millis;
     let json = args.common.json;
@@ -91,7 +91,7 @@ pub fn dbs(args: args::Dbs, sources: &Sources<'_>) -> anyhow::Result<DbsPlan> {
 /// The plan of `cycles`.
 ///
 /// # Errors
-/// As [`dbs`], or a schedule that is too long.
+/// As [`dbs`], or the schedule is too long.
 pub fn cycles(args: args::Cycles, sources: &Sources<'_>) -> anyhow::Result<CyclesPlan> {
     let schedule = Schedule {
         cycles: args.cycles,
@@ -111,28 +111,32 @@ pub fn cycles(args: args::Cycles, sources: &Sources<'_>) -> anyhow::Result<Cycle
         "--check-interval: {} is too short; give 1ms or more",
         humantime::format_duration(schedule.check_interval)
     );
+
     let millis = args.common.millis || schedule.check_interval.subsec_nanos() != 0;
     let json = args.common.json;
+
     let mut held = args.held;
     let mut connection = args.connection;
     if held && connection.cluster {
-        // A kept connection is one node's, and a cluster has several.
-        let holds = sources.choose(&["held", "cluster"])?;
-        (held, connection.cluster) = (holds == Some("held"), holds == Some("cluster"));
+        // A persistent connection leads to one node, but a cluster has several.
+        let chosen = sources.choose(&["held", "cluster"])?;
+        held = chosen == Some("held");
+        connection.cluster = chosen == Some("cluster");
     }
+
     let plan = plan(connection, args.common, args.max_db, Databases::One(0), millis, sources)?;
     Ok(CyclesPlan { plan, schedule, held, json })
 }
 
-/// What to read and how to show it.
+/// The plan of `report`: what to read and how to show it.
 #[derive(Clone, Debug)]
 pub struct ReportPlan {
     pub paths: Vec<PathBuf>,
     pub range: Range,
-    /// Stamps without an offset are UTC's.
+    /// Timestamps without an offset are in UTC.
     pub utc: bool,
     pub json: bool,
-    /// Where the page goes.
+    /// The file for the HTML page.
     pub html: Option<PathBuf>,
     pub verbose: bool,
 }
@@ -140,7 +144,7 @@ pub struct ReportPlan {
 /// The plan of `report`.
 ///
 /// # Errors
-/// A time that cannot be read, or an end that lies before the beginning.
+/// A time that cannot be parsed, or an end before the beginning.
 pub fn report(args: args::Report) -> anyhow::Result<ReportPlan> {
     let now = Clock { utc: args.utc, millis: false }.now().at;
     let time = |flag: &str, text: Option<&String>| match text {
@@ -151,15 +155,17 @@ pub fn report(args: args::Report) -> anyhow::Result<ReportPlan> {
         }),
         None => Ok(None),
     };
+
     let range = Range { since: time("since", args.since.as_ref())?, until: time("until", args.until.as_ref())? };
     ensure!(
         range.since.zip(range.until).is_none_or(|(since, until)| since < until),
-        "--until lies before --since; swap them"
+        "--until is before --since; swap them"
     );
     ensure!(
         !args.paths.iter().any(|path| path.to_string_lossy().contains("://")),
-        "report: a URI is no log file; give the folder or the files that dbs and cycles wrote"
+        "report: a URI is not a log file; give the folder or the files that dbs and cycles wrote"
     );
+
     let paths = if args.paths.is_empty() { vec![args.log_dir] } else { args.paths };
     Ok(ReportPlan { paths, range, utc: args.utc, json: args.json, html: args.html, verbose: args.verbose })
 }
@@ -219,22 +225,22 @@ fn plan(
     })
 }
 
-/// A cluster has both roles, so one of the two flags holds.
+/// A cluster has servers of both roles, so only one of the two flags can apply.
 fn settle_cluster_or_role(connection: &mut args::Connection, sources: &Sources<'_>) -> anyhow::Result<()> {
     if connection.cluster && connection.expect_role.is_some() {
-        let holds = sources.choose(&["expect_role", "cluster"])?;
-        connection.cluster = holds == Some("cluster");
-        connection.expect_role = connection.expect_role.filter(|_| holds == Some("expect_role"));
+        let chosen = sources.choose(&["expect_role", "cluster"])?;
+        connection.cluster = chosen == Some("cluster");
+        connection.expect_role = connection.expect_role.filter(|_| chosen == Some("expect_role"));
     }
     Ok(())
 }
 
-/// The time for one check, and for a pass over all databases.
+/// The time limits for one check and for one pass over all databases.
 fn limits(connection: &args::Connection, sources: &Sources<'_>) -> (Duration, Duration) {
     let is_given = sources.typed("deadline") || sources.inherited("deadline");
-    // The default is for those who gave none; a longer timeout was given with a purpose.
+    // Only the default deadline is raised to the timeout: a longer timeout was given on purpose.
     let deadline = if is_given { connection.deadline } else { connection.deadline.max(connection.timeout) };
-    // No check can take longer than the pass that it is part of.
+    // A check cannot take longer than the pass that it belongs to.
     (connection.timeout.min(deadline), deadline)
 }
 
@@ -255,6 +261,7 @@ fn endpoint(
     if let (Some(path), Some("socket"), Some("socket")) = (socket, by_port.or(by_host), by_host.or(by_port)) {
         return Ok(Endpoint::Unix(path));
     }
+
     let host = host.unwrap_or_else(|| "127.0.0.1".to_owned());
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host).to_owned();
     ensure!(!host.is_empty(), "--host: the name is empty; give the endpoint's name or address");
@@ -263,10 +270,11 @@ fn endpoint(
         "--host: {} is not a host name; give the port with --port, and a URI with --uri",
         if might_be_secret(&host) { REDACTED } else { &host }
     );
+
     Ok(Endpoint::Tcp { host, port: port.unwrap_or(6379) })
 }
 
-/// How to use TLS, if a flag or the URI asks for it.
+/// The TLS settings, if a flag or the URI enables TLS.
 fn tls(
     mut is_wanted: bool,
     endpoint: &Endpoint,
@@ -275,7 +283,7 @@ fn tls(
 ) -> anyhow::Result<Option<tls::Settings>> {
     if is_wanted && matches!(endpoint, Endpoint::Unix(_)) {
         ensure!(!sources.typed("tls"), "--tls cannot be combined with a Unix socket; leave one of them out");
-        // A socket that was typed overrides TLS in the environment.
+        // A socket on the command line overrides TLS in the environment.
         is_wanted = !(sources.typed("socket") || sources.typed("uri"));
         ensure!(
             !is_wanted,
@@ -321,6 +329,7 @@ fn databases(
             None => return Ok(Databases::One(in_uri)),
         }
     }
+
     Ok(match (chosen, connection.db, max_db) {
         (Some("db"), Some(db), _) => Databases::One(db),
         (Some("max_db"), _, Some(args::MaxDb::Index(last))) => Databases::UpTo(last),
@@ -329,7 +338,7 @@ fn databases(
     })
 }
 
-/// The ACL user, if any, and where the password comes from; none where nothing asks for a login.
+/// The ACL user, if any, and where the password comes from. None if no authentication is configured.
 fn credentials(
     connection: &args::Connection,
     uri: Option<&Uri>,
@@ -338,14 +347,14 @@ fn credentials(
 ) -> anyhow::Result<Option<(Option<String>, PasswordSource)>> {
     let user = user(connection, uri, sources)?;
     let source = password_source(connection, uri, user.as_deref(), sources, warnings)?;
-    // The URI names the user and says that there is no password.
+    // The URI contains the user and an empty password.
     let by_uri = user.is_some() && uri.is_some_and(|uri| uri.user == user && uri.password.is_some());
     let source = source.or_else(|| by_uri.then(|| PasswordSource::Given(Secret::new(""))));
 
     #[cfg(feature = "iam")]
     if !matches!(source, Some(PasswordSource::Iam(_))) {
         for flag in ["iam_cache", "iam_serverless", "region"] {
-            ensure!(!sources.typed(flag), "{} requires --iam; give that too", flag_name(flag));
+            ensure!(!sources.typed(flag), "{} requires --iam; give both", flag_name(flag));
         }
     }
     match (user, source) {
@@ -370,7 +379,7 @@ fn user(connection: &args::Connection, uri: Option<&Uri>, sources: &Sources<'_>)
     Ok(connection.user.clone())
 }
 
-/// Where the password comes from: what was typed overrides a URI, and a URI overrides the environment.
+/// Where the password comes from: flags override a URI, and a URI overrides the environment.
 fn password_source(
     connection: &args::Connection,
     uri: Option<&Uri>,
@@ -378,7 +387,7 @@ fn password_source(
     sources: &Sources<'_>,
     warnings: &mut Vec<String>,
 ) -> anyhow::Result<Option<PasswordSource>> {
-    const VISIBLE: &str = "can be seen by everybody on this machine in the process list; \
+    const VISIBLE: &str = "can be seen by all users of this machine in the process list; \
                            REDISCLI_AUTH, --pass-file or --password-command keep it private";
     let chosen = sources.choose(&[
         "password",
@@ -390,7 +399,7 @@ fn password_source(
     ])?;
     let typed = chosen.filter(|flag| sources.typed(flag));
 
-    // An empty one leaves the password to the flags and the environment.
+    // If the URI's password is empty, it comes from the flags or the environment.
     let in_uri = uri.and_then(|uri| uri.password.clone()).filter(|password| !password.reveal().is_empty());
     if in_uri.is_some() && sources.typed("uri") {
         if let Some(flag) = typed {
@@ -409,7 +418,7 @@ fn password_source(
     }
 }
 
-/// The source that a flag names.
+/// The password source for a flag.
 #[cfg_attr(not(feature = "iam"), expect(unused_variables, clippy::unnecessary_wraps))]
 fn source_of_flag(
     flag: Option<&str>,
@@ -427,7 +436,7 @@ fn source_of_flag(
     })
 }
 
-/// What `--iam` and the flags beside it ask for.
+/// The signer for `--iam` and its related flags.
 #[cfg(feature = "iam")]
 fn iam(connection: &args::Connection, user: Option<&str>) -> anyhow::Result<crate::auth::iam::Signer> {
     let user = user.context("--iam needs --user; give the id of the ElastiCache user")?;
@@ -438,8 +447,9 @@ fn iam(connection: &args::Connection, user: Option<&str>) -> anyhow::Result<crat
         .context("--iam needs --iam-cache; give the id of the replication group or of the serverless cache")?;
     ensure!(
         !cache.is_empty() && cache.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'),
-        "--iam-cache: {cache} is not the id of a cache; give the replication group's, not the endpoint's name"
+        "--iam-cache: {cache} is not the id of a cache; give the id of the replication group, not the endpoint's name"
     );
+
     Ok(crate::auth::iam::Signer {
         user: user.to_owned(),
         cache: cache.to_ascii_lowercase(),
@@ -448,7 +458,7 @@ fn iam(connection: &args::Connection, user: Option<&str>) -> anyhow::Result<crat
     })
 }
 
-/// The URI, if one was given and it is not overridden by a flag.
+/// The URI, if one was given and no flag overrides it.
 fn uri(connection: &args::Connection, sources: &Sources<'_>) -> anyhow::Result<Option<Uri>> {
     let Some(text) = &connection.uri else { return Ok(None) };
     for flag in ["host", "socket"] {
@@ -456,10 +466,10 @@ fn uri(connection: &args::Connection, sources: &Sources<'_>) -> anyhow::Result<O
             return Ok(None);
         }
     }
-    // A port alone does not say where to, so it cannot take the place of a URI.
+    // A port without a host cannot replace a URI.
     if sources.typed("port") {
         let uri = if sources.typed("uri") { "--uri" } else { "REDIS_HEALTH_URI" };
-        bail!("{uri} and --port cannot be used together; write the port into the URI, or give --host with it");
+        bail!("{uri} and --port cannot be used together; write the port into the URI, or give --host too");
     }
     uri::parse(text).map(Some)
 }

@@ -1,11 +1,10 @@
-//! Which of several values holds: what was typed overrides the environment.
+//! Decides between several values: flags override the environment.
 
 use anyhow::bail;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-/// Where values came from. A typed flag overrides the environment; two typed flags, or two variables, may exclude each
-/// other.
+/// Where values came from: the command line or the environment.
 pub struct Sources<'a>(pub &'a ArgMatches);
 
 impl Sources<'_> {
@@ -14,18 +13,19 @@ impl Sources<'_> {
     }
 
     pub fn inherited(&self, flag: &str) -> bool {
-        // A switch may be in the environment as 0.
+        // A switch may be set to 0 in the environment.
         let off = matches!(self.0.try_get_one::<bool>(flag), Ok(Some(false)));
         self.0.value_source(flag) == Some(ValueSource::EnvVariable) && !off
     }
 
-    /// Of flags that exclude each other, the one that holds; none when none was given.
+    /// Chooses between flags that exclude each other. None if none of them was given.
     ///
     /// # Errors
-    /// Two were typed, or none was typed and two are in the environment.
+    /// Two were given on the command line, or none there and two in the environment.
     pub fn choose<'f>(&self, flags: &[&'f str]) -> anyhow::Result<Option<&'f str>> {
         let typed: Vec<_> = flags.iter().filter(|flag| self.typed(flag)).collect();
         let environment: Vec<_> = flags.iter().filter(|flag| self.inherited(flag)).collect();
+
         match (typed.as_slice(), environment.as_slice()) {
             ([], []) => Ok(None),
             ([one], _) | ([], [one]) => Ok(Some(one)),

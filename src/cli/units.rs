@@ -1,40 +1,40 @@
-//! Durations and sizes as they are typed.
+//! Parses durations, sizes and times from the command line.
 
 use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset, Local, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone as _};
 
-/// No duration of a health check is longer; beyond it, sums of durations could leave what a clock can hold.
+/// The longest accepted duration. Sums of longer durations could overflow a clock.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
 
-/// Reads bare seconds (`300`, `0.5`) or humantime (`5m`, `1m30s`, `250ms`).
+/// Parses seconds (`300`, `0.5`) or a duration with units (`5m`, `1m30s`, `250ms`).
 ///
 /// # Errors
-/// What is wrong, with an example of how to write it.
+/// The text says what is wrong, with an example.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    const HINT: &str = "write seconds (300, 0.5) or a duration such as 250ms, 5m or 1m30s";
+    const HINT: &str = "must be seconds (300, 0.5) or a duration such as 250ms, 5m or 1m30s";
     let parsed = match text.trim().parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| HINT.to_owned())?,
         Err(_) => humantime::parse_duration(text.trim()).map_err(|_| HINT.to_owned())?,
     };
     if parsed > LONGEST {
-        return Err("no duration may be longer than ten years".to_owned());
+        return Err("must be ten years at most".to_owned());
     }
     Ok(parsed)
 }
 
-/// Like [`duration`], but refuses zero.
+/// Like [`duration`], but rejects zero.
 ///
 /// # Errors
-/// What is wrong, with an example of how to write it.
+/// The text says what is wrong, with an example.
 pub fn nonzero_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("it must be more than zero".to_owned()),
+        Duration::ZERO => Err("must be more than zero, such as 0.5 or 250ms".to_owned()),
         duration => Ok(duration),
     }
 }
 
-/// Reads a size in bytes, `10M` and the like being powers of 1024, as logrotate reads them.
+/// Parses a size in bytes. Units are powers of 1024, as in logrotate: `500K`, `10M`, `1G`.
 pub fn size(text: &str) -> Option<u64> {
     let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
         Some(end) => text.split_at(end),
@@ -50,9 +50,9 @@ pub fn size(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(factor).filter(|bytes| *bytes > 0)
 }
 
-/// Reads a time as it is typed: a date, a date and time, a time of today, RFC 3339, or a duration and `ago`.
+/// Parses a time: a date, a date and time, a time of today, RFC 3339, or a duration followed by `ago`.
 ///
-/// `now` is when it is typed; what has no offset is UTC's or local.
+/// `now` is the current time. A time without an offset is in UTC or in local time.
 pub fn time(text: &str, now: DateTime<FixedOffset>, utc: bool) -> Option<DateTime<FixedOffset>> {
     let text = text.trim();
     if let Some(ago) = text.strip_suffix("ago") {
@@ -61,20 +61,24 @@ pub fn time(text: &str, now: DateTime<FixedOffset>, utc: bool) -> Option<DateTim
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Some(at);
     }
+
     let time = |text: &str| {
         ["%H:%M:%S%.f", "%H:%M"].into_iter().find_map(|format| NaiveTime::parse_from_str(text, format).ok())
     };
     let date = |text: &str| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok();
+
     let local = match (text.split_once([' ', 'T']), date(text), time(text)) {
         (_, Some(date), _) => date.and_time(NaiveTime::MIN),
         (_, _, Some(time)) => now.date_naive().and_time(time),
         (Some((day, hour)), _, _) => date(day)?.and_time(time(hour.trim())?),
         (None, None, None) => return None,
     };
+
     if utc {
         return Some(local.and_utc().fixed_offset());
     }
-    // A time that a clock leaps over or runs through twice is taken at its earliest.
+    // When daylight saving time begins or ends, a skipped time means an hour later, and a repeated time means the first
+    // one.
     let earliest = |local: NaiveDateTime| Local.from_local_datetime(&local).earliest();
     earliest(local).or_else(|| earliest(local + TimeDelta::hours(1))).map(|at| at.fixed_offset())
 }

@@ -1,4 +1,4 @@
-//! `--uri`, read as redis-cli reads it.
+//! Parses `--uri` as redis-cli does.
 
 use anyhow::{Context as _, bail, ensure};
 use percent_encoding::percent_decode_str;
@@ -8,25 +8,26 @@ use crate::model::databases::MAX_INDEX;
 use crate::model::endpoint::Endpoint;
 use crate::model::secret::Secret;
 
-/// What a URI says.
+/// The parts of a URI.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Uri {
     pub endpoint: Endpoint,
     pub tls: bool,
     pub user: Option<String>,
-    /// Empty where the URI names a user and says, by a colon with nothing behind it, that there is no password.
+    /// Empty if the URI has a user followed by a colon without a password.
     pub password: Option<Secret>,
     pub db: Option<u32>,
 }
 
-/// Reads a URI as redis-cli does: user information without a colon is a password.
+/// Parses a URI as redis-cli does: user information without a colon is a password.
 ///
-/// No error repeats the URI, which may hold one.
+/// Errors do not repeat the URI, because it may contain a password.
 pub fn parse(text: &str) -> anyhow::Result<Uri> {
     let remedy = "write redis://user:password@host:port/db, rediss://… for TLS, or unix:///path/of/socket";
     let url = Url::parse(text).with_context(|| format!("--uri: this is not a URI; {remedy}"))?;
+
     let decode = |text: &str| -> anyhow::Result<String> {
-        let text = percent_decode_str(text).decode_utf8().context("--uri: an escape in it is not UTF-8")?;
+        let text = percent_decode_str(text).decode_utf8().context("--uri: it contains an escape that is not UTF-8")?;
         Ok(text.into_owned())
     };
     let db = |text: &str| -> anyhow::Result<Option<u32>> {
@@ -36,18 +37,21 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
         let index = text.parse().ok().filter(|index| *index <= MAX_INDEX);
         Ok(Some(index.with_context(|| format!("--uri: the database is not an index from 0 to {MAX_INDEX}"))?))
     };
+
     let (user, password) = match (decode(url.username())?, url.password()) {
         (user, Some(password)) => (Some(user), Some(decode(password)?)),
-        // The parser drops an empty password, and the colon with it, which tells a user from a password.
+        // The parser drops an empty password together with its colon, but only the colon distinguishes a user from a
+        // password.
         (user, None) if has_colon(text) => (Some(user), Some(String::new())),
         (password, None) => (None, Some(password)),
     };
     let user = user.filter(|user| !user.is_empty());
     let password = password.filter(|password| !password.is_empty() || user.is_some()).map(Secret::new);
-    ensure!(url.fragment().is_none(), "--uri: a # in it must be written as %23");
+
+    ensure!(url.fragment().is_none(), "--uri: # must be written as %23");
     match url.scheme() {
         "redis" | "valkey" | "rediss" | "valkeys" => {
-            ensure!(url.query().is_none(), "--uri: what follows the ? is not understood; {remedy}");
+            ensure!(url.query().is_none(), "--uri: a query (after ?) is not supported; {remedy}");
             let host = url.host_str().unwrap_or_default();
             let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
             Ok(Uri {
@@ -62,19 +66,22 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
             })
         }
         "unix" => {
-            ensure!(url.host_str().unwrap_or_default().is_empty(), "--uri: a socket's URI has three slashes; {remedy}");
+            ensure!(
+                url.host_str().unwrap_or_default().is_empty(),
+                "--uri: the URI of a socket begins with unix:///; {remedy}"
+            );
             let mut in_query = None;
             for (key, value) in url.query_pairs() {
-                ensure!(key == "db", "--uri: only db may follow the ?; {remedy}");
+                ensure!(key == "db", "--uri: the query may contain only db; {remedy}");
                 in_query = db(&value)?;
             }
             Ok(Uri { endpoint: Endpoint::Unix(decode(url.path())?.into()), tls: false, user, password, db: in_query })
         }
-        _ => bail!("--uri: its scheme is not known; {remedy}"),
+        _ => bail!("--uri: unknown scheme; {remedy}"),
     }
 }
 
-/// Whether there is a colon in a URI's user information.
+/// Whether the user information of a URI contains a colon.
 fn has_colon(text: &str) -> bool {
     let rest = text.split_once("://").map_or("", |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -110,7 +117,7 @@ mod tests {
         let neither = read("redis://:@h");
         assert_eq!((neither.user, neither.password), (None, None));
         let odd = read("redis://pass@[::1]:7000").password;
-        assert_eq!(odd, Some(Secret::new("pass")), "the host's colons have no say");
+        assert_eq!(odd, Some(Secret::new("pass")), "colons in the host are ignored");
         assert_eq!(read("redis://[::1]:7000/").endpoint, tcp("::1", 7000));
         assert_eq!(read("redis://").endpoint, tcp("127.0.0.1", 6379));
         for (text, tls) in [("redis://h", false), ("valkey://h", false), ("rediss://h", true), ("valkeys://h", true)] {
@@ -121,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_uri_that_cannot_be_read_is_named_but_not_repeated() {
+    fn errors_do_not_repeat_the_uri() {
         for text in [
             "hunter2",
             "http://hunter2@h",

@@ -1,4 +1,4 @@
-//! Asks a cluster for its topology: at the endpoint, or at any node that is already known.
+//! Queries the topology of a cluster, at the endpoint or at any known node.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,11 +15,11 @@ use crate::probe::connection::{ConnectOptions, Connection};
 use crate::probe::deadline::Deadline;
 use crate::probe::resp::{self, Reply, unexpected};
 
-/// The largest reply about a topology that is accepted, in bytes. That of 500 nodes has some 150,000, and twice as many
-/// if their slots are scattered.
+/// The largest accepted reply about the topology, in bytes. A cluster of 500 nodes needs about 150,000, or twice that
+/// if its slots are fragmented.
 const MAX_TOPOLOGY: usize = 4 << 20;
 
-/// Asks a cluster for its topology.
+/// Queries the topology of a cluster.
 #[derive(Debug)]
 pub struct Discovery {
     checker: Arc<Checker>,
@@ -27,7 +27,7 @@ pub struct Discovery {
     lacks_shards: AtomicBool,
 }
 
-/// What was discovered.
+/// The result of a discovery.
 #[derive(Debug)]
 pub struct Discovered {
     /// Whether every slot of the cluster is served.
@@ -36,16 +36,15 @@ pub struct Discovered {
 }
 
 impl Discovery {
-    /// Asks the endpoint of `checker` first.
+    /// A discovery that queries the endpoint of `checker` first.
     pub fn new(checker: Arc<Checker>) -> Self {
         Discovery { checker, lacks_shards: AtomicBool::new(false) }
     }
 
-    /// Asks the endpoint, and if that fails the nodes in `known`, one after the other. Each may use half of the
-    /// remaining time, so that one which hangs does not hide the next.
+    /// Queries the endpoint and, if that fails, the nodes in `known`, one after the other. Each may use half of the
+    /// remaining time, so that one that hangs does not prevent asking the next.
     ///
-    /// If the reply leaves slots without any owner, another node is asked as well: a node that was restarted may know
-    /// of no others.
+    /// If slots have no owner in the reply, another node is asked too: a restarted node may not know the others.
     pub async fn discover(&self, known: Vec<ConnectOptions>) -> Discovered {
         let start = Instant::now();
         let left = || self.checker.timeout.saturating_sub(start.elapsed());
@@ -67,7 +66,7 @@ impl Discovery {
     }
 
     async fn ask(&self, connect: &ConnectOptions, start: Instant, limit: Duration) -> Discovered {
-        // A timeout names the user's limit, whatever share of that this node gets.
+        // A timeout names the user's limit, not this node's share of it.
         let timeout = self.checker.timeout;
         let deadline = Deadline::at(start + timeout, timeout).no_later_than(Instant::now() + limit);
         let mut info = ConnectionInfo::default();
@@ -79,7 +78,12 @@ impl Discovery {
             self.topology(&mut connection, Dialled { host: &host, tls: connect.tls.is_some() }, deadline).await
         };
         let (topology, result) = match asked.await {
-            Ok((topology, result)) => (Some(topology), result),
+            Ok((topology, result)) => {
+                if let Err(failure) = &result {
+                    debug!("topology from {}: {failure}", connect.endpoint);
+                }
+                (Some(topology), result)
+            }
             Err(failure) => {
                 debug!("no topology from {}: {failure}", connect.endpoint);
                 (None, Err(failure))
@@ -90,7 +94,7 @@ impl Discovery {
         Discovered { outcome: Outcome { db: 0, write: false, result, details }, topology }
     }
 
-    /// Asks over an open connection. Returns the topology, and whether every slot is served.
+    /// Queries an open connection. Returns the topology, and whether every slot is served.
     async fn topology(
         &self,
         connection: &mut Connection,
@@ -102,14 +106,13 @@ impl Discovery {
 
         let verdict = match info.text() {
             Some(info) => topology.verdict(info),
-            // Slots that are not served are worse than an unknown state.
+            // Unserved slots take precedence over an unknown state.
             None => topology.verdict("").and_then(|()| Err(refused("CLUSTER INFO", &info))),
         };
         Ok((topology, verdict))
     }
 
-    /// Asks for the nodes and the reply to CLUSTER INFO: in one round trip, or in two if the engine turns out to be
-    /// old.
+    /// Queries the nodes and CLUSTER INFO: in one round trip, or in two if the engine turns out to be old.
     async fn ask_nodes_and_state(
         &self,
         connection: &mut Connection,
@@ -173,7 +176,7 @@ async fn ask<const N: usize>(
     Ok(replies)
 }
 
-/// The failure that the reply means, with what the user can do about it.
+/// The failure for an unexpected reply, with advice for the user.
 fn refused(command: &str, reply: &Reply) -> Failure {
     let failure = unexpected(command, reply);
     let text = failure.detail.to_lowercase();

@@ -1,6 +1,6 @@
-//! A cluster: its nodes and shards, how they are discovered, and how all of them are checked.
+//! A cluster: its nodes and shards, how they are discovered and how they are checked.
 //!
-//! It knows nothing of logs and outages.
+//! It does not know logs or outages.
 
 pub mod discovery;
 pub mod nodes;

@@ -1,4 +1,4 @@
-//! `--cluster`: all nodes of a cluster, each checked by connections of its own, all at the same time.
+//! `--cluster`: the known nodes of a cluster, each with its own checker.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use crate::model::subject::Target;
 use crate::probe::checker::Checker;
 use crate::probe::connection::ConnectOptions;
 
-/// One node that is checked.
+/// A node, and its checker.
 #[derive(Clone, Debug)]
 pub struct Member {
     node: Node,
@@ -20,33 +20,34 @@ pub struct Member {
 }
 
 impl Member {
-    /// As whom it is checked.
+    /// The target of its checks.
     pub fn target(&self) -> Target {
         Target::Node(self.node.name.clone())
     }
 
-    /// It was this address that was asked, as its own checks ask it: a host name of its own asks for another certificate.
+    /// Whether a check at `address` is the same as this node's own check. It is not if the node announces a host name
+    /// and TLS is used, because its certificate is then verified for that name.
     pub fn is_at(&self, address: SocketAddr) -> bool {
         let own_name = self.checker.connect.tls.is_some() && self.node.hostname.is_some();
         !own_name && self.node.port == address.port() && self.node.host.parse() == Ok(address.ip())
     }
 }
 
-/// The nodes that are known.
+/// The known nodes and shards.
 #[derive(Debug)]
 pub struct Nodes {
-    /// Checks the endpoint; the checks of the nodes are like its own.
+    /// The checker of the endpoint, whose settings the nodes' checkers share.
     checker: Arc<Checker>,
-    /// The user named the name that certificates are for.
+    /// The user set the TLS server name with `--sni`.
     keep_name: bool,
     members: Vec<Member>,
-    /// Those that are written to; none when nothing is.
+    /// The shards, for writes. Empty without `--canary`.
     shards: Vec<Shard>,
-    /// The number of the look that the members are from.
+    /// The tick of the discovery that `members` is from.
     as_of: Option<u64>,
 }
 
-/// What a look at the topology changed.
+/// What a discovery changed.
 #[derive(Debug, Default)]
 pub struct TopologyUpdate {
     /// Nodes that were not known before.
@@ -54,14 +55,14 @@ pub struct TopologyUpdate {
     /// Nodes and shards that no longer belong to the cluster.
     pub removed: Vec<Target>,
     pub new_shards: Vec<Shard>,
-    /// Shards that have another primary, and the names of the old one and the new.
+    /// Shards with a new primary, with the names of the old and the new one.
     pub moved: Vec<(Target, Arc<str>, Arc<str>)>,
-    /// No node was known before at all.
+    /// No node was known before.
     pub is_first: bool,
 }
 
 impl TopologyUpdate {
-    /// What the look changed, for those who record it.
+    /// The change as an event.
     pub fn change(&self) -> TopologyChange {
         let nodes = self.added.iter().map(Member::target);
         TopologyChange {
@@ -74,29 +75,29 @@ impl TopologyUpdate {
 }
 
 impl Nodes {
-    /// No node is known yet. `checker` checks the endpoint; `keep_name` says that its certificate's name is every
-    /// node's, whatever host name it announces.
+    /// Starts with no known nodes. `checker` checks the endpoint. With `keep_name`, the certificates of all nodes must
+    /// be valid for the endpoint's TLS server name, even if a node announces a host name.
     pub fn new(checker: Arc<Checker>, keep_name: bool) -> Self {
         Nodes { checker, keep_name, members: Vec::new(), shards: Vec::new(), as_of: None }
     }
 
-    /// The nodes, by address.
+    /// The nodes, sorted by address.
     pub fn members(&self) -> &[Member] {
         &self.members
     }
 
-    /// The shards that are written to, by their slots.
+    /// The shards, sorted by their slots.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
     }
 
-    /// The way to the endpoint alone, where no node is known.
+    /// A route to the endpoint itself, while no node is known.
     pub fn endpoint(&self) -> Route {
         let known_nodes = KnownNodes { endpoint: self.checker.connect.clone(), known: Vec::new() };
         Route { checker: self.checker.clone(), others: Vec::new(), known_nodes: Arc::new(known_nodes) }
     }
 
-    /// Where else than at the endpoint the topology can be had, the best place first.
+    /// Nodes other than the endpoint that can be asked for the topology, the most suitable first.
     pub fn sources(&self) -> Vec<ConnectOptions> {
         let mut members: Vec<_> = self.members.iter().collect();
         members.sort_by_key(|member| (member.node.failing, !member.node.primary));
@@ -104,20 +105,22 @@ impl Nodes {
         sources.filter(|connect| connect.endpoint != self.checker.connect.endpoint).collect()
     }
 
-    /// Takes the topology that a look found. Looks overlap, and one that began before the last that was taken changes
-    /// nothing.
+    /// Applies the topology found by the discovery of tick `number`. Discoveries overlap, so one that began before the
+    /// last applied one is ignored.
     ///
-    /// Nodes are taken to be gone only when every slot has a primary: one that was started anew knows none of the
-    /// others. A node that merely fails stays in the topology.
+    /// Nodes are removed only if every slot has a primary, because a restarted node does not know the others. A node
+    /// that only fails stays in the topology.
     pub fn take(&mut self, number: u64, topology: Topology) -> TopologyUpdate {
         if self.as_of.is_some_and(|as_of| number <= as_of) {
             return TopologyUpdate::default();
         }
         let mut found = TopologyUpdate { is_first: self.as_of.replace(number).is_none(), ..TopologyUpdate::default() };
         let whole = topology.is_whole();
+
         let before = std::mem::take(&mut self.members);
         let mut before: BTreeMap<_, _> = before.into_iter().map(|member| (member.node.name.clone(), member)).collect();
         self.update_shards(&topology.nodes, whole, &mut found);
+
         for node in topology.nodes {
             let known = before.remove(&node.name);
             let is_new = known.is_none();
@@ -125,9 +128,11 @@ impl Nodes {
             found.added.extend(is_new.then(|| member.clone()));
             self.members.push(member);
         }
-        match whole {
-            true => found.removed.extend(before.into_values().map(|member| member.target())),
-            false => self.members.extend(before.into_values()),
+
+        if whole {
+            found.removed.extend(before.into_values().map(|member| member.target()));
+        } else {
+            self.members.extend(before.into_values());
         }
         found
     }
@@ -140,6 +145,7 @@ impl Nodes {
         let known = nodes.iter().map(|node| self.connect_options(node)).collect();
         let known_nodes = Arc::new(KnownNodes { endpoint: self.checker.connect.clone(), known });
         let connect_options = |node: &Node| self.connect_options(node);
+
         let shard_update = ShardUpdate {
             nodes,
             is_whole: whole,
@@ -148,7 +154,10 @@ impl Nodes {
             checker: &self.checker,
         };
         let ShardChange { added, removed, moved } = shard_update.apply(&mut shards);
-        (self.shards, found.new_shards, found.moved) = (shards, added, moved);
+
+        self.shards = shards;
+        found.new_shards = added;
+        found.moved = moved;
         found.removed.extend(removed);
     }
 
@@ -156,7 +165,7 @@ impl Nodes {
         match known {
             Some(known) if known.node.hostname == node.hostname => Member { node, ..known },
             _ => {
-                // Replicas take no writes, and which node is a primary changes: shards are written to.
+                // Nodes get no canary: replicas reject writes, and the primary may change. Writes go to shards.
                 let checker = Arc::new(self.checker.for_server(self.connect_options(&node), None));
                 Member { node, checker }
             }
@@ -203,7 +212,7 @@ mod tests {
         Nodes::new(Arc::new(checker), false)
     }
 
-    /// Primaries with their slots, and replicas with none.
+    /// Primaries with their slots, and replicas without slots.
     fn topology(nodes: &[(&str, Option<(u16, u16)>)]) -> Topology {
         let node = |(name, slots): &(&str, Option<(u16, u16)>)| Node {
             name: format!("{name}:1").into(),
@@ -219,11 +228,11 @@ mod tests {
     }
 
     fn names(found: &TopologyUpdate) -> (Vec<String>, Vec<String>) {
-        let come = found.added.iter().map(|member| member.target().to_string()).collect();
-        (come, found.removed.iter().map(Target::to_string).collect())
+        let added = found.added.iter().map(|member| member.target().to_string()).collect();
+        (added, found.removed.iter().map(Target::to_string).collect())
     }
 
-    /// Who is written to: shard, primary and tag.
+    /// The shards, with their primaries and hash tags.
     fn writing(nodes: &Nodes) -> Vec<(String, String, String)> {
         let shown = |shard: &Shard| {
             let Route { checker, .. } = &shard.route;
@@ -235,17 +244,17 @@ mod tests {
     }
 
     #[test]
-    fn nodes_come_and_go_in_the_order_of_the_looks() {
+    fn discoveries_are_applied_in_the_order_in_which_they_began() {
         const ALL: Option<(u16, u16)> = Some((0, 16_383));
         let mut nodes = no_nodes();
         let first = nodes.take(1, topology(&[("a", ALL), ("b", None)]));
         assert_eq!((names(&first), first.is_first), ((vec!["NODE a:1".into(), "NODE b:1".into()], vec![]), true));
         let third = nodes.take(3, topology(&[("a", ALL), ("c", None)]));
         assert_eq!((names(&third), third.is_first), ((vec!["NODE c:1".into()], vec!["NODE b:1".into()]), false));
-        // A look that began before the last one ended late.
+        // A discovery that began before the last one and ended after it.
         let second = nodes.take(2, topology(&[("a", ALL), ("b", None)]));
         assert_eq!(names(&second), (vec![], vec![]));
-        // A node that was started anew knows itself and no slot.
+        // A restarted node knows only itself, and no slots.
         let alone = nodes.take(4, topology(&[("a", None)]));
         assert_eq!(names(&alone), (vec![], vec![]));
         assert_eq!(nodes.members().len(), 2);
@@ -254,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_is_written_to_wherever_its_slots_are() {
+    fn a_shard_follows_its_slots() {
         let mut nodes = no_nodes();
         let first = nodes.take(1, topology(&[("a", Some((0, 8191))), ("b", Some((8192, 16_383))), ("c", None)]));
         assert!(nodes.members().iter().all(|member| member.checker.canary.is_none()));
@@ -263,18 +272,18 @@ mod tests {
         assert_eq!((target(0), target(1)), (("SHARD 0-8191", "a:1"), ("SHARD 8192-16383", "b:1")));
         assert_eq!((first.new_shards.len(), first.moved.len()), (2, 0));
         let checker = nodes.shards()[0].route.checker.clone();
-        // Slots moved, and not the one that is written to.
+        // Slots moved, but not the one that is written to.
         let slot = topology::slot(before[0].2.as_bytes());
         nodes.take(2, topology(&[("a", Some((slot, slot))), ("b", Some((8192, 16_383))), ("c", None)]));
         assert_eq!(writing(&nodes), before);
         assert!(Arc::ptr_eq(&checker, &nodes.shards()[0].route.checker));
-        // A promotion: the shard stays, the node changes.
+        // After a promotion the shard stays and its primary changes.
         let third = nodes.take(3, topology(&[("a", None), ("b", Some((8192, 16_383))), ("c", Some((0, 8191)))]));
         let at_c = (before[0].0.clone(), "c:1".to_owned(), before[0].2.clone());
         assert_eq!(writing(&nodes), [at_c.clone(), before[1].clone()]);
         assert_eq!(third.moved, [(Target::Shard("0-8191".into()), "a:1".into(), "c:1".into())]);
         assert!(third.new_shards.is_empty() && third.removed.is_empty());
-        // A look that does not see all slots takes nobody away; one that does tells who has come and who has gone.
+        // A discovery without all slots removes nothing. One with all slots adds and removes shards.
         nodes.take(4, topology(&[("c", Some((0, 8191)))]));
         assert_eq!(writing(&nodes), [at_c, before[1].clone()]);
         let fifth =

@@ -1,8 +1,8 @@
-//! The shards of a cluster, which are what is written to: a shard stays itself when another node becomes its primary.
+//! The shards of a cluster. Writes are checked by shard, because a shard stays the same when another node becomes its
+//! primary.
 //!
-//! What is known of a cluster may be out of date at any moment. So a write does what a cluster's client would do before
-//! it says that a shard takes no writes: it follows a redirection, and where the primary does not answer it asks the
-//! nodes that may have taken its place.
+//! The known topology may be out of date at any time. So before a write check fails, it does what a cluster client
+//! does: it follows one redirection, and if the primary does not answer, it tries the replicas.
 
 use std::cmp::Reverse;
 use std::ops::RangeInclusive;
@@ -22,13 +22,13 @@ use crate::probe::canary::Canary;
 use crate::probe::checker::{Checker, Emit};
 use crate::probe::connection::ConnectOptions;
 
-/// How many ranges of slots a shard's name shows. No other shard has the first of them.
+/// How many slot ranges a shard's name shows. The first one already distinguishes it from other shards.
 const SHOWN: usize = 8;
 
-/// How the nodes of a cluster are dialled.
+/// How to connect to the nodes of a cluster.
 #[derive(Debug)]
 pub struct KnownNodes {
-    /// One that is not known is dialled as the endpoint is.
+    /// Used for unknown nodes, with their own address.
     pub endpoint: ConnectOptions,
     pub known: Vec<ConnectOptions>,
 }
@@ -41,39 +41,42 @@ impl KnownNodes {
     }
 }
 
-/// A way to whoever takes the writes now.
+/// Finds the node that accepts writes.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Checks the node that took them when that was last looked at.
+    /// Checks the primary of the last discovery.
     pub checker: Arc<Checker>,
-    /// Those that may have taken its place.
+    /// The replicas, one of which may have been promoted.
     pub others: Vec<ConnectOptions>,
     pub known_nodes: Arc<KnownNodes>,
 }
 
 impl Route {
-    /// Checks once, by whoever takes the writes now, as a part of something that has to be over at `end`.
+    /// Checks once, at the node that accepts writes, before `end`.
     pub async fn check_until(&self, end: Instant, emit: Emit<'_>) {
         let start = Instant::now();
         let end = match self.checker.databases {
             Databases::One(_) => end.min(start + self.checker.timeout),
             _ => end,
         };
+
         let settled = AtomicBool::new(false);
         let first = async {
             let mut failed = Vec::new();
-            let mut sort = |outcome: Outcome| {
+            let mut emit_or_keep = |outcome: Outcome| {
                 settled.store(true, Ordering::Relaxed);
                 if is_stale(&outcome) { failed.push(outcome) } else { emit(outcome) }
             };
-            self.checker.run_until(end, &mut sort).await;
+            self.checker.run_until(end, &mut emit_or_keep).await;
             failed
         };
-        // A primary that hangs is not waited for to the end, or no time would be left for the one in its place.
+
+        // If the primary hangs, the replicas are tried after half of the time.
         let instead = async {
             sleep(self.checker.timeout / 2).await;
             if settled.load(Ordering::Relaxed) { None } else { self.check_at_others(start, end).await }
         };
+
         let failed = tokio::select! {
             biased;
             failed = first => failed,
@@ -82,11 +85,13 @@ impl Route {
         if failed.is_empty() {
             return;
         }
+
         let moved = failed.iter().find_map(|outcome| self.redirection(outcome, &self.checker.connect));
         let again = match &moved {
             Some(connect) => self.check_at(connect.clone(), start, end).await,
             None => self.check_at_others(start, end).await.unwrap_or_default(),
         };
+
         for outcome in failed {
             match (again.iter().find(|again| again.db == outcome.db), &moved) {
                 (Some(again), _) => emit(again.clone()),
@@ -99,7 +104,7 @@ impl Route {
         }
     }
 
-    /// What one of the others says that takes the writes, itself or by redirection; none when nobody does.
+    /// The outcomes of the first replica that accepts writes, itself or by redirection. None if no replica does.
     async fn check_at_others(&self, start: Instant, end: Instant) -> Option<Vec<Outcome>> {
         for (place, other) in self.others.iter().enumerate() {
             let now = Instant::now();
@@ -117,12 +122,12 @@ impl Route {
         None
     }
 
-    /// The same check by another node. It began at `start`.
+    /// The same check at another node. The whole check began at `start`.
     async fn check_at(&self, connect: ConnectOptions, start: Instant, end: Instant) -> Vec<Outcome> {
         let before = start.elapsed();
         let mut outcomes = Vec::new();
         if Instant::now() < end {
-            debug!("{} is asked in the place of {}", connect.endpoint, self.checker.connect.endpoint);
+            debug!("checking {} instead of {}", connect.endpoint, self.checker.connect.endpoint);
             let checker = self.checker.for_server(connect, self.checker.canary.clone());
             let mut keep = |mut outcome: Outcome| {
                 outcome.details.elapsed += before;
@@ -141,13 +146,14 @@ impl Route {
     }
 }
 
-/// The text of a redirection.
+/// The text of a MOVED redirection.
 fn moved(outcome: &Outcome) -> Option<&str> {
     let failure = outcome.result.as_ref().err().filter(|_| outcome.write)?;
     failure.detail.starts_with("MOVED ").then_some(&*failure.detail)
 }
 
-/// Whether it may only tell that the wrong node was asked. One that refuses a write by its own rules is the right one.
+/// Whether the failure may only mean that the wrong node was asked. A node that rejects a write for another reason is
+/// the right one.
 fn is_stale(outcome: &Outcome) -> bool {
     let Err(failure) = &outcome.result else { return false };
     let Failure { kind, .. } = failure;
@@ -160,14 +166,14 @@ fn is_stale(outcome: &Outcome) -> bool {
         || moved(outcome).is_some()
 }
 
-/// Slots that one primary owns and its replicas copy.
+/// A set of slots that one primary owns and its replicas copy.
 #[derive(Clone, Debug)]
 pub struct Shard {
     name: Arc<str>,
-    /// The first slot that it had, for its place among the others.
+    /// The first slot when it was first seen, for sorting.
     first: u16,
     slots: Vec<RangeInclusive<u16>>,
-    /// The hash tag of the keys that are written to it.
+    /// The hash tag of the canary keys.
     tag: String,
     primary: Node,
     pub route: Route,
@@ -180,35 +186,36 @@ impl Shard {
     }
 }
 
-/// What became of the shards.
+/// What an update changed.
 #[derive(Debug, Default)]
 pub struct ShardChange {
     pub added: Vec<Shard>,
     pub removed: Vec<Target>,
-    /// Who has another primary, and the names of the old one and the new.
+    /// Shards with a new primary, with the names of the old and the new one.
     pub moved: Vec<(Target, Arc<str>, Arc<str>)>,
 }
 
-/// The nodes of a topology, and how they are dialled.
+/// Updates the shards from the nodes of a topology.
 pub struct ShardUpdate<'a> {
     pub nodes: &'a [Node],
-    /// Every slot has an owner, so that a shard which is not found is gone.
+    /// Every slot has an owner, so a shard that is not found was removed.
     pub is_whole: bool,
     pub connect_options: &'a dyn Fn(&Node) -> ConnectOptions,
     pub known_nodes: &'a Arc<KnownNodes>,
-    /// The checks of the shards are like its own.
+    /// The checker of the endpoint, whose settings the shards' checkers share.
     pub checker: &'a Checker,
 }
 
 impl ShardUpdate<'_> {
-    /// Finds the shards among the nodes, and the known ones among those.
+    /// Derives the shards from the nodes, and matches them with the known shards.
     pub fn apply(&self, shards: &mut Vec<Shard>) -> ShardChange {
         let mut change = ShardChange::default();
         let owners: Vec<_> = self.nodes.iter().filter(|node| !node.slots.is_empty()).collect();
         let (known, unmatched) = matched(std::mem::take(shards), &owners);
-        match self.is_whole {
-            true => change.removed.extend(unmatched.iter().map(Shard::target)),
-            false => shards.extend(unmatched),
+        if self.is_whole {
+            change.removed.extend(unmatched.iter().map(Shard::target));
+        } else {
+            shards.extend(unmatched);
         }
 
         for (owner, known) in owners.into_iter().zip(known) {
@@ -225,10 +232,11 @@ impl ShardUpdate<'_> {
         change
     }
 
-    /// The shard whose slots `owner` has: a `known` one keeps its name, and its tag while that is in its slots.
+    /// The shard owned by `owner`. A `known` shard keeps its name, and its hash tag as long as the tag's slot belongs
+    /// to it.
     fn shard(&self, owner: &Node, known: Option<Shard>, others: &[Shard]) -> Option<Shard> {
         let kept = known.as_ref().map(|known| known.tag.clone()).filter(|tag| is_in(tag, &owner.slots));
-        // Every slot has a number that hashes to it.
+        // There is a tag for every slot.
         let tag = kept.or_else(|| topology::tag(&owner.slots))?;
         let (name, first, checker) = match known {
             Some(known) => {
@@ -249,23 +257,24 @@ impl ShardUpdate<'_> {
     }
 }
 
-/// Finds for each owner of slots the shard that it has now, and the shards that nobody has: a shard belongs to the
-/// node that has most of the slots which it had before.
+/// Matches known shards with the owners of slots. Returns the shard of each owner, and the shards without an owner. A
+/// shard stays with its primary if that still owns some of its slots, and otherwise goes to the node that owns most of
+/// them.
 fn matched(shards: Vec<Shard>, owners: &[&Node]) -> (Vec<Option<Shard>>, Vec<Shard>) {
-    let mut likeness = Vec::new();
+    let mut candidates = Vec::new();
     for (place, shard) in shards.iter().enumerate() {
         for (owner, node) in owners.iter().enumerate() {
-            let shared = shared(&shard.slots, &node.slots);
+            let shared = shared_slots(&shard.slots, &node.slots);
             if shared > 0 {
-                likeness.push((Reverse((shard.primary.name == node.name, shared)), place, owner));
+                candidates.push((Reverse((shard.primary.name == node.name, shared)), place, owner));
             }
         }
     }
-    likeness.sort_unstable();
+    candidates.sort_unstable();
 
     let mut shards: Vec<_> = shards.into_iter().map(Some).collect();
     let mut known: Vec<Option<Shard>> = owners.iter().map(|_| None).collect();
-    for (_, place, owner) in likeness {
+    for (_, place, owner) in candidates {
         if known[owner].is_none() {
             known[owner] = shards[place].take();
         }
@@ -273,14 +282,19 @@ fn matched(shards: Vec<Shard>, owners: &[&Node]) -> (Vec<Option<Shard>>, Vec<Sha
     (known, shards.into_iter().flatten().collect())
 }
 
-/// `0-5460`, or `0-99,200,300-399`. Slots wander, so another shard may once have been seen with the same ones.
+/// The name of a new shard: `0-5460`, or `0-99,200,300-399`. Slots move between shards, so another shard may already
+/// have this name. A `+` is then appended.
 fn name(slots: &[RangeInclusive<u16>], others: &[Shard]) -> Arc<str> {
     let mut slots = slots.to_vec();
     slots.sort_by_key(|range| *range.start());
-    let shown = slots.iter().take(SHOWN).map(|range| match range.start() == range.end() {
-        true => range.start().to_string(),
-        false => format!("{}-{}", range.start(), range.end()),
+    let shown = slots.iter().take(SHOWN).map(|range| {
+        if range.start() == range.end() {
+            range.start().to_string()
+        } else {
+            format!("{}-{}", range.start(), range.end())
+        }
     });
+
     let mut name = shown.collect::<Vec<_>>().join(",");
     if slots.len() > SHOWN {
         name.push_str(",...");
@@ -296,8 +310,8 @@ fn is_in(tag: &str, slots: &[RangeInclusive<u16>]) -> bool {
     slots.iter().any(|range| range.contains(&slot))
 }
 
-/// How many slots two have in common.
-fn shared(these: &[RangeInclusive<u16>], those: &[RangeInclusive<u16>]) -> u32 {
+/// How many slots two sets have in common.
+fn shared_slots(these: &[RangeInclusive<u16>], those: &[RangeInclusive<u16>]) -> u32 {
     let pairs = these.iter().flat_map(|a| those.iter().map(move |b| (a, b)));
     pairs.map(|(a, b)| ((*a.start()).max(*b.start())..=(*a.end()).min(*b.end())).count() as u32).sum()
 }

@@ -1,7 +1,7 @@
 //! The topology of a cluster: its nodes, their slots, and whether every slot is served. No I/O.
 //!
 //! CLUSTER SHARDS (Redis 7.0 and newer) reports all of it. Older engines have CLUSTER SLOTS, which omits replicas that
-//! fail or are out of sync, so CLUSTER NODES is read as well (redis.io, the commands' pages).
+//! fail or are out of sync, so CLUSTER NODES is read too (redis.io, the commands' pages).
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::model::failure::{Failure, Kind};
 use crate::probe::resp::Reply;
 
-/// How many slots a cluster has (redis.io, cluster specification).
+/// The number of slots of a cluster (redis.io, cluster specification).
 pub const SLOTS: u16 = 16_384;
 
 /// A node, as reported by the cluster.
@@ -20,15 +20,15 @@ pub struct Node {
     pub name: Arc<str>,
     pub host: String,
     pub port: u16,
-    /// The host name that the node announces, which its certificate must hold.
+    /// The host name that the node announces. Its certificate must be valid for it.
     pub hostname: Option<String>,
-    /// It is reported as the primary of its shard.
+    /// The cluster reports it as the primary of its shard.
     pub primary: bool,
-    /// It is reported as failing: the other nodes agree that it does not answer.
+    /// The cluster reports it as failing: the other nodes agree that it does not answer.
     pub failing: bool,
     /// The slots that it owns. A replica owns none.
     pub slots: Vec<RangeInclusive<u16>>,
-    /// The node that owns the slots of its shard, if that is another one.
+    /// For a replica: the node that owns the slots of its shard.
     pub replicates: Option<Arc<str>>,
 }
 
@@ -38,12 +38,12 @@ pub struct Topology {
     pub nodes: Vec<Node>,
 }
 
-/// How the node that answered was reached, which completes the addresses in its reply.
+/// How the answering node was reached. This completes the addresses in its reply.
 #[derive(Clone, Copy, Debug)]
 pub struct Dialled<'a> {
-    /// Its host: some nodes do not know their own address.
+    /// The host, for nodes that do not know their own address.
     pub host: &'a str,
-    /// Whether TLS was used, for which a node may have another port.
+    /// Whether TLS is used. A node may have another port for TLS.
     pub tls: bool,
 }
 
@@ -58,7 +58,7 @@ impl Topology {
                 let port = |name| field(node, name).and_then(number);
                 let port =
                     if dialled.tls { port("tls-port").or(port("port")) } else { port("port").or(port("tls-port")) };
-                // A null endpoint stands for the host that was connected to, not for the address in `ip`.
+                // A null endpoint means the host that was connected to, not the address in `ip`.
                 let host = if field(node, "endpoint").is_some() { word("endpoint") } else { word("ip") };
                 nodes.extend(node_at(host, port, word("hostname"), dialled).map(|known| Node {
                     primary: matches!(word("role"), Some("master" | "primary")),
@@ -66,7 +66,8 @@ impl Topology {
                     ..known
                 }));
             }
-            // A failed primary stays in its shard, beside the one that took over its slots (Redis 7.2).
+
+            // A failed primary stays in its shard, next to the node that took over its slots (Redis 7.2).
             let members = &mut nodes[first_of_shard..];
             let primaries = members.iter_mut().filter(|node| node.primary);
             if let Some(owner) = primaries.min_by_key(|node| node.failing) {
@@ -104,6 +105,7 @@ impl Topology {
                 }
             }
         }
+
         for (node, failing) in nodes.text().unwrap_or_default().lines().filter_map(|line| listed(line, dialled)) {
             match found.iter_mut().find(|known| known.name == node.name) {
                 Some(known) => known.failing = failing,
@@ -129,7 +131,8 @@ impl Topology {
         (count(&mut self.nodes.iter()), count(&mut self.nodes.iter().filter(|node| !node.failing)))
     }
 
-    /// Whether every slot has an owner, failing or not. A node that was restarted and knows no others reports none.
+    /// Whether every slot has an owner, failing or not. A restarted node that does not know the others reports no
+    /// slots.
     pub fn is_whole(&self) -> bool {
         self.slots().0 == SLOTS
     }
@@ -142,14 +145,17 @@ impl Topology {
         let field =
             |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
         let number = |name: &str| field(name).and_then(|value| value.parse::<u16>().ok());
-        // CLUSTER SLOTS does not report failing primaries, and CLUSTER INFO may be forbidden. The larger number counts.
-        let told = number("cluster_slots_assigned")
+
+        // CLUSTER SLOTS does not report failing primaries, and CLUSTER INFO may be forbidden. The larger of the two
+        // numbers is used.
+        let reported = number("cluster_slots_assigned")
             .map(|assigned| SLOTS.saturating_sub(assigned) + number("cluster_slots_fail").unwrap_or(0).min(SLOTS));
-        let unserved = told.unwrap_or(0).max(SLOTS - self.slots().1);
+        let unserved = reported.unwrap_or(0).max(SLOTS - self.slots().1);
         if unserved > 0 {
             let plural = if unserved == 1 { "slot" } else { "slots" };
             return Err(Failure::new(Kind::ClusterDown, format!("{unserved} {plural} without a primary")));
         }
+
         match field("cluster_state") {
             None | Some("ok") => Ok(()),
             Some(state) => Err(Failure::new(Kind::ClusterDown, format!("cluster_state:{state}"))),
@@ -157,8 +163,8 @@ impl Topology {
     }
 }
 
-/// The host and port that a reply `MOVED slot host:port` of the node at `here` points to. Without a host it is `here`
-/// (redis.io, cluster specification: MOVED redirection).
+/// The host and port in the reply `MOVED slot host:port` of the node at `here`. An empty host means `here` (redis.io,
+/// cluster specification: MOVED redirection).
 pub fn redirection(wire: &str, here: &str) -> Option<(String, u16)> {
     let (host, port) = wire.strip_prefix("MOVED ")?.split(' ').nth(1)?.rsplit_once(':')?;
     let node = node_at(Some(host), port.parse().ok(), None, Dialled { host: here, tls: false })?;
@@ -180,16 +186,18 @@ fn listed(line: &str, dialled: Dialled<'_>) -> Option<(Node, bool)> {
     Some((node, flags.split(',').any(|flag| flag == "fail")))
 }
 
-/// A node that announces `host`. One that does not know its address has that at which the cluster was reached.
+/// A node with the address that it announces, or that it was reached at if it does not know its address.
 fn node_at(host: Option<&str>, port: Option<u16>, hostname: Option<&str>, dialled: Dialled<'_>) -> Option<Node> {
     let known = |text: &&str| !matches!(*text, "" | "?");
     let host = host.filter(known).unwrap_or(dialled.host);
     let port = port.filter(|port| *port > 0)?;
-    // The name is written to the logs, so it must not hold arbitrary text from a server.
+
+    // The name is written to the logs, so it must not contain arbitrary text from a server.
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '_' | '%');
     if host.is_empty() || host.len() > 255 || !host.chars().all(is_plain) {
         return None;
     }
+
     let name = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     Some(Node {
         name: name.into(),
@@ -210,7 +218,7 @@ fn items(reply: &Reply) -> Option<&[Reply]> {
     }
 }
 
-/// The value of the field `name`: in a map (protocol 3), or in a flat list of names and values (protocol 2).
+/// The value of a field: in a map (protocol 3), or in a flat list of names and values (protocol 2).
 fn field<'r>(reply: &'r Reply, name: &str) -> Option<&'r Reply> {
     let is = |key: &Reply| key.text() == Some(name);
     match reply {
@@ -233,7 +241,7 @@ fn range(pair: &[Reply]) -> Option<RangeInclusive<u16>> {
 
 /// A hash tag, with its braces, whose slot is in `slots`. None if `slots` is empty.
 ///
-/// Numbers are tried in order. For every slot one is found among the first 200,000 or so.
+/// Numbers are tried in order. The first 200,000 or so cover every slot.
 pub fn tag(slots: &[RangeInclusive<u16>]) -> Option<String> {
     let candidates = 0..if slots.is_empty() { 0 } else { 1_000_000_u32 };
     let mut numbers = candidates.map(|number| number.to_string());
@@ -274,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_tell_all_nodes_in_both_protocols() {
+    fn cluster_shards_lists_all_nodes_in_both_protocols() {
         for file in ["shards", "shards-resp3"] {
             let topology = Topology::from_shards(&captured(file), HERE).unwrap();
             assert_eq!(
@@ -290,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_is_down_is_counted_by_its_slots() {
+    fn slots_of_a_failed_shard_are_counted() {
         let by_shards = Topology::from_shards(&captured("shards-down"), HERE).unwrap();
         let by_slots = Topology::from_slots(&captured("slots-down"), &captured("nodes-down"), HERE).unwrap();
         for topology in [by_shards, by_slots] {
@@ -307,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_alone_tell_only_primaries_that_fail_by_the_info() {
+    fn without_cluster_nodes_failing_primaries_are_known_from_cluster_info() {
         let topology = Topology::from_slots(&captured("slots-down"), &Reply::Nil, HERE).unwrap();
         assert_eq!(topology.verdict(""), Ok(()));
         let failure = topology.verdict(&info("info-down")).unwrap_err();
@@ -319,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_knows_nobody_is_where_it_was_reached() {
+    fn a_node_without_an_address_has_the_one_it_was_reached_at() {
         let alone = Topology::from_shards(&captured("shards-alone"), HERE).unwrap();
         assert_eq!(&*alone.nodes[0].name, "10.0.0.1:21100");
         assert!(!alone.is_whole());
@@ -329,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_has_a_port_of_its_own() {
+    fn tls_may_have_its_own_port() {
         let bulk = |text: &str| Reply::Bulk(text.into());
         let node = |ports: &[(&str, i64)], host: Reply| {
             let mut fields = vec![bulk("endpoint"), host, bulk("role"), bulk("master")];
@@ -345,10 +353,10 @@ mod tests {
         assert_eq!((read(&both, false), read(&both, true)), (vec!["a:6379".into()], vec!["a:6380".into()]));
         let one = node(&[("tls-port", 6380)], bulk("?"));
         assert_eq!((read(&one, false), read(&one, true)), (vec!["10.0.0.1:6380".into()], vec!["10.0.0.1:6380".into()]));
-        let nobody = Vec::<String>::new();
-        assert_eq!(read(&node(&[], Reply::Nil), true), nobody);
+        let none = Vec::<String>::new();
+        assert_eq!(read(&node(&[], Reply::Nil), true), none);
         for host in ["a b", "a\nNODE", "a\u{1b}[2J", &"a".repeat(256)] {
-            assert_eq!(read(&node(&[("port", 6379)], bulk(host)), false), nobody, "{host:?}");
+            assert_eq!(read(&node(&[("port", 6379)], bulk(host)), false), none, "{host:?}");
         }
     }
 
@@ -364,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_topology_is_none() {
+    fn other_replies_are_not_a_topology() {
         let bulk = |text: &str| Reply::Bulk(text.into());
         let broken = [Reply::Nil, Reply::Ok, bulk("x"), Reply::Array(vec![Reply::Int(1)])];
         for value in broken {
@@ -376,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_those_of_the_specification() {
+    fn slots_match_the_specification() {
         assert_eq!((slot(b"123456789"), slot(b"foo"), slot(b"")), (0x31c3, 12_182, 0));
         for slots in [0..=0, 16_383..=16_383, 5461..=10_922, 7000..=7000] {
             let tag = tag(std::slice::from_ref(&slots)).unwrap();

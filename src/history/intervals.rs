@@ -1,20 +1,20 @@
-//! Stretches of time in a bounded number: when there are too many, those that lie closest together become one.
+//! A bounded list of time intervals: if there are too many, the closest ones are merged.
 
 use std::time::Duration;
 
-/// How many stretches there are at most; beyond it a drawing could not tell them apart.
+/// The maximum number of intervals. More could not be distinguished in a drawing.
 const LIMIT: usize = 1024;
 
-/// Stretches of time, in their order.
+/// Time intervals, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Intervals {
     spans: Vec<(Duration, Duration)>,
-    /// Neighbours that are no further apart than this are one.
+    /// Neighbours that are at most this far apart are merged.
     resolution: Duration,
 }
 
 impl Intervals {
-    /// Adds a stretch that begins no earlier than those before.
+    /// Adds an interval. It must not begin before the previous ones.
     pub fn add(&mut self, from: Duration, to: Duration) {
         match self.spans.last_mut() {
             Some((_, end)) if from <= *end + self.resolution => *end = to.max(*end),
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_become_one_when_there_are_too_many() {
+    fn the_closest_intervals_are_merged_when_there_are_too_many() {
         let seconds = Duration::from_secs;
         let mut spans = Intervals::default();
         spans.add(seconds(1), seconds(2));

@@ -1,5 +1,5 @@
-//! All that a run or a log tells, folded as it comes: fed live by `cycles` and from files by `report`. Pure, and of
-//! bounded size however many checks there are.
+//! The complete history of a run or of logs, updated check by check: live by `cycles`, from files by `report`. Pure,
+//! and of bounded size.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::model::clock::Moment;
 use crate::model::failure::Failure;
 use crate::model::subject::Subject;
 
-/// Beyond so many subjects the latency of each is not kept: 10,000 databases would need a histogram each.
+/// The maximum number of subjects with their own latency histogram. 10,000 databases would need too much memory.
 const HISTOGRAMS: usize = 1024;
 
-/// How many changes and gaps are kept.
+/// The maximum number of changes and of gaps that are kept.
 const KEPT: usize = 100_000;
 
 /// One check, for the ledger.
@@ -24,13 +24,12 @@ const KEPT: usize = 100_000;
 pub struct Check<'a> {
     pub subject: &'a Subject,
     pub at: Moment,
-    /// How long it took; of one that failed, how long it was under way before it met the failure. None where that is not
-    /// known.
+    /// How long it took. For a failed check: the time elapsed before the failing phase. None if unknown.
     pub took: Option<Duration>,
     pub result: Result<(), &'a Failure>,
-    /// The check wrote a canary too, unless it failed before.
+    /// The check includes a canary write.
     pub writes: bool,
-    /// How many gaps there were before it: [`Ledger::gap_count`] when it began.
+    /// The number of gaps before it: [`Ledger::gap_count`] when it began.
     pub gaps: u64,
 }
 
@@ -41,23 +40,23 @@ pub struct Gap {
     pub to: Moment,
 }
 
-/// What is known of one subject.
+/// The history of one subject.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
     pub history: OutageHistory,
-    /// How long its checks took that succeeded, in microseconds.
+    /// How long its successful checks took, in microseconds.
     pub latency: Option<Box<Histogram<u32>>>,
-    /// How many gaps there had been at its last check.
+    /// The number of gaps before its last check.
     gaps_seen: u64,
 }
 
-/// The fold itself.
+/// The history of all subjects.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     pub accounts: BTreeMap<Subject, Account>,
     pub changes: Vec<Changed>,
     pub gaps: Vec<Gap>,
-    /// The length of all gaps, those included that are not kept.
+    /// The total length of all gaps, including those that are not kept.
     pub unobserved: Duration,
     /// When the first check began, and the last.
     pub first: Option<Moment>,
@@ -67,16 +66,16 @@ pub struct Ledger {
     pub latency: Option<Box<Histogram<u32>>>,
     /// The latency over time.
     pub series: TimeSeries,
-    /// How many gaps there were.
+    /// The number of all gaps.
     pub gap_count: u64,
-    /// Checks that were due and not made, as far as marks tell.
+    /// Checks that were scheduled but not run, according to the marks.
     pub missed: u64,
-    /// What is known from before the time that is of interest.
+    /// The state of subjects before the requested range.
     remembered: BTreeMap<Subject, OutageHistory>,
 }
 
 impl Ledger {
-    /// Takes a check and gives the transitions that it made, of the subject's reads and of its writes.
+    /// Adds a check. Returns the transitions that it caused, for the subject's reads and for its writes.
     pub fn check(&mut self, check: &Check<'_>) -> Vec<(Subject, Transition)> {
         self.first.get_or_insert(check.at);
         if self.last.is_none_or(|last| last.since <= check.at.since) {
@@ -84,11 +83,13 @@ impl Ledger {
         }
         self.checks += 1;
         self.failures += u64::from(check.result.is_err());
+
         if let (Ok(()), Some(took)) = (check.result, check.took) {
             record(&mut self.latency, took);
             self.series.add(check.at.since, took);
         }
-        // The reads fail unless only the write did; the writes fail with either.
+
+        // If only the write failed, the reads passed. If the reads failed, so did the writes.
         let reads = if check.subject.write { Ok(()) } else { check.result };
         let mut transitions = Vec::new();
         if !check.subject.write {
@@ -118,9 +119,11 @@ impl Ledger {
                 history: self.remembered.remove(subject).unwrap_or_default(),
             }),
         };
+
         if let (Ok(()), Some(took), true) = (result, check.took, account.latency.is_some()) {
             record(&mut account.latency, took);
         }
+
         let observation = Observation {
             at: check.at,
             took: check.took.unwrap_or_default(),
@@ -133,7 +136,7 @@ impl Ledger {
         }
     }
 
-    /// Takes a gap before the next checks.
+    /// Adds a gap before the next checks.
     pub fn gap(&mut self, gap: Gap) {
         self.gap_count += 1;
         self.unobserved += gap.to.since.saturating_sub(gap.from.since);
@@ -142,7 +145,7 @@ impl Ledger {
         }
     }
 
-    /// Takes a check from before the time that is of interest, so that what it found is known and not counted.
+    /// Takes a check from before the requested range. It sets the state but is not counted.
     pub fn remember(&mut self, check: &Check<'_>) {
         let took = check.took.unwrap_or_default();
         let observe = |failure| Observation { at: check.at, took, failure, after_gap: false };
@@ -155,14 +158,14 @@ impl Ledger {
         }
     }
 
-    /// Takes what a live run told of the outage of a subject that ended last.
+    /// Sets the bounds that a live run reported for the last ended outage of a subject.
     pub fn set_reported_bounds(&mut self, subject: &Subject, at_least: Duration, at_most: Option<Duration>) {
         if let Some(account) = self.accounts.get_mut(subject) {
             account.history.set_reported_bounds(at_least, at_most);
         }
     }
 
-    /// Takes a change.
+    /// Adds a change.
     pub fn change(&mut self, changed: Changed) {
         if self.changes.len() < KEPT {
             self.changes.push(changed);
@@ -170,7 +173,7 @@ impl Ledger {
     }
 }
 
-/// A histogram of microseconds with two significant digits, which grows with the values that it meets.
+/// A histogram of microseconds with two significant digits, which grows as needed.
 fn histogram() -> Option<Box<Histogram<u32>>> {
     Histogram::new(2).ok().map(Box::new)
 }
@@ -180,7 +183,7 @@ fn record(into: &mut Option<Box<Histogram<u32>>>, took: Duration) {
         *into = histogram();
     }
     if let Some(histogram) = into {
-        // It grows by itself, so this fails for no value.
+        // The histogram resizes automatically, so no value is out of range.
         let _ = histogram.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
     }
 }

@@ -1,4 +1,4 @@
-//! The history of a run that is under way: takes its events, and tells of outages and changes as they show.
+//! The history of a live run: processes its events, and derives events for outages and changes.
 
 use std::collections::BTreeMap;
 
@@ -10,28 +10,28 @@ use crate::model::clock::{Moment, Stamp};
 use crate::model::event::{CheckFinished, Event, Tick};
 use crate::model::subject::Target;
 
-/// What is known of one target while a run lasts.
+/// The state of one target.
 #[derive(Default)]
 struct Lane {
     /// Checks that finished before an earlier one of the same target.
     order: Reorder<CheckFinished>,
-    /// What the server last said of itself.
+    /// The last known address and identity of the server.
     observed: Observed,
 }
 
-/// Folds the events of a run as they come.
+/// Folds the events of a live run.
 #[derive(Default)]
 pub struct LiveHistory {
     ledger: Ledger,
     lanes: BTreeMap<Target, Lane>,
-    /// Since when nothing has been observed, before the next tick.
+    /// Since when nothing has been observed. Ends with the next tick.
     gap: Option<Moment>,
-    /// Checks that a signal cut off.
+    /// Checks that a signal interrupted.
     unfinished: u64,
 }
 
 impl LiveHistory {
-    /// Takes the next event, and gives the events that follow from it.
+    /// Processes the next event, and returns the events derived from it.
     pub fn take(&mut self, event: &Event) -> Vec<Event> {
         let mut derived = Vec::new();
         match event {
@@ -67,7 +67,7 @@ impl LiveHistory {
         derived
     }
 
-    /// What the run came to, and how many checks a signal cut off.
+    /// Returns the history, and how many checks a signal interrupted.
     pub fn finish(self) -> (Ledger, u64) {
         (self.ledger, self.unfinished)
     }
@@ -100,10 +100,11 @@ impl LiveHistory {
         }
     }
 
-    /// Takes a check into the history, after all that began before it.
+    /// Adds a check to the history, in the order in which checks began.
     fn fold(&mut self, CheckFinished { subject, tick, outcome, .. }: &CheckFinished, derived: &mut Vec<Event>) {
         let at = tick.at.stamp;
-        // Any node may tell of the cluster, and any of a shard's be its primary: that it was another one is no change.
+        // The cluster may be discovered at any node, and a shard's primary may be any of its nodes, so another server
+        // there is not a change.
         if !matches!(subject.target, Target::Cluster | Target::Shard(_)) {
             for change in self.lane(&subject.target).observed.update(&outcome.details.connection) {
                 self.record_change(subject.target.clone(), at, change, derived);
@@ -124,7 +125,7 @@ impl LiveHistory {
                 (Transition::Began, Ok(())) => None,
                 (Transition::Ended(outage), _) => Some(Event::OutageEnded {
                     subject,
-                    // The server may have come back while this check waited for it.
+                    // The server may have recovered at any time during this check.
                     at: at.later(outcome.details.elapsed),
                     at_least: outage.at_least(),
                     at_most: outage.at_most(),

@@ -1,6 +1,6 @@
-//! Folds checks into outages, availability and latency, of bounded size however many checks there are.
+//! Folds checks into outages, availability and latency, in bounded memory for any number of checks.
 //!
-//! All of it is pure: it knows no clock, no file and no socket. A live run and `report` feed the same folds.
+//! It is pure: no clock, file or socket. A live run and `report` use the same folds.
 
 pub mod intervals;
 pub mod ledger;

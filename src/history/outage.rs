@@ -1,8 +1,9 @@
-//! Folds the outcomes of checks into outages. Pure: fed live by `cycles`, and by whoever reads the logs back.
+//! Folds the results of checks into outages. Pure: used live by `cycles`, and by `report` on logs.
 //!
-//! Consecutive failed checks of one subject are one outage. Checks are points in time, so its length is known only
-//! within bounds: it lasted at least from when the first failed check met the failure to the beginning of the last one,
-//! and at most from the beginning of the last success before to the end of the first success after.
+//! Consecutive failed checks of one subject are one outage. Nothing is known between two checks, so its duration is
+//! known only within bounds. It lasted at least from the failing phase of the first failed check to the start of the
+//! last failed check, and at most from the start of the last success before it to the end of the first success after
+//! it.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -12,15 +13,14 @@ use crate::history::intervals::Intervals;
 use crate::model::clock::Moment;
 use crate::model::failure::{Failure, Kind};
 
-/// One check, as the fold sees it. Checks of one subject are observed in the order in which they began.
+/// One check of a subject. Checks of one subject must be observed in the order in which they began.
 #[derive(Clone, Debug)]
 pub struct Observation<'a> {
     pub at: Moment,
-    /// How long the check took; of one that failed, how long it was under way before it met the failure. Zero where that
-    /// is not known.
+    /// How long the check took. For a failed check: the time elapsed before the failing phase. Zero if unknown.
     pub took: Duration,
     pub failure: Option<&'a Failure>,
-    /// Time passed before this check in which checks were not due, or were missed.
+    /// There was unobserved time before this check: a break, or checks that were scheduled but not run.
     pub after_gap: bool,
 }
 
@@ -29,27 +29,28 @@ pub struct Observation<'a> {
 pub struct Outage {
     pub first_failure: Moment,
     pub last_failure: Moment,
-    /// None when the first check of all failed already: the beginning was not observed.
+    /// None if the very first check failed: the beginning was not observed.
     pub last_success_before: Option<Moment>,
-    /// None while it goes on, and when observation ended before it did.
+    /// None while the outage is ongoing, or if observation ended before it did.
     pub first_success_after: Option<Moment>,
-    /// How long the first failed check was under way before it met the failure: the server may have been well until then.
+    /// The time elapsed before the failing phase of the first failed check. The server may have been healthy until
+    /// then.
     onset: Duration,
-    /// How long the check took that ended it: the server may have come back while that check waited.
+    /// How long the first successful check took. The server may have recovered at any time during it.
     recovery: Duration,
-    /// The bounds that a live run reported, where this was read from its log.
+    /// The bounds that a live run reported, if this outage was read from its log.
     reported: Option<(Duration, Option<Duration>)>,
-    /// For some time between the two successes nothing was observed.
+    /// Part of the time between the two successes was not observed.
     pub spans_gap: bool,
     pub failed_checks: u64,
-    /// How many checks failed for which reason.
+    /// How many checks failed, by reason.
     pub kinds: BTreeMap<Kind, u64>,
-    /// What the first failed check said.
+    /// The failure of the first failed check.
     pub reason: Failure,
 }
 
 impl Outage {
-    /// It lasted no shorter than this.
+    /// The lower bound of its duration.
     pub fn at_least(&self) -> Duration {
         if let Some((at_least, _)) = self.reported {
             return at_least;
@@ -57,7 +58,7 @@ impl Outage {
         self.last_failure.since.saturating_sub(self.first_failure.since + self.onset)
     }
 
-    /// It lasted no longer than this; none when an end of it was not observed.
+    /// The upper bound of its duration. None if its beginning or its end was not observed.
     pub fn at_most(&self) -> Option<Duration> {
         if let Some((_, at_most)) = self.reported {
             return at_most;
@@ -66,17 +67,17 @@ impl Outage {
         Some(after.since.saturating_sub(before.since) + self.recovery)
     }
 
-    /// From when to when it is drawn: from the first failure to the success that ended it.
+    /// The interval to draw: from the first failure to the first success after it.
     pub fn span(&self) -> (Duration, Duration) {
         (self.first_failure.since, self.first_success_after.unwrap_or(self.last_failure).since)
     }
 
-    /// What was not seen of it.
+    /// What was not observed of it, in words.
     pub fn caveats(&self) -> Vec<&'static str> {
         [
             (self.last_success_before.is_none(), "its beginning was not observed"),
             (self.first_success_after.is_none(), "its end was not observed"),
-            (self.spans_gap, "if it was one: part of it was not observed"),
+            (self.spans_gap, "part of it was not observed, so it may be several"),
         ]
         .into_iter()
         .filter_map(|(holds, words)| holds.then_some(words))
@@ -97,15 +98,15 @@ pub enum Transition {
     Ended(Box<Outage>),
 }
 
-/// How many outages of one subject are kept, the longest. A server that flaps for weeks must not fill the memory.
+/// How many outages of one subject are kept: the longest. A server that flaps for weeks must not fill the memory.
 const KEPT: usize = 1000;
 
-/// The checks of one subject, folded.
+/// The outages of one subject.
 #[derive(Clone, Debug, Default)]
 pub struct OutageHistory {
     pub checks: u64,
     pub failures: u64,
-    /// Outages that are counted and not kept, since there were too many, and when they were.
+    /// Outages that are only counted, because there were too many to keep, and when they were.
     pub unlisted: u64,
     pub unlisted_spans: Intervals,
     last_success: Option<Moment>,
@@ -115,7 +116,7 @@ pub struct OutageHistory {
 }
 
 impl OutageHistory {
-    /// Takes the next check, and says whether it began or ended an outage.
+    /// Adds the next check. Returns whether it began or ended an outage.
     pub fn observe(&mut self, check: &Observation<'_>) -> Option<Transition> {
         self.checks += 1;
         self.gap_since_success |= check.after_gap;
@@ -130,15 +131,17 @@ impl OutageHistory {
 
     fn keep(&mut self, outage: Outage) {
         self.ended.push(outage);
-        // Only now and then, since it takes a look at all of them.
+        // Sorting is expensive, so it is done only once the list has doubled.
         if self.ended.len() < 2 * KEPT {
             return;
         }
+
         self.ended.sort_by_key(|outage| Reverse(outage.at_least()));
         let mut dropped = self.ended.split_off(KEPT);
         let by_time = |outage: &Outage| outage.first_failure.since;
         dropped.sort_by_key(by_time);
         self.ended.sort_by_key(by_time);
+
         self.unlisted += dropped.len() as u64;
         for outage in dropped {
             let (from, to) = outage.span();
@@ -146,32 +149,33 @@ impl OutageHistory {
         }
     }
 
-    /// Takes the bounds that a live run told of the outage that ended last: it knew more than its log tells.
+    /// Sets the bounds that a live run reported for the last ended outage. They are more exact than bounds computed
+    /// from its log.
     pub fn set_reported_bounds(&mut self, at_least: Duration, at_most: Option<Duration>) {
         if let Some(outage) = self.ended.last_mut().filter(|outage| outage.reported.is_none()) {
             outage.reported = Some((at_least, at_most));
         }
     }
 
-    /// Takes a check from before the time that is of interest: what it says of the state, and no count.
+    /// Takes a check from before the requested range: it sets the state but is not counted.
     pub fn remember(&mut self, check: &Observation<'_>) {
         if check.failure.is_none() {
             self.last_success = Some(check.at);
         }
     }
 
-    /// The outages so far, the one that goes on included.
+    /// All outages, including the ongoing one.
     pub fn outages(&self) -> impl Iterator<Item = &Outage> {
         self.ended.iter().chain(&self.ongoing)
     }
 
-    /// The outage that goes on.
+    /// The ongoing outage.
     #[cfg(test)]
     fn ongoing(&self) -> Option<&Outage> {
         self.ongoing.as_ref()
     }
 
-    /// The share of observed checks that succeeded, from 0 to 1; none before the first check.
+    /// The share of checks that succeeded, from 0 to 1. None before the first check.
     pub fn availability(&self) -> Option<f64> {
         (self.checks > 0).then(|| (self.checks - self.failures) as f64 / self.checks as f64)
     }
@@ -191,6 +195,7 @@ impl OutageHistory {
             kinds: BTreeMap::new(),
             reason: failure.clone(),
         });
+
         outage.last_failure = at;
         outage.failed_checks += 1;
         outage.spans_gap |= self.gap_since_success;
@@ -220,7 +225,7 @@ mod tests {
 
     use super::*;
 
-    /// Feeds checks a second apart, written as a word: `.` succeeds, `x` fails, a space is a second without a check.
+    /// Feeds one check per second, one character each: `.` succeeds, `x` fails, a space is a second without a check.
     fn fold(checks: &str) -> (OutageHistory, Vec<Outage>) {
         let start = DateTime::parse_from_rfc3339("2025-08-27T07:35:01Z").unwrap();
         let refused = Failure::new(Kind::Refused, "Connection refused");
@@ -248,7 +253,7 @@ mod tests {
     fn an_outage_lies_between_its_bounds() {
         let (history, ended) = fold("..xxx.");
         assert_eq!((history.checks, history.failures, ended.len()), (6, 3, 1));
-        // The check that began at second 2 met the failure after a tenth of a second.
+        // The failing phase of the check at second 2 began after a tenth of a second.
         assert_eq!(ended[0].at_least(), Duration::from_millis(1_900));
         // From the success at second 1 to the end of the check that began at second 5.
         assert_eq!(ended[0].at_most(), Some(Duration::from_millis(4_100)));
@@ -267,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_said_wherever_it_lies() {
+    fn a_gap_is_noted_wherever_it_is() {
         for (checks, spans) in [(". x.", true), (".x x.", true), (".x .", true), (". .x.", false), (".x. ", false)] {
             assert_eq!(fold(checks).1[0].spans_gap, spans, "{checks}");
         }

@@ -1,8 +1,9 @@
-//! Checks overlap and end in any order; outages are folded in the order in which the checks began.
+//! Puts checks in order: they overlap and end in any order, but outages are computed in the order in which checks
+//! began.
 
 use std::collections::BTreeMap;
 
-/// Holds back what later checks brought until the earlier ones are over.
+/// Holds back the results of later checks until all earlier checks have ended.
 #[derive(Debug)]
 pub struct Reorder<T> {
     held_back: BTreeMap<u64, Vec<T>>,
@@ -15,12 +16,12 @@ impl<T> Default for Reorder<T> {
 }
 
 impl<T> Reorder<T> {
-    /// Holds an item of the check `number` back.
+    /// Holds back an item of the check `number`.
     pub fn hold_back(&mut self, number: u64, item: T) {
         self.held_back.entry(number).or_default().push(item);
     }
 
-    /// Gives what is in order now, given the lowest number of a check that is still under way.
+    /// Returns the items that are in order now. `oldest` is the lowest number of a check that is still running.
     pub fn take_due(&mut self, oldest: u64) -> Vec<T> {
         if self.held_back.is_empty() {
             return Vec::new();
@@ -29,7 +30,7 @@ impl<T> Reorder<T> {
         std::mem::replace(&mut self.held_back, later).into_values().flatten().collect()
     }
 
-    /// Gives all that is held back, in order: nothing more will come.
+    /// Returns all remaining items, in order, at the end of a run.
     pub fn take_all(&mut self) -> Vec<T> {
         std::mem::take(&mut self.held_back).into_values().flatten().collect()
     }
@@ -46,7 +47,7 @@ mod tests {
         reorder.hold_back(2, "2a");
         reorder.hold_back(3, "3b");
         assert_eq!(reorder.take_due(1), Vec::<&str>::new());
-        // The second is the oldest and not over, so what it brings is in order from here on.
+        // Check 2 is the oldest running check, so its items are in order.
         assert_eq!(reorder.take_due(2), ["2a"]);
         assert_eq!(reorder.take_due(3), ["3a", "3b"]);
 

@@ -1,11 +1,11 @@
-//! A figure over time, in a bounded number of equal spans: when time goes beyond the last, neighbours are merged.
+//! A value over time, in a bounded number of equal spans: when they no longer suffice, neighbours are merged.
 
 use std::time::Duration;
 
-/// How many spans there are at most: about as many as a page has room for points.
+/// The maximum number of spans: about as many points as fit on a page.
 const SPANS: usize = 512;
 
-/// The values that fell into one span.
+/// The values in one span.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Span {
     pub count: u64,
@@ -14,7 +14,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// The mean of its values; none when there was none.
+    /// The mean of its values. None if it has none.
     pub fn mean(&self) -> Option<Duration> {
         u32::try_from(self.count).ok().filter(|count| *count > 0).map(|count| self.sum / count)
     }
@@ -35,11 +35,14 @@ pub struct TimeSeries {
 }
 
 impl TimeSeries {
-    /// Adds a value at a time since the fold's origin. One that lies before the first counts with that.
+    /// Adds a value. `at` is the time since the origin of the fold. A value before the first one is added to the first
+    /// span.
     pub fn add(&mut self, at: Duration, value: Duration) {
         if self.spans.is_empty() {
-            (self.start, self.width) = (at, Duration::from_millis(1));
+            self.start = at;
+            self.width = Duration::from_millis(1);
         }
+
         let index = loop {
             let offset = at.saturating_sub(self.start).as_nanos() / self.width.as_nanos().max(1);
             match usize::try_from(offset) {
@@ -47,13 +50,14 @@ impl TimeSeries {
                 _ => self.halve(),
             }
         };
+
         if self.spans.len() <= index {
             self.spans.resize(index + 1, Span::default());
         }
         self.spans[index] = self.spans[index].merge(Span { count: 1, sum: value, max: value });
     }
 
-    /// Makes each two spans one.
+    /// Merges each pair of spans.
     fn halve(&mut self) {
         self.width *= 2;
         self.spans = self.spans.chunks(2).map(|pair| pair.iter().copied().fold(Span::default(), Span::merge)).collect();

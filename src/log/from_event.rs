@@ -1,4 +1,4 @@
-//! The records that an event becomes.
+//! Converts events to records.
 
 use crate::log::record::{Mark, Mode, Record};
 use crate::model::change::Changed;
@@ -12,7 +12,7 @@ pub fn records_of(event: Event, records: &mut Vec<Record>) {
             if !writes {
                 return;
             }
-            // Anew in each cycle, since a log that is rotated away takes the mark with it.
+            // Repeated in each cycle, because the current log file may have been rotated.
             Mark::Canary { at }
         }
         Event::CycleCompleted { cycle, at, break_duration } => {
@@ -41,7 +41,7 @@ pub fn records_of(event: Event, records: &mut Vec<Record>) {
     records.push(Record::Mark(mark));
 }
 
-/// The block of a scan, and then its failures once more, for the error log.
+/// The block of a scan, followed by its failures for the error log.
 fn records_of_scan(scan: Scan) -> Vec<Record> {
     let Scan { at, checks, took, canary, stopped, .. } = scan;
     let failed = checks.iter().filter(|check| check.result.is_err()).map(|check| Record::Check {

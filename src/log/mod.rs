@@ -1,6 +1,6 @@
-//! The log files: what a record is, how it is written, and how it is read back.
+//! The log files: records, how they are written, and how they are read back.
 //!
-//! It knows nothing of sockets, terminals and flags.
+//! It does not know sockets, terminals or flags.
 
 pub mod format;
 pub mod from_event;

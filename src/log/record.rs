@@ -1,4 +1,4 @@
-//! A record, as it is written, and an entry, as one line of it is read back.
+//! Records, as they are written, and entries, as lines are read back.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::model::outcome::{CheckResult, ConnectionInfo, Details};
 use crate::model::signal::Signal;
 use crate::model::subject::{Subject, Target};
 
-/// The command that made a record.
+/// The command that wrote a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Dbs,
     Cycles,
 }
 
-/// One record: a line, or a whole block of `dbs`. It is never split over two calls of `write(2)`.
+/// One record: a line, or a whole block of `dbs`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
     /// The block of one scan by `dbs`.
@@ -47,7 +47,7 @@ pub enum Record {
     Mark(Mark),
 }
 
-/// An event of a run, in the classic format a line `=== … ===`.
+/// An event of a run: a line `=== … ===` in the classic format.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mark {
     CycleStarted {
@@ -56,9 +56,9 @@ pub enum Mark {
     },
     CycleCompleted {
         cycle: u32,
-        /// How long the break is that follows.
+        /// How long the following break is.
         break_duration: Duration,
-        /// The classic line does not tell; read back, it is that of the line before.
+        /// Classic lines do not contain it; when they are read back, it is the time of the previous line.
         at: Stamp,
     },
     AllFinished {
@@ -78,13 +78,13 @@ pub enum Mark {
         to: Stamp,
         missed: u64,
     },
-    /// Records could not be written, so the results of checks in this time are not known.
+    /// Records could not be written, so the results of the checks in this time are unknown.
     RecordsLost {
         from: Stamp,
         to: Stamp,
         count: u64,
     },
-    /// The target is not as it was at the check before.
+    /// A property of the target differs from the previous check.
     Changed {
         target: Target,
         at: Stamp,
@@ -97,9 +97,9 @@ pub enum Mark {
     OutageEnded {
         subject: Subject,
         at: Stamp,
-        /// Bounds of its length.
+        /// The bounds of its duration.
         at_least: Duration,
-        /// None where the beginning was not observed.
+        /// None if the beginning was not observed.
         at_most: Option<Duration>,
     },
 }
@@ -111,7 +111,7 @@ pub enum Destination {
     Health,
     /// Successes and marks of `cycles`.
     Success,
-    /// Failures, and where outages began and ended.
+    /// Failures, and marks where outages began and ended.
     Error,
 }
 
@@ -131,10 +131,10 @@ impl Destination {
 /// The format in which records are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// The lines of the scripts that this tool replaces: `2025-08-27 07:35:01 SUCCESS 1`.
+    /// Classic text lines, as written by the scripts that this tool replaces: `2025-08-27 07:35:01 SUCCESS 1`.
     #[default]
     Classic,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -149,7 +149,7 @@ impl Record {
         }
     }
 
-    /// Displays the record in a format, without the last line's end.
+    /// Displays the record in a format, without the final line end.
     pub fn in_format(&self, format: Format) -> impl fmt::Display {
         struct Formatted<'a>(&'a Record, Format);
         impl fmt::Display for Formatted<'_> {
@@ -161,24 +161,24 @@ impl Record {
     }
 }
 
-/// Displays the classic lines, without the last line's end.
+/// Displays the classic lines, without the final line end.
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         format::write(self, Format::Classic, f)
     }
 }
 
-/// What one line of a log says when it is read back. A block of `dbs` is several lines, and so several entries.
+/// The content of one log line, as read back. A block of `dbs` has several lines, and so several entries.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry {
     BlockBegan(Stamp),
-    /// One database of the block that began last.
+    /// One database of the current block.
     CheckResult {
         subject: Subject,
         result: Result<(), Failure>,
-        /// None where the line does not tell.
+        /// None if the line does not contain it.
         elapsed: Option<Duration>,
-        /// The server that answered, where the line tells.
+        /// The server that answered, if the line contains it.
         connection: Option<Box<ConnectionInfo>>,
     },
     /// Each check of the block also wrote a canary key.
@@ -186,7 +186,7 @@ pub enum Entry {
     BlockEnded,
     Check {
         at: Stamp,
-        /// None where the line does not tell.
+        /// None if the line does not contain it.
         mode: Option<Mode>,
         subject: Subject,
         result: Result<(), Failure>,
@@ -195,7 +195,7 @@ pub enum Entry {
     Mark(Mark),
 }
 
-/// A line that is in no known format.
+/// A line in an unknown format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a line of a health log")]
 pub struct Unreadable;

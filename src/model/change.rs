@@ -9,10 +9,10 @@ use crate::model::outcome::ConnectionInfo;
 use crate::model::server::Identity;
 use crate::model::subject::Target;
 
-/// What about an endpoint changed.
+/// Which property of a target changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aspect {
-    /// The address behind the name.
+    /// The address that the name resolves to.
     Address,
     Role,
     /// Engine and version.
@@ -26,7 +26,7 @@ pub enum Aspect {
 impl Aspect {
     pub const ALL: [Aspect; 5] = [Aspect::Address, Aspect::Role, Aspect::Engine, Aspect::RunId, Aspect::Member];
 
-    /// The word for programs.
+    /// The name in JSON records.
     pub fn as_str(self) -> &'static str {
         match self {
             Aspect::Address => "address",
@@ -46,7 +46,7 @@ pub struct Change {
     pub to: String,
 }
 
-/// Something about who was checked was not as before.
+/// A change of a target, and when it was observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed {
     pub target: Target,
@@ -54,21 +54,21 @@ pub struct Changed {
     pub change: Change,
 }
 
-/// What a new look at a cluster's topology changed.
+/// The difference between a discovered topology and the one before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopologyChange {
     /// Nodes and shards that were not known before.
     pub added: Vec<Target>,
     /// Nodes and shards that no longer belong to the cluster.
     pub removed: Vec<Target>,
-    /// Shards that have another primary, and the names of the old one and the new.
+    /// Shards with a new primary, with the names of the old and the new one.
     pub moved: Vec<(Target, Arc<str>, Arc<str>)>,
-    /// No node was known before at all.
+    /// No node was known before.
     pub is_first: bool,
 }
 
 impl TopologyChange {
-    /// What changed for each target. That the first look finds nodes is no change.
+    /// The changes by target. Nodes found by the first discovery are not changes.
     pub fn changes(&self) -> Vec<(Target, Change)> {
         let change = |aspect, from: &str, to: &str| Change { aspect, from: from.to_owned(), to: to.to_owned() };
         let removed = self.removed.iter().map(|target| (target, change(Aspect::Member, "present", "absent")));
@@ -79,14 +79,15 @@ impl TopologyChange {
     }
 }
 
-/// Which targets are checked: those that left a cluster are not, and once its nodes are known neither is the endpoint.
+/// Which targets are still checked. Nodes and shards that left the cluster are not, nor is the endpoint once the
+/// cluster's nodes are known.
 #[derive(Clone, Debug, Default)]
 pub struct ActiveTargets {
     inactive: BTreeSet<Target>,
 }
 
 impl ActiveTargets {
-    /// Takes what a new look at the topology changed.
+    /// Applies a topology change.
     pub fn update(&mut self, change: &TopologyChange) {
         if change.is_first {
             self.inactive.insert(Target::Endpoint);
@@ -97,33 +98,35 @@ impl ActiveTargets {
         }
     }
 
-    /// Whether more checks of the target are to come. One that left may have been down, and nobody will see it up.
+    /// Whether the target is still checked. A target that left while it was down would otherwise be shown as down
+    /// forever.
     pub fn contains(&self, target: &Target) -> bool {
         !self.inactive.contains(target)
     }
 }
 
-/// How many servers behind one name are remembered.
+/// How many servers are remembered for one name.
 const REMEMBERED: usize = 64;
 
-/// What an endpoint last told of itself. What a check did not tell is taken to be as before.
+/// The last known address and identity of a target. A property that a check did not learn counts as unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     address: Option<IpAddr>,
-    /// By address: a name may have several, and its answers come in any order. Without an address, a Unix socket's.
+    /// By address, because a name may resolve to several addresses, in any order. The key is `None` for a Unix socket.
     identities: BTreeMap<Option<IpAddr>, Identity>,
 }
 
 impl Observed {
-    /// Takes what a check told and returns what that changed.
+    /// Records what a check learned and returns the changes.
     ///
-    /// A name that moved is compared with what was behind it before. Where it has several addresses at once, each is
-    /// compared with itself.
+    /// If the name moved to another address, the server there is compared with the one at the old address. If the name
+    /// has several addresses at once, each is compared with its own last state.
     pub fn update(&mut self, info: &ConnectionInfo) -> Vec<Change> {
         let mut changes = Vec::new();
         let before = self.address;
         let address = info.peer.map(|peer| peer.ip()).or(before);
         let moved = before.filter(|before| address != Some(*before) && !info.addresses.contains(before));
+
         let mut compare = |aspect, from: Option<String>, to: Option<String>| {
             if let (Some(from), Some(to)) = (from, to)
                 && from != to
@@ -131,26 +134,29 @@ impl Observed {
                 changes.push(Change { aspect, from, to });
             }
         };
+
         compare(Aspect::Address, moved.map(|ip| ip.to_string()), address.map(|ip| ip.to_string()));
+
         let known = self.identities.get(&if moved.is_some() { before } else { address }).cloned().unwrap_or_default();
-        let told = &info.identity;
-        compare(Aspect::Role, known.role.map(|role| role.to_string()), told.role.map(|role| role.to_string()));
-        compare(Aspect::Engine, known.engine_and_version(), told.engine_and_version());
-        // Another server has another run id; only at the same address does that mean a restart.
+        let reported = &info.identity;
+        compare(Aspect::Role, known.role.map(|role| role.to_string()), reported.role.map(|role| role.to_string()));
+        compare(Aspect::Engine, known.engine_and_version(), reported.engine_and_version());
+        // Another server always has another run id. A new run id means a restart only at the same address.
         if moved.is_none() {
-            compare(Aspect::RunId, known.run_id.clone(), told.run_id.clone());
+            compare(Aspect::RunId, known.run_id.clone(), reported.run_id.clone());
         }
+
         self.address = address;
         if self.identities.len() >= REMEMBERED && !self.identities.contains_key(&address) {
             self.identities.clear();
         }
         let run_id = if moved.is_some() { None } else { known.run_id.clone() };
-        let engine = if told.engine.is_some() { told } else { &known };
+        let engine = if reported.engine.is_some() { reported } else { &known };
         let now = Identity {
-            role: told.role.or(known.role),
+            role: reported.role.or(known.role),
             engine: engine.engine.clone(),
             version: engine.version.clone(),
-            run_id: told.run_id.clone().or(run_id),
+            run_id: reported.run_id.clone().or(run_id),
         };
         self.identities.insert(address, now);
         changes
@@ -163,7 +169,7 @@ mod tests {
     use crate::model::server::Role;
 
     #[test]
-    fn changes_are_what_differs_from_the_last_that_was_told() {
+    fn only_differences_from_the_last_known_state_are_changes() {
         let info = |peer: Option<&str>, addresses: &[&str], identity: &Identity| ConnectionInfo {
             peer: peer.map(|ip| format!("{ip}:6379").parse().unwrap()),
             addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
@@ -181,10 +187,10 @@ mod tests {
         assert_eq!(update(Some(old), &[old], server(Role::Primary, "a")), []);
         assert_eq!(update(None, &[], Identity::default()), []);
         assert_eq!(update(Some(old), &[old], server(Role::Replica, "b")), [Aspect::Role, Aspect::RunId]);
-        // Another server, so its run id says nothing about a restart.
+        // Another server, so its run id does not show a restart.
         assert_eq!(update(Some(new), &[new], server(Role::Primary, "c")), [Aspect::Address, Aspect::Role]);
         assert_eq!(update(Some(new), &[new], server(Role::Primary, "c")), []);
-        // A name with two addresses did not move, and its servers differ without having changed.
+        // A name with two addresses has not moved, and the two servers may differ.
         assert_eq!(update(Some("10.0.3.1"), &["10.0.3.1", new], server(Role::Replica, "d")), []);
         assert_eq!(update(Some(new), &[new, "10.0.3.1"], server(Role::Primary, "c")), []);
         assert_eq!(update(Some("10.0.3.1"), &["10.0.3.1", new], server(Role::Primary, "d")), [Aspect::Role]);

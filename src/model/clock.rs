@@ -1,4 +1,4 @@
-//! The wall clock, read for stamps only. Durations and schedules use the monotonic clock, which no NTP step moves.
+//! The wall clock, read for timestamps only. Durations and schedules use the monotonic clock, which NTP does not step.
 
 use std::fmt;
 use std::time::Duration;
@@ -41,12 +41,11 @@ impl Stamp {
     }
 }
 
-/// When a check began: as the logs say it, and on a scale whose differences are true durations.
+/// When a check began: a timestamp for the logs, and a time whose differences are true durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     pub stamp: Stamp,
-    /// Time since an arbitrary origin, the same for all moments of one fold; from the monotonic clock where that is
-    /// known.
+    /// Time since an arbitrary origin that all moments of one fold share. From the monotonic clock in a live run.
     pub since: Duration,
 }
 
@@ -58,7 +57,7 @@ impl Moment {
     }
 }
 
-/// Gives stamps in one style for a whole run.
+/// Reads the wall clock, with the same zone and precision for a whole run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
     /// UTC instead of local time.
@@ -72,10 +71,10 @@ impl Clock {
         Stamp { at, millis: self.millis }
     }
 
-    /// The moment `wait` from now; none beyond the years that a calendar has.
+    /// The moment `wait` from now. None if that is out of range.
     pub fn after(self, wait: Duration) -> Option<Stamp> {
         let at = Utc::now().checked_add_signed(TimeDelta::from_std(wait).ok()?)?;
-        // Local time may be another offset by then.
+        // Daylight saving time may change until then.
         let at = if self.utc { at.fixed_offset() } else { at.with_timezone(&Local).fixed_offset() };
         Some(Stamp { at, millis: self.millis })
     }

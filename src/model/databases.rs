@@ -2,22 +2,22 @@
 
 use std::ops::RangeInclusive;
 
-/// The highest index that can be asked for: engines before 6.0 allowed 1.2 million databases on ElastiCache.
+/// The highest index that is accepted: ElastiCache allowed 1.2 million databases before engine version 6.0.
 pub const MAX_INDEX: u32 = 1_199_999;
 
 /// Which logical databases to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Databases {
-    /// This index alone.
+    /// Only this index.
     One(u32),
     /// 0 up to and including this index.
     UpTo(u32),
-    /// 0 up to the last index that the server has. SELECT is how to find it: CONFIG is forbidden on ElastiCache.
+    /// 0 up to the last index of the server, which SELECT finds: CONFIG is forbidden on ElastiCache.
     Auto,
 }
 
 impl Databases {
-    /// How many there are, where that is known.
+    /// The number of databases, if it is known in advance.
     pub fn count(self) -> Option<u64> {
         let range = self.range();
         (self != Databases::Auto).then(|| u64::from(range.end() - range.start()) + 1)

@@ -13,7 +13,7 @@ pub fn seconds(duration: Duration) -> impl Display {
     }
 }
 
-/// A duration in one short unit, for people: `412 us`, `1.3 ms`, `2.5 s`. Nothing is formatted until it is displayed.
+/// A duration in one unit: `412 us`, `1.3 ms`, `2.5 s`. It is formatted only when it is displayed.
 pub fn brief(duration: Duration) -> impl Display {
     Brief(duration)
 }

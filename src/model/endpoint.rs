@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// Where the server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// A host name or an IP address, looked up anew for each connection.
+    /// A host name or an IP address. A name is resolved again for each connection.
     Tcp { host: String, port: u16 },
     /// The path of a Unix socket.
     Unix(PathBuf),

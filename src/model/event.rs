@@ -1,8 +1,8 @@
-//! The interface between those who check and those who record.
+//! The interface between the checks and the recorder.
 //!
-//! The probe thread sends events in the order in which things happened, and the recorder hands each of them to its
-//! sinks: log, history, metrics, console. Nothing flows back. The history answers with events of its own, for the sinks
-//! behind it: an outage began or ended, something changed.
+//! The probe thread sends events in the order in which they happened. The recorder passes each one to its sinks: log,
+//! history, metrics, console. Nothing flows back. The history derives further events for the other sinks: an outage
+//! began or ended, a target changed.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use crate::model::outcome::{CheckResult, Outcome};
 use crate::model::signal::Signal;
 use crate::model::subject::{Subject, Target};
 
-/// When checks began, and their number: the same for all targets that are checked at the same time.
+/// When checks began, and their number. All targets checked at the same time share one tick.
 #[derive(Clone, Copy, Debug)]
 pub struct Tick {
     /// Counts the ticks of a run from 1.
     pub number: u64,
     pub at: Moment,
-    /// How often observation had been interrupted before.
+    /// How often observation was interrupted before this tick.
     pub gaps: u64,
-    /// A canary write is part of the check, and told apart from its reads.
+    /// The check includes a canary write, which has its own result.
     pub writes: bool,
 }
 
@@ -33,59 +33,59 @@ pub enum Event {
         /// Counts from 1.
         cycle: u32,
         at: Stamp,
-        /// Each check writes a canary too.
+        /// Each check also writes a canary key.
         writes: bool,
     },
-    /// A cycle is over, and another one follows after a break.
+    /// A cycle ended, and another one follows after a break.
     CycleCompleted { cycle: u32, at: Moment, break_duration: Duration },
     /// The checks of a tick begin.
     TickStarted(Tick),
     /// One database of a target was checked.
     CheckFinished(CheckFinished),
-    /// A check ended after a later one of the same target had finished; those up to `oldest` are in order now.
+    /// A check ended after a later check of the same target. All checks up to `oldest` can now be processed in order.
     CheckEnded {
         target: Target,
-        /// The lowest number of a check of the target that is still under way; `u64::MAX` where there is none.
+        /// The lowest number of a check of the target that is still running; `u64::MAX` if there is none.
         oldest: u64,
     },
-    /// Nodes or shards of a cluster came, went, or changed places.
+    /// Nodes or shards were added or removed, or a shard has a new primary.
     TopologyChanged { tick: Tick, change: TopologyChange },
-    /// No check was made, although some were scheduled, because this process or its machine did not run.
+    /// Checks were scheduled but not run, because this process or its machine was suspended.
     NotObserved {
         from: Moment,
         to: Stamp,
         /// How many checks were scheduled but not run.
         missed: u64,
     },
-    /// Checks were made whose events found no room in the queue.
+    /// Checks ran, but the queue was full, so their events were dropped.
     RecordsLost { from: Moment, to: Stamp, count: u64 },
     /// A signal ended the run.
     Stopped {
         signal: Signal,
         at: Stamp,
-        /// How many checks it cut off.
+        /// How many checks it interrupted.
         unfinished: u64,
     },
-    /// The schedule is through.
+    /// The schedule is finished.
     AllFinished { at: Stamp },
-    /// `dbs` has checked all databases, or was stopped.
+    /// `dbs` checked all databases, or was stopped.
     ScanFinished(Scan),
-    /// From the history: a subject failed for the first time after it had passed, or in the run.
+    /// From the history: the first failed check of a subject in this run, or after a check that passed.
     OutageBegan { subject: Subject, at: Stamp, kind: Kind },
     /// From the history: a subject passed again.
     OutageEnded { subject: Subject, at: Stamp, at_least: Duration, at_most: Option<Duration> },
-    /// From the history: something about a target is not as it was at the check before.
+    /// From the history: a property of a target differs from the previous check.
     Changed(Changed),
 }
 
-/// What came of the check of one database of a target.
+/// The result for one database of a target.
 #[derive(Clone, Debug)]
 pub struct CheckFinished {
     pub subject: Subject,
     pub tick: Tick,
     pub outcome: Outcome,
-    /// The lowest number of a check of the same target that is still under way. Checks overlap and end in any order;
-    /// outages are folded in the order in which the checks began.
+    /// The lowest number of a check of the same target that is still running. Checks overlap and end in any order, but
+    /// the history processes them in the order in which they began.
     pub oldest: u64,
 }
 
@@ -97,9 +97,9 @@ pub struct Scan {
     pub took: Duration,
     /// Each check wrote a canary too.
     pub canary: bool,
-    /// The signal that ended the scan before it was through, and how many databases it left unchecked, where their
-    /// number is known.
+    /// The signal that ended the scan early, and when.
     pub stopped: Option<(Signal, Stamp)>,
+    /// How many databases were not checked because of the signal, if the number of databases is known.
     pub unchecked: Option<u64>,
 }
 
@@ -109,11 +109,10 @@ impl Event {
         matches!(self, Event::Stopped { .. } | Event::AllFinished { .. } | Event::ScanFinished(_))
     }
 
-    /// How many records the log gets of it.
+    /// How many log records it becomes.
     pub fn records(&self) -> u64 {
         match self {
-            Event::TickStarted(_) | Event::CheckEnded { .. } => 0,
-            Event::TopologyChanged { .. } => 0,
+            Event::TickStarted(_) | Event::CheckEnded { .. } | Event::TopologyChanged { .. } => 0,
             Event::CycleStarted { writes: true, .. } => 2,
             Event::ScanFinished(scan) => 1 + scan.checks.iter().filter(|check| check.result.is_err()).count() as u64,
             _ => 1,
@@ -121,11 +120,11 @@ impl Event {
     }
 }
 
-/// One of those that take the events of a run: they know nothing of each other, nor of who checks.
+/// A consumer of the events of a run. Sinks do not depend on each other or on the checks.
 pub trait Sink: Send {
-    /// Takes the next event.
+    /// Processes the next event.
     fn take(&mut self, event: &Event);
 
-    /// All events that came together were taken.
+    /// Called after each batch of events.
     fn flush(&mut self) {}
 }

@@ -1,6 +1,6 @@
-//! The closed set of reasons why a check fails, and how an I/O error or a server's error reply becomes one.
+//! The fixed set of reasons why a check fails, and how I/O errors and error replies map to them.
 //!
-//! A failed check is a value. It is logged as `kind: detail`: the kind is for programs, the detail for people.
+//! A failure is logged as `kind: detail`: the kind is for programs, the detail for people.
 
 use std::fmt;
 use std::io;
@@ -18,11 +18,11 @@ pub enum Kind {
     Refused,
     /// There is no route to the address.
     Unreachable,
-    /// The deadline passed; the detail names the phase that ran out.
+    /// The deadline passed; the detail names the phase that timed out.
     Timeout,
     /// The peer reset the connection.
     Reset,
-    /// The peer closed the connection before it had answered.
+    /// The peer closed the connection before it answered.
     Closed,
     /// The TLS handshake failed.
     Tls,
@@ -38,26 +38,26 @@ pub enum Kind {
     MasterDown,
     /// `CLUSTERDOWN`: the cluster does not serve the slot.
     ClusterDown,
-    /// The server has no connection left to give.
+    /// The server's connection limit is reached.
     MaxClients,
-    /// The index lies outside the server's databases.
+    /// The server has no database with this index.
     NoSuchDb,
     /// `BUSY`: a script or function blocks the server.
     Busy,
-    /// `MISCONF`: the server refuses commands because it cannot save.
+    /// `MISCONF`: the server refuses commands because it cannot save to disk.
     MisConf,
-    /// The server is not in the expected role.
+    /// The server does not have the expected role.
     Role,
-    /// The canary write was not read back as written.
+    /// The canary key that was read back is not the one that was written.
     Canary,
-    /// The peer does not speak the Redis protocol as it should.
+    /// The reply is not valid Redis protocol.
     Protocol,
-    /// Anything else.
+    /// Any other error.
     Error,
 }
 
 impl Kind {
-    /// Every kind, in the order of the documentation.
+    /// All kinds, in the order of the README.
     pub const ALL: [Kind; 21] = [
         Kind::Dns,
         Kind::Refused,
@@ -82,7 +82,7 @@ impl Kind {
         Kind::Error,
     ];
 
-    /// The word that stands in the logs.
+    /// The name in the logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Dns => "dns",
@@ -116,7 +116,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A word that is no [`Kind`].
+/// A word that is not a [`Kind`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a kind of failure")]
 pub struct UnknownKind;
@@ -129,14 +129,14 @@ impl FromStr for Kind {
     }
 }
 
-/// A step of a check that can run out of time.
+/// A phase of a check that can time out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Looking the host name up.
+    /// Resolving the host name.
     Resolve(String),
     /// Opening the connection to this address.
     Connect(String),
-    /// Agreeing on TLS with this address.
+    /// Negotiating TLS with this address.
     Tls(String),
     /// Waiting for the reply to this command.
     Reply(&'static str),
@@ -153,13 +153,13 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Why one check failed: a kind and a text for people.
+/// Why a check failed.
 ///
 /// `Display` gives the line for the logs: one line, printable, at most [`MAX_TEXT`] bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub kind: Kind,
-    /// As it was met, not yet escaped or cut. For a server's error reply it is the wire text.
+    /// The original text, not escaped or truncated. For an error reply it is the wire text.
     pub detail: String,
 }
 
@@ -168,34 +168,34 @@ impl Failure {
         Failure { kind, detail: detail.into() }
     }
 
-    /// The same, and behind it in brackets what to do.
+    /// Appends advice to the detail, in brackets.
     #[must_use]
     pub fn with_advice(self, advice: &str) -> Self {
         Failure { detail: format!("{} ({advice})", self.detail), ..self }
     }
 
-    /// Whether a server refused AUTH for what it presented, so that another password may fare better.
+    /// Whether the server rejected the password, so that a newer one may be accepted.
     pub fn is_wrong_password(&self) -> bool {
         self.kind == Kind::Auth
             && ["WRONGPASS", "ERR invalid password"].iter().any(|text| self.detail.starts_with(text))
     }
 
-    /// The deadline passed in `phase`; `limit` is the whole time that the check had.
+    /// The deadline passed in `phase`; `limit` is the time limit of the whole check.
     pub fn timeout(phase: &Phase, limit: Duration) -> Self {
         Failure::new(Kind::Timeout, format!("{phase} within {}", humantime::format_duration(limit)))
     }
 
-    /// A name that the system's resolver could not turn into an address.
+    /// The system's resolver found no address for a name.
     pub fn dns(host: &str, error: &io::Error) -> Self {
         let text = error_text(error);
         let reason = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
         Failure::new(Kind::Dns, format!("{host}: {reason}"))
     }
 
-    /// An error reply, by its wire text without the leading `-`.
+    /// Classifies an error reply. `wire` is its text without the leading `-`.
     ///
-    /// The codes are those of Redis's `server.c` (`createSharedObjects`) and `networking.c`; only a text tells a full
-    /// server and an index out of range from other `ERR` replies.
+    /// The codes are from Redis's `server.c` (`createSharedObjects`) and `networking.c`. A full server and an index out
+    /// of range both use the code `ERR`, so they are recognised by their text.
     pub fn from_reply(wire: &str) -> Self {
         let (code, rest) = wire.split_once(' ').unwrap_or((wire, ""));
         let kind = match code {
@@ -216,8 +216,8 @@ impl Failure {
     }
 }
 
-/// How many bytes of an error reply are words that engines begin replies with: those of Redis and Valkey, whose `server.c`
-/// has most (`createSharedObjects`). What follows may be anything.
+/// The length of the fixed text at the beginning of an error reply, in bytes. What follows it may quote user input.
+/// Most of these texts are in `server.c` of Redis and Valkey (`createSharedObjects`).
 pub fn known_prefix_length(wire: &str) -> usize {
     KNOWN_PREFIXES.iter().filter(|text| wire.starts_with(**text)).map(|text| text.len()).max().unwrap_or(0)
 }
@@ -267,17 +267,18 @@ const KNOWN_PREFIXES: [&str; 42] = [
     "ASK ",
 ];
 
-/// How engines word an index that does not exist: Redis 4 and newer, older ones, cluster mode before Valkey 9.
+/// The error texts for an index that does not exist: of Redis 4 and newer, of older versions, of cluster mode before
+/// Valkey 9.
 const NO_SUCH_DB: [&str; 3] = ["DB index is out of range", "invalid DB index", "SELECT is not allowed in cluster mode"];
 
-/// How engines without ACLs (before Redis 6) and password-less servers refuse AUTH.
+/// The error texts for AUTH of engines without ACLs (before Redis 6) and of servers without a password.
 const AUTH_REFUSED: [&str; 3] = ["invalid password", "Client sent AUTH", "AUTH <password> called without"];
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind as Io;
         let kind = match error.kind() {
-            // A Unix socket whose file is missing is a server that does not listen.
+            // If the file of a Unix socket is missing, no server listens there.
             Io::ConnectionRefused | Io::NotFound => Kind::Refused,
             Io::HostUnreachable | Io::NetworkUnreachable | Io::NetworkDown => Kind::Unreachable,
             Io::TimedOut => Kind::Timeout,
@@ -299,7 +300,7 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
-    /// The detail as it stands in the logs: on one line, printable, cut.
+    /// The detail as logged: one printable line, truncated.
     pub fn printable_detail(&self) -> String {
         let mut text = String::new();
         escape_into(&mut text, &self.detail, MAX_TEXT);
@@ -307,7 +308,7 @@ impl Failure {
     }
 }
 
-/// An I/O error's text without Rust's ` (os error 111)`: the logs are read by people who know errno's texts.
+/// The text of an I/O error without the suffix ` (os error 111)` that Rust adds.
 fn error_text(error: &io::Error) -> String {
     let text = error.to_string();
     match text.rfind(" (os error ") {
@@ -348,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_wrong_password_asks_for_another() {
+    fn only_a_rejected_password_calls_for_another() {
         for (wire, wrong) in [
             ("WRONGPASS invalid username-password pair or user is disabled.", true),
             ("ERR invalid password", true),

@@ -1,6 +1,6 @@
-//! The domain: what is checked, what came of it, and what changed.
+//! The domain: what is checked, with which result, and what changed.
 //!
-//! Everything imports it, and it imports nobody. It knows no socket, no file and no terminal.
+//! All other folders import it, and it imports none of them. It does no I/O: no sockets, files or terminals.
 
 pub mod change;
 pub mod clock;

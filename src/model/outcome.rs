@@ -1,4 +1,4 @@
-//! What came of a check.
+//! The result of a check.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -8,32 +8,32 @@ use crate::model::failure::{Failure, Kind};
 use crate::model::server::Identity;
 use crate::model::subject::Subject;
 
-/// What came of the check of one database.
+/// The result of checking one database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub db: u32,
-    /// The canary write failed, after SELECT and PING had passed.
+    /// SELECT and PING passed, but the canary write failed.
     pub write: bool,
     pub result: Result<(), Failure>,
     pub details: Details,
 }
 
 impl Outcome {
-    /// How long the check took; of one that failed, how long it was under way before it met the failure, as far as that is
-    /// known. The wait for a reply that is an error belongs to the failure: whoever waits is not served.
+    /// How long the check took. For a failed check: the time elapsed before the failing phase, as far as it is known.
+    /// Waiting for an error reply counts as part of the failure, because a client is not served meanwhile.
     pub fn took(&self) -> Duration {
         let Details { elapsed, select, ping, write, .. } = self.details;
         match &self.result {
             Ok(()) => elapsed,
             Err(_) if self.write => elapsed.saturating_sub(write),
-            // Which phase it was that ran out, and when that began, is in the text alone.
+            // Only the text names the phase that timed out, and when it began is not recorded.
             Err(failure) if failure.kind == Kind::Timeout => Duration::ZERO,
             Err(_) => elapsed.saturating_sub(select + ping + write),
         }
     }
 }
 
-/// How long each phase of opening a connection took. A phase that was not needed, or not reached, took no time.
+/// How long each phase of opening a connection took. Zero for a phase that was not needed or not reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timings {
     pub resolve: Duration,
@@ -42,26 +42,27 @@ pub struct Timings {
     pub auth: Duration,
 }
 
-/// What is known of a check beyond its verdict. The classic lines leave it out.
+/// Details of a check besides its result. Classic lines do not contain them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {
-    /// From the check's start to its verdict; for one of several databases from the scan's start.
+    /// From the start of the check to the result of this database. If a check covers several databases, all are
+    /// measured from its start.
     pub elapsed: Duration,
-    /// Waiting for the replies to SELECT, then to PING, then to the canary's commands.
+    /// The time spent waiting for the replies to SELECT, PING and the canary's commands.
     pub select: Duration,
     pub ping: Duration,
     pub write: Duration,
-    /// The connection that the check was made over; shared by all that were.
+    /// The connection, shared by all results over it.
     pub connection: Arc<ConnectionInfo>,
 }
 
-/// What is known of a connection, also of one that did not open.
+/// What is known about a connection, even if it failed to open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionInfo {
     pub timings: Timings,
-    /// The address that answered, or was tried last; none for a Unix socket.
+    /// The address that accepted the connection, or was tried last. None for a Unix socket.
     pub peer: Option<SocketAddr>,
-    /// All addresses that the name had.
+    /// All addresses that the name resolved to.
     pub addresses: Vec<IpAddr>,
     pub identity: Identity,
 }
@@ -72,7 +73,7 @@ pub struct CheckResult {
     pub subject: Subject,
     pub result: Result<(), Failure>,
     pub details: Details,
-    /// A canary write was part of it, unless it failed before.
+    /// The check includes a canary write.
     pub writes: bool,
 }
 
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wait_for_an_error_belongs_to_the_failure() {
+    fn waiting_for_an_error_reply_does_not_count_as_time_before_the_failure() {
         let millis = Duration::from_millis;
         let details = Details {
             elapsed: millis(100),

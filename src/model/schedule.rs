@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-/// The plan of a `cycles` run.
+/// The schedule of a `cycles` run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
     pub cycles: u32,
     /// How long one cycle lasts.
     pub run_duration: Duration,
-    /// From one check's start to the next one's.
+    /// From the start of one check to the start of the next.
     pub check_interval: Duration,
-    /// The break between two cycles; none follows the last.
+    /// The break between two cycles. There is none after the last.
     pub break_duration: Duration,
 }
 
@@ -24,7 +24,7 @@ pub enum Step {
 }
 
 impl Schedule {
-    /// How long the whole run takes; none when that is longer than a `Duration` holds.
+    /// How long the whole run takes. None if that overflows a `Duration`.
     pub fn total(&self) -> Option<Duration> {
         let cycles = self.run_duration.checked_mul(self.cycles)?;
         cycles.checked_add(self.break_duration.checked_mul(self.cycles.checked_sub(1)?)?)
@@ -53,13 +53,13 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    fn schedule(cycles: u32, run: u64, interval: u64, pause: u64) -> Schedule {
+    fn schedule(cycles: u32, run: u64, interval: u64, break_seconds: u64) -> Schedule {
         let seconds = Duration::from_secs;
         Schedule {
             cycles,
             run_duration: seconds(run),
             check_interval: seconds(interval),
-            break_duration: seconds(pause),
+            break_duration: seconds(break_seconds),
         }
     }
 
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_end_is_none() {
+    fn a_total_that_overflows_is_none() {
         assert_eq!(schedule(u32::MAX, u64::MAX / 2, 1, 0).total(), None);
     }
 }

@@ -1,8 +1,8 @@
-//! Texts that nobody may see, and what AUTH sends.
+//! Secrets, and the credentials that AUTH sends.
 
 use std::fmt;
 
-/// A text that no log, error or debug output may show.
+/// A text that must not appear in logs, errors or debug output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -11,16 +11,16 @@ impl Secret {
         Secret(text.into())
     }
 
-    /// The text itself, for the wire and for nothing else.
+    /// The text itself, only to be sent to the server.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// A server's `text` up to where it begins to show this secret; none where it shows nothing.
+    /// Truncates a server's `text` where it begins to show this secret. None if it does not show it.
     ///
-    /// Who does not know AUTH repeats its arguments, perhaps cut short: `ERR unknown command 'AUTH', with args
-    /// beginning with: …` (Redis's `server.c`, `commandCheckExistence`). The words that engines are known to begin with
-    /// show nothing, so they stay even if the secret is one of them.
+    /// A server that does not know AUTH repeats its arguments, possibly truncated:
+    /// `ERR unknown command 'AUTH', with args beginning with: …` (Redis's `server.c`, `commandCheckExistence`). The
+    /// fixed texts of known error replies are kept, even if the secret is one of their words.
     pub fn cut_from(&self, text: &str) -> Option<String> {
         let head: String = self.0.chars().take(8).collect();
         if head.is_empty() {
@@ -28,7 +28,7 @@ impl Secret {
         }
         let known = crate::model::failure::known_prefix_length(text);
         let found = forms(&head).into_iter().chain(forms(&self.0)).filter_map(|form| {
-            // What begins in the known words and goes on behind them is shown all the same.
+            // A secret that begins within the fixed text and continues after it is redacted too.
             let from = (known + 1).saturating_sub(form.len());
             Some(from + text[from..].find(&form)?)
         });
@@ -42,16 +42,16 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What stands where a secret would.
+/// Replaces a secret in output.
 pub const REDACTED: &str = "[redacted]";
 
-/// Whether something that was typed where it does not belong may be a URI with a password, or part of one.
+/// Whether a misplaced argument may be a URI with a password, or part of one.
 pub fn might_be_secret(text: &str) -> bool {
     text.contains("://") || text.contains('@')
 }
 
-/// How a server or a proxy may repeat a text: as it is, with line ends as spaces (Redis's `addReplyErrorLength`), or with
-/// escapes, as JSON, `sdscatrepr` of Redis and most languages have them.
+/// How a server or a proxy may repeat a text: unchanged, with line ends as spaces (Redis's `addReplyErrorLength`), or
+/// escaped as in JSON, Redis's `sdscatrepr` and most languages.
 fn forms(text: &str) -> [String; 5] {
     let escaped = |marks: &[char], other: &dyn Fn(char) -> String| {
         text.chars().map(|c| if marks.contains(&c) { format!("\\{c}") } else { other(c) }).collect()
@@ -60,6 +60,7 @@ fn forms(text: &str) -> [String; 5] {
         ' '..='~' => c.to_string(),
         _ => c.to_string().bytes().map(|byte| format!("\\x{byte:02x}")).collect(),
     };
+
     let same = |c: char| c.to_string();
     [
         text.to_owned(),
@@ -73,7 +74,7 @@ fn forms(text: &str) -> [String; 5] {
 /// What AUTH sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
-    /// The ACL user; without one the password is that of the server's `default` user.
+    /// The ACL user. None for the server's `default` user.
     pub user: Option<String>,
     pub password: Secret,
 }
@@ -106,14 +107,14 @@ mod tests {
     }
 
     #[test]
-    fn what_engines_are_known_to_say_stays_whole() {
+    fn known_error_texts_are_kept() {
         let known = "WRONGPASS invalid username-password pair or user is disabled.";
         for word in ["password", "invalid", "WRONGPASS", "disabled.", known] {
             assert_eq!(Secret::new(word).cut_from(known), None);
             let more = format!("{known} It was {word}!");
             assert_eq!(Secret::new(word).cut_from(&more), Some(format!("{known} It was [redacted]")));
         }
-        // One that begins in the known words.
+        // A secret that begins within the fixed text.
         let cut = Secret::new("password: x").cut_from("ERR invalid password: x");
         assert_eq!(cut.as_deref(), Some("ERR invalid [redacted]"));
     }

@@ -1,8 +1,8 @@
-//! Who answered: role, engine and run id of a server.
+//! The identity of a server: role, engine, version and run id.
 
 use std::fmt;
 
-/// A server's part in replication.
+/// The replication role of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Primary,
@@ -18,14 +18,14 @@ impl fmt::Display for Role {
     }
 }
 
-/// What a server tells of itself. A user without the permission to ask learns nothing.
+/// What a server reports about itself. All fields are empty if the user lacks permission to query it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     pub role: Option<Role>,
-    /// `redis`, `valkey`, or what else the server calls itself.
+    /// `redis`, `valkey`, or another name that the server reports.
     pub engine: Option<String>,
     pub version: Option<String>,
-    /// Another one after every restart of the server.
+    /// Changes with every restart of the server.
     pub run_id: Option<String>,
 }
 

@@ -11,7 +11,7 @@ pub enum Signal {
 }
 
 impl Signal {
-    /// Its number, the same on every Unix.
+    /// The signal's number, the same on every Unix.
     pub fn number(self) -> u8 {
         match self {
             Signal::Hup => 1,
@@ -20,7 +20,7 @@ impl Signal {
         }
     }
 
-    /// The signal of a name such as `SIGTERM`.
+    /// The signal with a name such as `SIGTERM`.
     pub fn named(name: &str) -> Option<Self> {
         [Signal::Hup, Signal::Int, Signal::Term].into_iter().find(|signal| signal.to_string() == name)
     }

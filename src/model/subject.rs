@@ -1,39 +1,40 @@
-//! Who is checked, and which part of it a check was of.
+//! What is checked: targets, and the databases and writes that have their own results.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Who was checked.
+/// What is checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {
-    /// The endpoint that was asked for, over a fresh connection.
+    /// The endpoint, over a fresh connection.
     #[default]
     Endpoint,
-    /// The endpoint, over the connection that is kept.
+    /// The endpoint, over the persistent connection of `--held`.
     Held,
     /// A cluster as a whole: whether every slot is served.
     Cluster,
     /// One node of a cluster, as `host:port`.
     Node(Arc<str>),
-    /// One shard of a cluster, by the slots that it had when it was first seen: `0-5460`. Its check is a write.
+    /// One shard of a cluster, named after the slots that it had when it was first seen: `0-5460`. Its check is a
+    /// write.
     Shard(Arc<str>),
 }
 
 impl Target {
-    /// With `--canary` its checks read and then write, and which of the two failed is told apart. Nodes are only read, and
-    /// shards are there to be written to.
+    /// Whether checks with `--canary` have separate results for reads and writes. Nodes are only read, and every check
+    /// of a shard is a write.
     pub fn reads_and_writes(&self) -> bool {
         matches!(self, Target::Endpoint | Target::Held)
     }
 }
 
-/// What a check was of: the part of a line between the time and the verdict.
+/// What a result belongs to. A log line shows it between the time and the result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject {
     pub target: Target,
-    /// The logical database; none where a run checks a single one and its lines do not name it.
+    /// The logical database. None if the run checks a single one, which its lines do not name.
     pub db: Option<u32>,
-    /// The canary write alone, where SELECT and PING passed.
+    /// The result is that of the canary write alone.
     pub write: bool,
 }
 
@@ -43,13 +44,13 @@ impl Subject {
         Subject { db: Some(db), ..Subject::default() }
     }
 
-    /// Whether `next` is the same but for its database, which is the next one.
+    /// Whether `next` differs only in its database, which is the next one.
     pub fn is_before(&self, next: &Subject) -> bool {
         let neighbours = self.db.zip(next.db).is_some_and(|(db, next)| next == db + 1);
         neighbours && (&self.target, self.write) == (&next.target, next.write)
     }
 
-    /// Neighbours as one name: `DB 0-15`.
+    /// The common name of consecutive databases: `DB 0-15`.
     pub fn range<'s>(subjects: impl IntoIterator<Item = &'s Subject>) -> String {
         let mut subjects = subjects.into_iter();
         let Some(first) = subjects.next() else { return String::new() };
@@ -62,7 +63,7 @@ impl Subject {
         }
     }
 
-    /// The same subject's reads, or its writes.
+    /// The same subject, for its reads or its writes.
     #[must_use]
     pub fn writing(&self, write: bool) -> Self {
         Subject { write, ..self.clone() }

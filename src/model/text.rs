@@ -1,13 +1,13 @@
-//! Text from outside, made fit for a line of a log or a terminal.
+//! Escapes and truncates outside text for log lines and terminals.
 
 use std::fmt::Write as _;
 
-/// How many bytes of a failure's text reach a log line.
+/// The longest failure text in a log line, in bytes.
 pub const MAX_TEXT: usize = 300;
 
-/// Appends `text` to `line`, printable and on one line, for as long as `line` stays within `limit` bytes.
+/// Appends `text` to `line`, escaped to be printable and on one line. `line` is truncated at `limit` bytes.
 ///
-/// A text that does not fit ends in `…`, so that a cut is never taken for the end.
+/// A truncated text ends in `…`.
 pub fn escape_into(line: &mut String, text: &str, limit: usize) {
     const CUT: &str = "…";
     let mut fits = line.len();

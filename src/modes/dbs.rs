@@ -1,4 +1,4 @@
-//! `dbs`: one scan, one block, and out.
+//! `dbs`: one scan, logged as one block.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,16 +25,16 @@ use crate::output::console::Console;
 use crate::output::progress;
 use crate::output::scan_console::{ScanConsole, Shown};
 
-/// Scans once, and records what it saw.
+/// Scans once, and records the results.
 ///
 /// # Errors
-/// Nothing was checked: a certificate, the password or the log folder cannot be had.
+/// Nothing was checked: a certificate, the password or the log folder is not available.
 pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit> {
     let console = Console::direct();
     let options = SessionOptions {
         console: console.clone(),
         logs: &[Destination::Health, Destination::Error],
-        // The classic block has no room for what a server tells of itself.
+        // Classic blocks do not contain the server's identity.
         server_info: json || plan.log.format == Format::Json,
         lock: false,
     };
@@ -46,14 +46,14 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     let at = Moment { stamp: plan.clock.now(), since: Duration::ZERO };
     let start = Instant::now();
     prober.start(Tick { number: 1, at, gaps: 0, writes: plan.canary });
-    // The server accepts the connection while the rest is made ready.
+    // The server accepts the connection while the signals are set up.
     yield_now().await;
     let mut signals = Signals::listen()?;
 
     let count = plan.databases.count().filter(|_| !plan.cluster);
     let signal = tokio::select! {
         biased;
-        // First, so that replies which came before a signal are not lost to it.
+        // First, so that replies received before a signal are not lost.
         () = until_idle(&mut prober) => None,
         signal = signals.next() => Some(signal),
         () = progress::show(count, || checker.settled.load(Ordering::Relaxed)) => None,
@@ -87,14 +87,14 @@ fn shown(quiet: bool, json: bool) -> Shown {
     }
 }
 
-/// Waits until every check is over.
+/// Waits until every check has ended.
 async fn until_idle(prober: &mut Prober) {
     while !prober.is_idle() {
         prober.progress().await;
     }
 }
 
-/// Where the checks go as they finish.
+/// Collects the results of checks as they finish.
 fn collect_into(finished: &Arc<Mutex<Vec<CheckFinished>>>) -> Arc<dyn Fn(Event) + Send + Sync> {
     let finished = finished.clone();
     Arc::new(move |event| {
@@ -104,7 +104,7 @@ fn collect_into(finished: &Arc<Mutex<Vec<CheckFinished>>>) -> Arc<dyn Fn(Event) 
     })
 }
 
-/// Nodes answer in any order, and each one's databases in their own.
+/// Sorts results by target, because nodes answer in any order. Each target's databases are in order already.
 fn in_order(mut finished: Vec<CheckFinished>, order: &[Target]) -> Vec<CheckResult> {
     if order.len() > 1 {
         finished.sort_by_key(|check| order.iter().position(|target| *target == check.subject.target));

@@ -1,4 +1,4 @@
-//! The lock that keeps a second `cycles` run out of a log folder.
+//! The lock that prevents a second `cycles` run from using the same log folder.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -8,14 +8,14 @@ use anyhow::Context as _;
 use crate::exit_code::Locked;
 use crate::output::console::Console;
 
-/// A log folder that is this process's alone. The system drops the lock with the process.
+/// An exclusive lock on a log folder. The system releases it when the process ends.
 pub struct Lock(#[expect(dead_code, reason = "held open for its lock")] File);
 
 impl Lock {
-    /// Creates the folder if it is missing, and takes it.
+    /// Creates the folder if it is missing, and locks it.
     ///
     /// # Errors
-    /// The folder cannot be created or opened, or another run holds it ([`Locked`]).
+    /// The folder cannot be created or opened, or another run is using it ([`Locked`]).
     pub fn take(folder: &Path, console: &Console) -> anyhow::Result<Self> {
         let shown = folder.display();
         std::fs::create_dir_all(folder)
@@ -25,7 +25,7 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Locked(shown.to_string()).into()),
-            // Some network file systems have no locks. That is no reason to watch no upgrade.
+            // Some network file systems do not support locks. The run continues without one.
             Err(TryLockError::Error(error)) => console.notice(format_args!("{shown} cannot be locked: {error}")),
         }
         Ok(Lock(file))

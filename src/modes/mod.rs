@@ -1,4 +1,4 @@
-//! What the tool does when it is called: the only place where all parts meet.
+//! The modes `dbs`, `cycles` and `report`: the only folder that may import all others.
 
 pub mod cycles;
 pub mod dbs;

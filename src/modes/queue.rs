@@ -1,4 +1,4 @@
-//! The queue from those who check to the recorder. It is bounded, and whoever sends never waits.
+//! The queue of events from the checks to the recorder. It is bounded, and senders never block.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::model::event::Event;
 
-/// How many events may wait, while a disk is stuck: 9 hours of a check each second, in some 30 MB.
+/// How many events may wait while a disk is stuck: 9 hours at two events per second, in about 30 MB.
 const CAPACITY: usize = 1 << 16;
 
-/// How many events the recorder takes at once, so that the records of a scan of many databases share writes.
+/// How many events the recorder takes at once. The records of one batch share writes.
 const BATCH: usize = 2048;
 
 /// The sender's end.
@@ -28,11 +28,11 @@ pub struct Receiver {
 
 #[derive(Default)]
 struct Counts {
-    /// Events that wait, or are being recorded.
+    /// Events that are waiting or being recorded.
     waiting: AtomicUsize,
-    /// The records that those stand for.
+    /// The number of records of these events.
     records: AtomicU64,
-    /// Records whose events found no room.
+    /// Records that were lost because the queue was full.
     lost: AtomicU64,
 }
 
@@ -44,36 +44,36 @@ pub fn queue() -> (Queue, Receiver) {
 }
 
 impl Queue {
-    /// Sends an event; one that finds no room is counted as lost.
+    /// Sends an event. If the queue is full, its records are counted as lost.
     pub fn send(&self, event: Event) {
         let records = event.records();
-        // The last event always has room: without it the recorder would not end.
+        // The last event is always accepted: the recorder would not end without it.
         let has_room = event.is_last() || self.counts.waiting.load(Ordering::Relaxed) < CAPACITY;
         if !has_room {
             self.counts.lost.fetch_add(records, Ordering::Relaxed);
             return;
         }
 
-        // Counted before it is sent, so that the recorder never takes more than was counted.
+        // Counted before it is sent, so that the recorder never subtracts more than was added.
         self.counts.waiting.fetch_add(1, Ordering::Relaxed);
         self.counts.records.fetch_add(records, Ordering::Relaxed);
-        // The recorder ends after the last sender.
+        // The recorder outlives all senders, so this does not fail.
         let _ = self.sender.send(event);
     }
 
-    /// How many records were lost because their events found no room.
+    /// How many records were lost because the queue was full.
     pub fn lost(&self) -> u64 {
         self.counts.lost.load(Ordering::Relaxed)
     }
 
-    /// How many records wait, or are being written.
+    /// How many records are waiting or being written.
     pub fn waiting(&self) -> u64 {
         self.counts.records.load(Ordering::Relaxed)
     }
 }
 
 impl Receiver {
-    /// Waits for events, for `patience` at most, and takes those that are there. None when no more will come.
+    /// Waits at most `patience` for an event, and takes all that are available. None if there are no more senders.
     pub fn next_batch(&self, patience: Duration) -> Option<Vec<Event>> {
         let first = match self.receiver.recv_timeout(patience) {
             Ok(event) => event,
@@ -89,7 +89,7 @@ impl Receiver {
         self.counts.records.fetch_sub(records, Ordering::Relaxed);
     }
 
-    /// How many records were lost because their events found no room.
+    /// How many records were lost because the queue was full.
     pub fn lost(&self) -> u64 {
         self.counts.lost.load(Ordering::Relaxed)
     }
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted() {
+    fn events_for_a_full_queue_are_counted_as_lost() {
         let (queue, receiver) = queue();
         for _ in 0..CAPACITY + 3 {
             queue.send(changed());
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_last_sender_ends_the_queue() {
+    fn dropping_the_last_sender_ends_the_queue() {
         let (queue, receiver) = queue();
         queue.clone().send(changed());
         drop(queue);

@@ -1,6 +1,7 @@
-//! The recorder thread: takes the events of a run from the queue and hands each to small sinks.
+//! The recorder thread: takes the events of a run from the queue, and passes each one to the log, the history and the
+//! sinks.
 //!
-//! A disk that is slow or stuck, or a fold that takes long, holds this thread up and nobody else.
+//! A slow or stuck disk blocks only this thread, not the checks.
 
 use std::time::Duration;
 
@@ -18,38 +19,38 @@ use crate::modes::queue::{Queue, Receiver};
 use crate::modes::signals::Signals;
 use crate::output::console::Console;
 
-/// How long the sinks wait for an event before they are flushed all the same: the status line counts down.
+/// Without events, the sinks are still flushed this often, because the status line counts down.
 const FLUSH: Duration = Duration::from_millis(250);
 
-/// The least time from one batch to the next. Whoever sends an event to a recorder that waits has to wake it, which costs
-/// more than the check of one database of many; so a scan of thousands wakes it twice, not a thousand times.
+/// The pause after each batch. Waking the waiting recorder costs the sender more than checking one of many databases.
+/// With this pause a scan of thousands wakes it twice, not a thousand times.
 const SPACING: Duration = Duration::from_millis(4);
 
-/// For how long the end of a recording is looked for before this thread sleeps.
+/// For how long the end of the recording is polled before this thread sleeps.
 const SPIN: Duration = Duration::from_micros(300);
 
-/// How long the records may take to be written after a signal.
+/// How long writing the remaining records may take after a signal.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// What takes the events of a run.
+/// Records the events of a run.
 pub struct Recorder {
     pub log: Log,
     pub history: LiveHistory,
     pub sinks: Vec<Box<dyn Sink>>,
 }
 
-/// What the recorder has at its end.
+/// The result of a recorder.
 pub struct Recorded {
     pub ledger: Ledger,
-    /// Checks that a signal cut off.
+    /// Checks that a signal interrupted.
     pub unfinished: u64,
     /// Records that could not be written.
     pub lost: u64,
 }
 
-/// A recorder at work.
+/// A running recorder.
 pub struct Recording {
-    /// How many records were lost; told when all is done.
+    /// Receives the number of lost records when everything is recorded.
     done: oneshot::Receiver<u64>,
     queue: Queue,
 }
@@ -62,10 +63,10 @@ pub struct Ended {
 }
 
 impl Recorder {
-    /// Starts the thread. `finish` runs on it behind the last event, and shows what the run came to.
+    /// Starts the thread. `finish` runs on it after the last event, and shows the result of the run.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The thread cannot be started.
     pub fn start(
         self,
         (queue, receiver): (Queue, Receiver),
@@ -76,12 +77,12 @@ impl Recorder {
             let recorded = self.run(&receiver);
             let lost = recorded.lost;
             finish(recorded);
-            // Nobody waits any more when a second signal has come.
+            // After a second signal there is no receiver any more.
             let _ = sender.send(lost);
         };
-        // Not joined: a thread that is stuck in a write may never end.
+        // Not joined: a thread that is blocked in a write may never end.
         let thread = std::thread::Builder::new().name("recorder".to_owned()).spawn(run);
-        thread.context("cannot start the recorder: no thread is left; raise the limit of processes")?;
+        thread.context("cannot start the recorder thread; raise the limit of processes")?;
         Ok(Recording { done, queue })
     }
 
@@ -113,10 +114,10 @@ impl Recorder {
 }
 
 impl Recording {
-    /// Waits until all is recorded. After a signal that takes a few seconds at most, and a second signal ends it at once;
-    /// what is left then is lost, and said so.
+    /// Waits until everything is recorded: after a signal at most [`DRAIN`], after a second signal not at all. Records
+    /// that are not written by then are counted and reported as lost.
     pub async fn end(mut self, mut signal: Option<Signal>, signals: &mut Signals, console: &Console) -> Ended {
-        // Most runs end at once, and to sleep until the other thread wakes this one takes longer than its work.
+        // Most recordings end at once, and being woken by another thread takes longer than its remaining work.
         let spun = Instant::now() + SPIN;
         while Instant::now() < spun {
             if let Ok(lost) = self.done.try_recv() {

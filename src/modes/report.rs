@@ -1,4 +1,4 @@
-//! `report`: reads logs back and shows what they come to.
+//! `report`: reads logs back and reports on them.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::output::console::Console;
 use crate::report::text::Style;
 use crate::report::{Report, build, html, json, text};
 
-/// Reads the logs, prints the report, and writes the page if one was asked for.
+/// Reads the logs, prints the report, and writes the HTML page if requested.
 ///
 /// # Errors
 /// There is nothing to read, or the page cannot be written.
@@ -28,10 +28,10 @@ pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
     let report = Report { source: Some(names.join(", ")), ..build::of_logs(folders) };
     ensure!(
         report.checks > 0,
-        "no check was found in {}{}; name other logs, or another --since and --until",
+        "no check was found in {}{}; give other logs, or other times for --since and --until",
         names.join(", "),
         if report.missing.skipped_lines > 0 {
-            format!(", {} lines cannot be read", report.missing.skipped_lines)
+            format!(" (lines that could not be read: {})", report.missing.skipped_lines)
         } else {
             String::new()
         }
@@ -41,9 +41,10 @@ pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
         fs::write(path, html::render(&report)?)
             .with_context(|| format!("--html: cannot write {}; name a file that can be written", path.display()))?;
     }
-    match plan.json {
-        true => console.line(json::render(&report)),
-        false => console.line(text::render(&report, &Style::of_standard_output())),
+    if plan.json {
+        console.line(json::render(&report));
+    } else {
+        console.line(text::render(&report, &Style::of_standard_output()));
     }
 
     Ok(if report.outages() > 0 { Exit::Failed } else { Exit::Healthy })

@@ -1,4 +1,4 @@
-//! What both modes that check open before the first check, in the order in which it can fail.
+//! Opens everything that `dbs` and `cycles` need before the first check.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -21,18 +21,18 @@ use crate::probe::resolve::Resolver;
 use crate::probe::server_info::ServerInfo;
 use crate::probe::tls::Tls;
 
-/// How a mode differs from the other.
+/// The differences between the modes.
 pub struct SessionOptions {
     pub console: Console,
-    /// The log files that it writes.
+    /// The log files that the mode writes.
     pub logs: &'static [Destination],
-    /// Servers are asked who they are.
+    /// Checks query the server's identity.
     pub server_info: bool,
-    /// The log folder must be this process's alone.
+    /// The log folder is locked for this process.
     pub lock: bool,
 }
 
-/// All that is open.
+/// Everything that is open during a run.
 pub struct Session {
     pub console: Console,
     pub checker: Arc<Checker>,
@@ -45,7 +45,7 @@ impl Session {
     /// Opens what a mode needs, and its log files.
     ///
     /// # Errors
-    /// A certificate, the password or the log folder cannot be had, or another run holds the folder.
+    /// A certificate, the password or the log folder is not available, or another run is using the folder.
     pub async fn open(plan: &Plan, options: SessionOptions) -> anyhow::Result<(Self, Log)> {
         let SessionOptions { console, logs, server_info, lock } = options;
         let trace = Trace::start(plan.verbose, plan.trace_dir.as_deref(), plan.clock, &console)?;
@@ -53,7 +53,8 @@ impl Session {
             console.notice(warning);
         }
 
-        // Before anybody is asked for a password; but nothing is created while what was given may still be wrong.
+        // An existing folder is locked before the user is prompted for a password. A missing folder is created only
+        // after certificates and password are known to be usable.
         let folder = &plan.log.folder;
         let take = || Lock::take(folder, &console);
         let early = (lock && folder.is_dir()).then(take).transpose()?;
@@ -80,14 +81,14 @@ impl Session {
         Ok((Session { console, checker, plan: plan.clone(), _lock: lock, _trace: trace }, log))
     }
 
-    /// Who checks: the endpoint, or all nodes of its cluster.
+    /// The prober: of the endpoint, or of all nodes of its cluster.
     pub fn prober(&self, names_single_db: bool, send: SendEvent) -> Prober {
         let prober = Prober::new(self.checker.clone(), names_single_db, send);
         let keep_name = self.plan.tls.as_ref().is_some_and(|tls| tls.name.is_some());
         if self.plan.cluster { prober.of_cluster(keep_name) } else { prober }
     }
 
-    /// The sink that writes the metrics file, if one was asked for.
+    /// The sink that writes the metrics file, if one is configured.
     pub fn metrics(&self) -> Option<Box<dyn Sink>> {
         let path = self.plan.metrics.clone()?;
         let endpoint = self.plan.endpoint.to_string();

@@ -15,10 +15,10 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts to listen. A SIGHUP that was ignored at start (nohup) stays ignored.
+    /// Starts to listen. If SIGHUP was ignored at start (nohup), it stays ignored.
     ///
     /// # Errors
-    /// The system refuses the handlers.
+    /// The handlers cannot be installed.
     pub fn listen() -> io::Result<Self> {
         Ok(Signals {
             hup: if hup_is_ignored() { None } else { Some(unix::signal(SignalKind::hangup())?) },
@@ -27,7 +27,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next of them.
+    /// Waits for the next signal.
     pub async fn next(&mut self) -> Signal {
         let hup = async {
             match &mut self.hup {
@@ -43,17 +43,18 @@ impl Signals {
     }
 }
 
-/// Whether whoever started this process had it ignore SIGHUP.
+/// Whether this process was started with SIGHUP ignored.
 ///
-/// sigaction(2) would tell, but the crates that can ask it (libc, nix, signal-hook-registry) take unsafe code for it,
-/// and rustix leaves it out. So ask Linux's `/proc`, and elsewhere a child, which inherits what is ignored.
+/// sigaction(2) returns this, but the crates that offer it (libc, nix, signal-hook-registry) need unsafe code, and
+/// rustix does not offer it. So this reads Linux's `/proc`, and elsewhere starts a child, which inherits ignored
+/// signals.
 fn hup_is_ignored() -> bool {
     ignored_signals().map_or_else(|| succeeds(Command::new("sh").args(["-c", SURVIVES_HUP])), |mask| mask & 1 != 0)
 }
 
-/// The signals that this process ignores, the first in the lowest bit (proc_pid_status(5): `SigIgn`, hexadecimal).
+/// The mask of ignored signals, with signal 1 in the lowest bit (proc_pid_status(5): `SigIgn`, hexadecimal).
 fn ignored_signals() -> Option<u64> {
-    // One read gives all of it, and each costs as much as opening a file.
+    // A single read returns the whole file, and each read costs as much as opening it.
     let mut status = [0; 4096];
     let length = std::fs::File::open("/proc/self/status").ok()?.read(&mut status).ok()?;
     let status = String::from_utf8_lossy(&status[..length]);
@@ -61,8 +62,8 @@ fn ignored_signals() -> Option<u64> {
     u64::from_str_radix(mask.trim(), 16).ok()
 }
 
-/// A shell that was started with SIGHUP ignored cannot trap it (POSIX, `trap`), and comes to the end of this. One that
-/// this process starts must come before its own handler, which no child inherits.
+/// A shell that was started with SIGHUP ignored cannot trap it (POSIX, `trap`), so it reaches `exit 0`. It must be
+/// started before this process installs its own handler, because then SIGHUP is no longer ignored.
 const SURVIVES_HUP: &str = "trap 'exit 1' HUP; kill -s HUP $$; exit 0";
 
 fn succeeds(command: &mut Command) -> bool {
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_tells_what_it_inherited() {
+    fn a_shell_inherits_ignored_signals() {
         let ignoring = r#"trap '' HUP; exec sh -c "$0""#;
         assert!(succeeds(Command::new("sh").args(["-c", ignoring, SURVIVES_HUP])));
         if let Some(mask) = ignored_signals() {

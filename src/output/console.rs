@@ -1,5 +1,5 @@
-//! Standard output, standard error and the live status line. A stream that is closed or stuck ends nothing and holds
-//! nothing up: the logs are the record, these are for whoever watches.
+//! Standard output, standard error and the live status line. A stream that is closed or blocked neither ends a run nor
+//! delays a check.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write};
@@ -12,27 +12,27 @@ use anyhow::Context as _;
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
-/// How many lines wait for a stream that does not take them. More are dropped.
+/// How many lines are queued for a blocked stream. Further lines are dropped.
 const BACKLOG: usize = 4096;
 
-/// How long the end of a run waits for its last lines to be taken.
+/// How long a run waits at its end until its last lines are written.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a process that gives up waits for its last word to be taken.
+/// How long a process that ends early waits until its final message is written.
 const FINAL_NOTICE: Duration = Duration::from_millis(50);
 
-/// The two standard streams, by whole lines.
+/// Writes whole lines to the two standard streams.
 #[derive(Clone)]
 pub struct Console {
     output: Arc<Output>,
-    /// Lines that were dropped because the stream did not take those before them.
+    /// Lines that were dropped because the queue was full.
     dropped: Arc<AtomicU64>,
 }
 
 enum Output {
-    /// Written at once: for runs that have nothing else to do meanwhile.
+    /// Written at once, by the caller.
     Direct,
-    /// Written by a thread of its own, so that a reader that pauses (`| less`, Ctrl-S) delays no check.
+    /// Written by a separate thread, so that a reader that pauses (`| less`, Ctrl-S) does not delay checks.
     Thread(SyncSender<Message>),
 }
 
@@ -40,7 +40,7 @@ enum Message {
     Line(String),
     Notice(String),
     Status(String),
-    /// The end of the status line; dropping the sender tells that all before it is written.
+    /// Removes the status line. The sender is dropped once all earlier lines are written.
     Finish(SyncSender<()>),
 }
 
@@ -50,19 +50,19 @@ impl Console {
         Console { output: Arc::new(Output::Direct), dropped: Arc::default() }
     }
 
-    /// A console whose lines are written by a thread of its own.
+    /// A console whose lines are written by a separate thread.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The thread cannot be started.
     pub fn thread() -> anyhow::Result<Self> {
         let (sender, receiver) = mpsc::sync_channel(BACKLOG);
         let thread = std::thread::Builder::new().name("console".to_owned()).spawn(move || serve(&receiver));
-        // Not joined: a thread that is stuck in a write may never end.
-        thread.context("cannot start the console: no thread is left; raise the limit of processes")?;
+        // Not joined: a thread that is blocked in a write may never end.
+        thread.context("cannot start the console thread; raise the limit of processes")?;
         Ok(Console { output: Arc::new(Output::Thread(sender)), dropped: Arc::default() })
     }
 
-    /// Writes a line, or several, to standard output.
+    /// Writes one or more lines to standard output.
     pub fn line(&self, text: impl Display) {
         let text = format!("{text}\n");
         match &*self.output {
@@ -86,33 +86,33 @@ impl Console {
         }
     }
 
-    /// Whether a status line would be seen.
+    /// Whether a status line would be visible.
     pub fn has_status(&self) -> bool {
         matches!(*self.output, Output::Thread(_)) && io::stderr().is_terminal()
     }
 
-    /// Replaces the status line on standard error; it stays below all other lines.
+    /// Replaces the status line on standard error. It stays below all other lines.
     pub fn status(&self, text: String) {
         if let Output::Thread(sender) = &*self.output {
             let _ = sender.try_send(Message::Status(text));
         }
     }
 
-    /// Writes the last lines to standard output, removes the status line, and waits until all is taken.
+    /// Writes the last lines to standard output, removes the status line, and waits until everything is written.
     pub fn finish(&self, last: impl Display) {
         let Output::Thread(sender) = &*self.output else { return self.line(last) };
         let end = Instant::now() + PATIENCE;
         let dropped = self.dropped.load(Ordering::Relaxed);
-        let told = format!("redis-health: lines that standard output did not take: {dropped}\n");
+        let notice = format!("redis-health: lines dropped because the terminal or pipe was blocked: {dropped}\n");
 
         send_before(end, sender, Message::Line(format!("{last}\n")));
         if dropped > 0 {
-            send_before(end, sender, Message::Notice(told));
+            send_before(end, sender, Message::Notice(notice));
         }
         wait_until_taken(end, sender);
     }
 
-    /// Writes a line to standard error, and waits a moment until it is taken: the process is about to give up.
+    /// Writes a final line to standard error, and waits briefly until it is written: the process is about to exit.
     pub fn final_notice(&self, text: impl Display) {
         self.notice(text);
         if let Output::Thread(sender) = &*self.output {
@@ -121,14 +121,14 @@ impl Console {
     }
 }
 
-/// Removes the status line, and waits until all lines before are written, or until `end`.
+/// Removes the status line, and waits until all earlier lines are written, or until `end`.
 fn wait_until_taken(end: Instant, sender: &SyncSender<Message>) {
     let (done, finished) = mpsc::sync_channel(0);
     send_before(end, sender, Message::Finish(done));
     let _ = finished.recv_timeout(end.saturating_duration_since(Instant::now()));
 }
 
-/// Waits for room in the backlog until `end`.
+/// Sends a message, and waits until `end` if the queue is full.
 fn send_before(end: Instant, sender: &SyncSender<Message>, mut message: Message) {
     while let Err(TrySendError::Full(back)) = sender.try_send(message) {
         if Instant::now() >= end {
@@ -143,7 +143,7 @@ fn serve(receiver: &Receiver<Message>) {
     let mut status = None;
     for message in receiver {
         match (message, &status) {
-            // The status line has to make room, or a terminal would show both on one line.
+            // The status line must be removed first, or a terminal would show both on one line.
             (Message::Line(text), Some(bar)) => ProgressBar::suspend(bar, || write(io::stdout(), &text)),
             (Message::Notice(text), Some(bar)) => ProgressBar::suspend(bar, || write(io::stderr(), &text)),
             (Message::Line(text), None) => write(io::stdout(), &text),
@@ -159,14 +159,14 @@ fn serve(receiver: &Receiver<Message>) {
     }
 }
 
-/// A line of text that is redrawn in place, and shown on a terminal only.
+/// A line of text that is redrawn in place, and only on a terminal.
 fn status_line() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::term_like(Box::new(Narrow(Term::stderr()))));
     bar.with_style(ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()))
 }
 
-/// A terminal whose last columns stay free. The line is padded to its width, and a `^C` that the terminal echoes behind a
-/// full line would wrap, after which the wrong line is cleared.
+/// A terminal whose last columns stay free. The status line is padded to the width. If it filled the line, a `^C` that
+/// the terminal echoes after it would wrap, and the wrong line would be cleared.
 #[derive(Debug)]
 struct Narrow(Term);
 

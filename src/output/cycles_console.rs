@@ -1,4 +1,4 @@
-//! What `cycles` prints while it runs: marks, failures and the status line.
+//! Prints marks, failures and the status line while `cycles` runs.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
@@ -20,18 +20,18 @@ pub struct CyclesConsole {
     console: Console,
     schedule: Schedule,
     start: Instant,
-    /// Standard output is for one JSON document at the end, and nothing is printed before.
+    /// Nothing is printed during the run: with `--json`, standard output gets one document at the end.
     is_silent: bool,
-    /// Lines that are shown together.
+    /// Lines that will be written together.
     lines: String,
     status: Status,
-    /// Since when, and why, each subject is down that is.
+    /// The subjects that are down, each with the time and kind of its first failure.
     down: BTreeMap<Subject, (Stamp, Kind)>,
     active: ActiveTargets,
 }
 
 impl CyclesConsole {
-    /// Prints to `console`, and nothing but the status line when it `is_silent`. The run starts now.
+    /// Prints to `console`, or only the status line if `is_silent`. The run starts now.
     pub fn new(console: Console, schedule: Schedule, is_silent: bool) -> Self {
         CyclesConsole {
             console,
@@ -45,7 +45,7 @@ impl CyclesConsole {
         }
     }
 
-    /// The plan of the run, before anything is checked.
+    /// Prints the plan of the run before the first check.
     pub fn announce(&mut self, plan: impl Display) {
         self.print(plan);
         self.show();
@@ -68,7 +68,10 @@ impl CyclesConsole {
 
     fn update_status(&mut self, event: &Event) {
         match event {
-            Event::CycleStarted { cycle, .. } => (self.status.cycle, self.status.in_break) = (*cycle, false),
+            Event::CycleStarted { cycle, .. } => {
+                self.status.cycle = *cycle;
+                self.status.in_break = false;
+            }
             Event::CycleCompleted { .. } => self.status.in_break = true,
             Event::CheckFinished(CheckFinished { outcome, .. }) => {
                 self.status.checks += 1;

@@ -1,7 +1,6 @@
-//! `--metrics-file`: what is known now, in Prometheus' text format, for node_exporter's textfile collector.
+//! `--metrics-file`: the current values in Prometheus' text format, for node_exporter's textfile collector.
 //!
-//! Watching many machines together is Prometheus' work; this file is how one machine takes part. It is replaced
-//! atomically, so that a scrape never reads half of it.
+//! The file is replaced atomically, so that a scrape never reads a partial file.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,33 +16,33 @@ use crate::model::notify::Notify;
 use crate::model::outcome::CheckResult;
 use crate::model::subject::{Subject, Target};
 
-/// No scrape is as frequent as checks can be, so the file is written no more often than this.
+/// The minimum time between two writes: checks can be far more frequent than scrapes.
 const SPACING: Duration = Duration::from_millis(250);
 
-/// The name of the series that a later run reads back.
+/// The name of a series that the next run reads back.
 const DOWN_SINCE: &str = "redis_health_down_since_timestamp_seconds";
 
-/// The figures of one run, and the file that they go to.
+/// The metrics of one run, and the file that they are written to.
 pub struct Metrics {
     path: PathBuf,
     endpoint: String,
     series: BTreeMap<Subject, SubjectMetrics>,
-    /// What the runs before this one left: its series by name and labels.
+    /// The values that the previous run left in the file, by name and labels.
     before: BTreeMap<String, f64>,
     active: ActiveTargets,
     clock: Clock,
     notify: Notify,
-    /// When the file was replaced last.
+    /// When the file was last replaced.
     written: Option<Instant>,
-    /// Something was observed since.
+    /// Something was observed since then.
     is_dirty: bool,
-    /// The last event was taken.
+    /// The last event was processed.
     is_last: bool,
-    /// The file could not be written the last time, which was said.
+    /// The last write failed, and the failure was reported.
     is_failing: bool,
 }
 
-/// The figures of one subject. Times are seconds since 1970.
+/// The metrics of one subject. Times are in seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct SubjectMetrics {
     up: bool,
@@ -55,8 +54,8 @@ struct SubjectMetrics {
 }
 
 impl Metrics {
-    /// Reads the file that a run before left, if there is one: outages and counters go on over runs from cron. `notify`
-    /// is told when the file cannot be written.
+    /// Reads the file of the previous run, if there is one, so that outages and counters continue across runs from
+    /// cron. `notify` is called if the file cannot be written.
     pub fn new(path: PathBuf, endpoint: String, clock: Clock, notify: Notify) -> Self {
         let before = std::fs::read_to_string(&path).map(|text| series(&text)).unwrap_or_default();
         Metrics {
@@ -74,7 +73,7 @@ impl Metrics {
         }
     }
 
-    /// Takes one check; `writes` says that it wrote a canary too, unless it failed before.
+    /// Adds a check. `writes` is whether it includes a canary write.
     fn observe(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<&Failure>, writes: bool) {
         let failure = failure.map(|failure| failure.kind);
         self.observe_one(&subject.writing(false), at, took, failure.filter(|_| !subject.write));
@@ -84,7 +83,7 @@ impl Metrics {
         self.is_dirty = true;
     }
 
-    /// Forgets the targets that are checked no more.
+    /// Removes the targets that are no longer checked.
     fn forget(&mut self, change: &TopologyChange) {
         self.active.update(change);
         self.series.retain(|subject, _| self.active.contains(&subject.target));
@@ -106,7 +105,8 @@ impl Metrics {
 
     /// Replaces the file.
     fn write(&mut self, now: Stamp) -> io::Result<()> {
-        // In the same folder, or the rename would not be atomic; node_exporter reads only names that end in `.prom`.
+        // The temporary file is in the same folder, otherwise the rename would not be atomic. node_exporter ignores it,
+        // because it reads only names that end in `.prom`.
         let mut temporary = self.path.clone().into_os_string();
         temporary.push(format!(".{}.tmp", std::process::id()));
         let written =
@@ -125,6 +125,7 @@ impl Metrics {
             Target::Node(node) => _ = write!(labels, ",node=\"{}\"", escaped(node)),
             Target::Shard(slots) => _ = write!(labels, ",shard=\"{}\"", escaped(slots)),
         }
+
         if let Some(db) = subject.db {
             let _ = write!(labels, ",db=\"{db}\"");
         }
@@ -134,7 +135,7 @@ impl Metrics {
         labels
     }
 
-    /// The series of a counter that the runs before left, of this endpoint.
+    /// The values of a counter of this endpoint that the previous run left.
     fn counted_before<'m>(&'m self, name: &'m str) -> impl Iterator<Item = (String, f64)> + 'm {
         let of_ours = format!("{name}{{endpoint=\"{}\"", escaped(&self.endpoint));
         let ours = self.before.iter().filter(move |(series, _)| series.starts_with(&of_ours));
@@ -152,6 +153,7 @@ impl Metrics {
                 }
             }
         };
+
         family("redis_health_up", "gauge", "Whether the last check passed.", &|s| Some(f64::from(u8::from(s.up))));
         family("redis_health_last_check_timestamp_seconds", "gauge", "When the last check began.", &|s| {
             Some(s.last_check)
@@ -161,7 +163,8 @@ impl Metrics {
             Some(s.down_since.map_or(0.0, |since| (now - since).max(0.0)))
         });
         family(DOWN_SINCE, "gauge", "When the first failed check of the present outage began.", &|s| s.down_since);
-        // Counters go on where the last run ended: `rate()` takes one that begins anew for a restart.
+
+        // Counters continue from the previous run, because `rate()` treats a lower value as a counter reset.
         let mut counters = |name: &str, help: &str, own: Vec<(String, u64)>| {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
             let mut sums: BTreeMap<String, f64> = self.counted_before(name).collect();
@@ -172,6 +175,7 @@ impl Metrics {
                 let _ = writeln!(text, "{series} {sum}");
             }
         };
+
         let checks = self.series.iter().map(|(subject, series)| (self.labels(subject), series.checks));
         counters("redis_health_checks_total", "Checks made.", checks.collect());
         let failures = self.series.iter().flat_map(|(subject, series)| {
@@ -202,7 +206,7 @@ impl Sink for Metrics {
         self.is_last |= event.is_last();
     }
 
-    /// Replaces the file, unless that was done just now. That it cannot be written is said once, until it can be again.
+    /// Replaces the file, unless it was replaced just now. A failure is reported once, until a write succeeds again.
     fn flush(&mut self) {
         let is_soon = self.written.is_some_and(|written| written.elapsed() < SPACING);
         if !self.is_last && (!self.is_dirty || is_soon) {
@@ -221,7 +225,7 @@ impl Sink for Metrics {
     }
 }
 
-/// The series of a file by name and labels.
+/// The series in a file, by name and labels.
 fn series(text: &str) -> BTreeMap<String, f64> {
     let series = |line: &str| {
         let (name, value) = line.rsplit_once(' ').filter(|_| !line.starts_with('#'))?;
@@ -230,7 +234,7 @@ fn series(text: &str) -> BTreeMap<String, f64> {
     text.lines().filter_map(series).collect()
 }
 
-/// A label's value as the format wants it: backslash, quote and line end are escaped.
+/// Escapes backslashes, quotes and line ends in the value of a label.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
@@ -248,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_counts_on_from_run_to_run() {
+    fn an_outage_continues_across_runs() {
         let path = std::env::temp_dir().join(format!("redis-health-metrics-{}.prom", std::process::id()));
         let took = Duration::from_millis(2);
         let run = |second, failure| {

@@ -1,6 +1,6 @@
-//! For whoever watches: standard output and error, the status line, Prometheus metrics and the diagnostic trace.
+//! Output besides the logs: standard output and error, the status line, Prometheus metrics and the diagnostic trace.
 //!
-//! None of it is a record: a stream that is closed or stuck ends nothing and delays nothing.
+//! None of it is a record. A stream that is closed or blocked neither ends a run nor delays a check.
 
 pub mod console;
 pub mod cycles_console;

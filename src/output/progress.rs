@@ -1,18 +1,18 @@
-//! A bar on the terminal for scans that take longer than a second.
+//! A progress bar on the terminal for scans that take longer than a second.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// From when on a scan is long.
+/// The bar appears after this time.
 const LONG: Duration = Duration::from_secs(1);
 
 /// How often the bar is drawn.
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// Draws how many of `total` databases are settled; never ends. Nothing is drawn where their number is not known, or
-/// where standard error is no terminal.
+/// Shows how many of `total` databases have a result. Never returns. Shows nothing if their number is unknown or
+/// standard error is not a terminal.
 pub async fn show(total: Option<u64>, settled: impl Fn() -> u64) {
     let Some(total) = total.filter(|_| std::io::stderr().is_terminal()) else { return std::future::pending().await };
     tokio::time::sleep(LONG).await;
@@ -27,7 +27,7 @@ pub async fn show(total: Option<u64>, settled: impl Fn() -> u64) {
     }
 }
 
-/// A bar that leaves no trace, also when the scan ends while it is drawn.
+/// A bar that is removed when it is dropped, even if the scan ends while it is being drawn.
 struct ClearedBar(ProgressBar);
 
 impl Drop for ClearedBar {

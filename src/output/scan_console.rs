@@ -1,4 +1,4 @@
-//! What `dbs` prints: the block and a summary, failures alone, or one JSON document.
+//! Prints the result of `dbs`: the block and a summary, only failures, or one JSON document.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +16,8 @@ use crate::output::console::Console;
 pub enum Shown {
     /// The block, and a summary.
     All,
-    /// Failures and a summary of them, on standard error: cron mails only bad news.
+    /// Failures and a summary, on standard error, or nothing if all checks passed. So cron sends mail only for
+    /// failures.
     Failures,
     /// The block as one JSON document.
     Json,
@@ -69,7 +70,7 @@ impl Sink for ScanConsole {
     }
 }
 
-/// The scan's own record, as the log has it.
+/// The record of the scan, as in the log.
 fn block(scan: &Scan) -> Record {
     let Scan { at, took, canary, stopped, .. } = *scan;
     Record::Scan { at, checks: scan.checks.clone(), took, canary, stopped }
@@ -80,11 +81,13 @@ fn summary(checks: &[CheckResult], endpoint: &str, took: Duration) -> String {
     let (whole, checks): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.subject.target == Target::Cluster);
     let (shards, databases): (Vec<_>, Vec<_>) =
         checks.into_iter().partition(|check| matches!(check.subject.target, Target::Shard(_)));
+
     let mut kinds = BTreeMap::<Kind, u64>::new();
     for failure in databases.iter().filter_map(|check| check.result.as_ref().err()) {
         *kinds.entry(failure.kind).or_default() += 1;
     }
     let failed: u64 = kinds.values().sum();
+
     let millis = took.as_secs_f64() * 1000.0;
     let plural = if databases.len() == 1 { "database" } else { "databases" };
     let mut text = format!("{endpoint}: {} {plural} ", databases.len());
@@ -93,6 +96,7 @@ fn summary(checks: &[CheckResult], endpoint: &str, took: Duration) -> String {
         let _ = write!(text, "on {nodes} {} ", if nodes == 1 { "node" } else { "nodes" });
     }
     let _ = write!(text, "checked in {millis:.1} ms, {} running", databases.len() as u64 - failed);
+
     if failed > 0 {
         let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let _ = write!(text, ", {failed} not running ({})", kinds.join(", "));
@@ -108,7 +112,7 @@ fn summary(checks: &[CheckResult], endpoint: &str, took: Duration) -> String {
     text
 }
 
-/// Neighbours that failed alike share a line: `DB 0-15: NOT RUNNING (refused: Connection refused)`.
+/// Consecutive databases with the same failure share a line: `DB 0-15: NOT RUNNING (refused: Connection refused)`.
 fn folded_failures(checks: &[CheckResult]) -> Vec<String> {
     let alike = |a: &CheckResult, b: &CheckResult| a.result == b.result && a.subject.is_before(&b.subject);
     let line = |run: &[CheckResult]| {
@@ -125,7 +129,7 @@ mod tests {
     use crate::model::outcome::Details;
 
     #[test]
-    fn neighbours_that_failed_alike_share_a_line() {
+    fn databases_with_the_same_failure_share_a_line() {
         let refused = || Err(Failure::new(Kind::Refused, "Connection refused"));
         let results = [refused(), refused(), Ok(()), refused(), Err(Failure::new(Kind::Reset, "x"))];
         let checked = |target: Target, db, result| {

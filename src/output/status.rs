@@ -1,4 +1,4 @@
-//! The live status line of `cycles`: one line of text from what is known now. Pure; `output` puts it on the terminal.
+//! The text of the live status line of `cycles`. Pure; `Console` shows it.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -6,19 +6,19 @@ use std::time::Duration;
 use crate::model::clock::Stamp;
 use crate::model::failure::Kind;
 
-/// What the status line tells.
+/// The content of the status line.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Status {
-    /// The present cycle, and how many there are.
+    /// The current cycle, and how many there are.
     pub cycle: u32,
     pub cycles: u32,
     pub checks: u64,
     pub failures: u64,
-    /// How long the last check took that succeeded.
+    /// How long the last successful check took.
     pub latency: Option<Duration>,
-    /// Since when, and why, the first of the subjects that are down is down.
+    /// The time and kind of the first failure of one subject that is down.
     pub down: Option<(Stamp, Kind)>,
-    /// Until the end of the cycle, or in a break until the next cycle.
+    /// Time until the end of the cycle, or in a break until the next cycle.
     pub left: Duration,
     pub in_break: bool,
 }
@@ -28,12 +28,14 @@ impl Status {
     pub fn line(&self) -> String {
         // Whole seconds, rounded up: a countdown ends at 1, not at 0.
         let left = humantime::format_duration(Duration::from_secs(self.left.as_nanos().div_ceil(1_000_000_000) as u64));
+
         let Status { cycle, cycles, checks, failures, .. } = self;
         let mut line = if self.in_break {
             format!("break, cycle {} of {cycles} starts in {left}", cycle + 1)
         } else {
             format!("cycle {cycle} of {cycles}, {left} left")
         };
+
         match &self.down {
             Some((since, kind)) => _ = write!(line, " | DOWN since {since} ({kind})"),
             None if *checks > 0 => line.push_str(" | up"),
@@ -54,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_says_what_is_and_how_long_it_still_takes() {
+    fn the_line_shows_the_state_and_the_time_left() {
         let mut status = Status { cycle: 1, cycles: 4, left: Duration::from_millis(299_100), ..Status::default() };
         assert_eq!(status.line(), "cycle 1 of 4, 5m left | checks 0, failed 0");
         status.checks = 3;
@@ -62,7 +64,9 @@ mod tests {
         assert_eq!(status.line(), "cycle 1 of 4, 5m left | up | checks 3, failed 0 | last 0.4 ms");
         let at = DateTime::parse_from_rfc3339("2025-08-27T07:37:10Z").unwrap();
         status.down = Some((Stamp { at, millis: false }, Kind::Refused));
-        (status.failures, status.in_break, status.left) = (1, true, Duration::from_secs(61));
+        status.failures = 1;
+        status.in_break = true;
+        status.left = Duration::from_secs(61);
         assert_eq!(
             status.line(),
             "break, cycle 2 of 4 starts in 1m 1s | DOWN since 2025-08-27 07:37:10 (refused) | checks 3, failed 1 | last 0.4 ms"

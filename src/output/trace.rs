@@ -1,6 +1,7 @@
-//! What each phase of each check did: on standard error with `-v`, and in a file a day with `--trace-dir`.
+//! The diagnostic trace of each phase of each check: on standard error with `-v`, and in one file per day with
+//! `--trace-dir`.
 //!
-//! This is what tracing is made for. A line that is lost here is no lost record.
+//! A lost trace line does not count as a lost record.
 
 use std::io;
 use std::path::Path;
@@ -20,14 +21,14 @@ use tracing_subscriber::registry::{LookupSpan, Registry};
 use crate::model::clock::Clock;
 use crate::output::console::Console;
 
-/// Writes what is left of a trace file when it is dropped.
+/// Flushes the trace file when it is dropped.
 pub struct Trace {
     _guard: Option<WorkerGuard>,
 }
 
 impl Trace {
-    /// Shows this crate's events on standard error, or writes them to files in `folder`, or both, for the rest of the
-    /// process.
+    /// Shows this crate's trace events on standard error, or writes them to files in `folder`, or both, until the
+    /// process ends.
     ///
     /// # Errors
     /// The folder or a file in it cannot be written.
@@ -46,20 +47,20 @@ impl Trace {
             }
             None => (None, None),
         };
-        // A second run in the same process keeps the first one's.
+        // A second run in the same process keeps the subscriber of the first.
         let _ = tracing::subscriber::set_global_default(Registry::default().with(shown).with(written));
         Ok(Trace { _guard: guard })
     }
 }
 
-/// One file a day, `redis-health.2025-08-27.trace`.
+/// One file per day, `redis-health.2025-08-27.trace`.
 fn files(folder: &Path) -> anyhow::Result<RollingFileAppender> {
     let builder = RollingFileAppender::builder().rotation(Rotation::DAILY);
     let appender = builder.filename_prefix("redis-health").filename_suffix("trace").build(folder);
     appender.with_context(|| format!("--trace-dir: cannot write in {}; name another folder", folder.display()))
 }
 
-/// One line for each event: time, message, and the check that it belongs to.
+/// One line per event: time, message, and the check that it belongs to.
 fn layer<S, W>(time: Time, writer: W) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -78,7 +79,7 @@ where
         }))
 }
 
-/// The time as in the logs, with milliseconds.
+/// Timestamps as in the logs, with milliseconds.
 #[derive(Clone, Copy)]
 struct Time(Clock);
 
@@ -88,7 +89,7 @@ impl FormatTime for Time {
     }
 }
 
-/// Each event is written at once, as one line, and goes the way of all notices: a reader that pauses delays no check.
+/// Writes each event as one line through the console, so that a reader that pauses does not delay checks.
 struct Lines(Console);
 
 impl io::Write for Lines {

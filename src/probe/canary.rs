@@ -1,7 +1,7 @@
 //! `--canary`: a write as part of each check. Only a write detects a demoted primary, or one whose writes are paused.
 //!
-//! The key is used by nobody else: its name holds the tool's name and a random part. It is deleted at once, and expires
-//! if that fails.
+//! The key cannot collide with others: its name contains the tool's name and a random part. It is deleted at once, and
+//! expires if the deletion fails.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
@@ -13,31 +13,31 @@ use crate::probe::connection::Connection;
 use crate::probe::deadline::Deadline;
 use crate::probe::resp::{self, Reply, unexpected};
 
-/// When a key expires whose deletion failed, in milliseconds.
+/// After how many milliseconds a key expires if its deletion failed.
 const EXPIRY_MS: &[u8] = b"10000";
 
-/// The writes of one run. All keys hash to one slot, so that a cluster node serves either all of them or none.
+/// Creates the writes of one run. All keys hash to one slot, so that a cluster node serves either all of them or none.
 #[derive(Clone, Debug)]
 pub struct Canary {
     prefix: String,
     written: Arc<AtomicU64>,
-    /// The user or the topology says that the server is a node of a cluster.
+    /// The server is known to be a cluster node, from the flags or the topology.
     in_cluster: bool,
 }
 
 impl Canary {
-    /// A canary with keys of a random name.
+    /// A canary whose keys have a random name.
     pub fn new() -> Self {
         Canary { prefix: format!("redis-health:canary:{{{:016x}}}:", random()), ..Self::tagged("") }.of_cluster(false)
     }
 
-    /// The same, for a server that is known to be a node of a cluster, or not.
+    /// Sets whether the server is known to be a cluster node.
     #[must_use]
     pub fn of_cluster(self, in_cluster: bool) -> Self {
         Canary { in_cluster, ..self }
     }
 
-    /// A canary for the shard of a cluster that owns `tag`, a text in braces. A cluster hashes that in place of the
+    /// A canary for the shard that owns the hash tag `tag`, a text in braces. A cluster hashes the tag instead of the
     /// whole key (redis.io, cluster specification: hash tags).
     pub fn tagged(tag: &str) -> Self {
         Canary {
@@ -69,14 +69,14 @@ impl Default for Canary {
     }
 }
 
-/// The pattern of its keys.
+/// The pattern of the keys.
 impl fmt::Display for Canary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}*", self.prefix)
     }
 }
 
-/// A write that was packed and whose replies are not yet read.
+/// A write that was packed but whose replies were not read yet.
 pub struct PendingWrite {
     value: String,
     in_cluster: bool,
@@ -108,12 +108,14 @@ impl PendingWrite {
         if *set != Reply::Ok {
             return Err(unexpected("SET", set));
         }
+
         match get {
             Reply::Bulk(bytes) if *bytes == self.value.as_bytes() => {}
             Reply::Bulk(_) => return Err(Failure::new(Kind::Canary, "another value was read back")),
             Reply::Nil => return Err(Failure::new(Kind::Canary, "the key was not there when read back")),
             other => return Err(unexpected("GET", other)),
         }
+
         match del {
             Reply::Int(_) => Ok(()),
             other => Err(unexpected("DEL", other)),

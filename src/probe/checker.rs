@@ -1,10 +1,10 @@
 //! Checks logical databases over one connection: SELECT n and PING for each index, pipelined.
 //!
-//! A checker must not load the server that is being upgraded, so all indexes share a connection for as long as it
-//! works. Each index is settled by its own replies, as they are received. A connection that breaks or stalls fails the
-//! first index that it left unanswered, and the remaining ones go on over a new connection. If a connection answered
-//! nothing at all, all remaining indexes fail. So a server that hangs costs one timeout for any number of databases,
-//! and a stall in the middle costs two.
+//! A check must not put load on a server that is being upgraded, so all indexes share one connection while it works.
+//! Each index gets its result from its own replies, as soon as they are received. If the connection breaks or stalls,
+//! the first unanswered index fails, and the remaining ones are checked over a new connection. If the connection
+//! answered nothing at all, all remaining indexes fail. So a server that hangs costs one timeout for any number of
+//! databases, and a stall in the middle costs two.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -30,10 +30,11 @@ use crate::probe::server_info::{InfoQueries, ServerInfo};
 /// How many indexes may wait for their replies: few enough for any socket buffer, enough that many share a round trip.
 const MAX_WAITING: u32 = 1024;
 
-/// How many indexes are sent at once. The server works on one half of those that wait while we read the other.
+/// How many indexes are sent at once. The server processes one half of the waiting indexes while we read the replies to
+/// the other.
 const CHUNK: u32 = MAX_WAITING / 2;
 
-/// How many indexes are sent first when their number is unknown. Each further chunk is twice as large.
+/// How many indexes are sent first if the number of databases is unknown. Each further chunk is twice as large.
 const FIRST_CHUNK: u32 = 32;
 
 /// What to check, and how.
@@ -42,67 +43,67 @@ pub struct Checker {
     pub connect: ConnectOptions,
     pub resolver: Resolver,
     pub databases: Databases,
-    /// How long one check may take, from name look-up to the last reply.
+    /// How long one check may take, from the name lookup to the last reply.
     pub timeout: Duration,
     /// How long the checks of all databases may take.
     pub deadline: Duration,
     pub server_info: ServerInfo,
     /// The role that the server must have for a check to pass.
     pub expect_role: Option<Role>,
-    /// The write that is part of each check.
+    /// The write that is part of each check, with `--canary`.
     pub canary: Option<Canary>,
-    /// How many indexes were settled since the start, for a progress bar.
+    /// How many indexes have a result so far, for the progress bar.
     pub settled: AtomicU64,
 }
 
 /// Receives each outcome as soon as it is known.
 pub type Emit<'a> = &'a mut (dyn FnMut(Outcome) + Send);
 
-/// How far the check of all databases is.
+/// The progress of one check of all databases.
 struct Progress<'a> {
     emit: Emit<'a>,
     start: Instant,
-    /// When all must be settled.
+    /// When all indexes must have a result.
     end: Instant,
-    /// The first index that is not settled, and the last one to settle.
+    /// The first index without a result, and the last index to check.
     next: u32,
     last: u32,
-    /// Whether any index was settled.
+    /// Whether any index has a result.
     settled: bool,
     /// The current connection.
     connection: Arc<ConnectionInfo>,
-    /// When the last index was settled, or the connection opened.
+    /// When the last index got its result, or the connection was opened.
     since: Instant,
-    /// Set when a write timed out: no more writes are tried, because the next one would time out too.
+    /// Set if a write timed out: no more writes are tried, because they would time out too.
     unwritable: Option<Failure>,
 }
 
 /// Why a connection is no longer used.
 enum ConnectionEnd {
-    /// Every index is settled, or the last database of the server was found.
+    /// Every index has a result, or the last database of the server was found.
     Finished,
-    /// The last index was settled by a failure that the connection did not survive. The next goes on over a new one.
+    /// The last index failed and broke the connection. The next index uses a new one.
     Lost,
-    /// The connection broke, which fails the next index. `answered` tells whether any index was answered over it.
+    /// The connection broke, which fails the next index. `answered` is whether any index was answered over it.
     Broke { failure: Failure, answered: bool },
 }
 
 /// Commands that were sent over a connection and whose replies are read one index at a time.
 struct Pipeline<'c> {
     connection: &'c mut Connection,
-    /// When the next index must be settled.
+    /// When the next index must have its result.
     deadline: Deadline,
     commands: Vec<u8>,
-    /// The first index that was not sent.
+    /// The first index that was not sent yet.
     unsent: u32,
-    /// How many indexes are sent at once, and how many may still wait for their replies when that is done.
+    /// How many indexes are sent at once, and how many may wait for their replies after that.
     chunk: u32,
     may_wait: u32,
-    /// What the server is asked about itself, behind the first index. Empty once that is answered.
+    /// The queries about the server itself, sent after the first index. Empty once they are answered.
     queries: InfoQueries,
-    /// Writes of indexes that were sent, in their order.
+    /// Writes that were sent, in order of their indexes.
     writes: VecDeque<PendingWrite>,
-    /// Whether the server has the expected role, which decides for all indexes.
+    /// Whether the server has the expected role. It applies to all indexes.
     role: Result<(), Failure>,
     /// A reply proved that the server serves this connection.
     answered: bool,
@@ -124,9 +125,9 @@ impl Checker {
                 ConnectionEnd::Finished => return,
                 ConnectionEnd::Lost => {}
                 ConnectionEnd::Broke { failure, answered } => {
-                    debug!("DB {}: {failure}", progress.next);
-                    // If the deadline of all databases is what passed, only the first index had the time of a check.
+                    // If the deadline for all databases passed, only the first index had the full timeout.
                     if Instant::now() >= progress.end && progress.settled {
+                        debug!("DB {}: {failure}", progress.next);
                         continue;
                     }
                     if !answered {
@@ -150,7 +151,7 @@ impl Checker {
         }
     }
 
-    /// The same checks for another server, with the writes that are meant for it.
+    /// A checker with the same settings for another server, with that server's canary.
     pub fn for_server(&self, connect: ConnectOptions, canary: Option<Canary>) -> Self {
         Checker {
             connect,
@@ -202,15 +203,9 @@ impl Checker {
         }
     }
 
-    /// Settles the next index.
+    /// Reports the result of the next index.
     fn settle(&self, progress: &mut Progress<'_>, Settled { write, result, waits, at }: Settled) {
-        debug!(
-            "DB {}: SELECT after {}, PING after {}, {}",
-            progress.next,
-            brief(waits.select),
-            brief(waits.ping),
-            result.as_ref().map_or_else(|failure| format!("failed: {failure}"), |()| "passed".to_owned())
-        );
+        trace_result(progress.next, waits, result.as_ref());
         let details = Details {
             elapsed: at - progress.start,
             select: waits.select,
@@ -226,7 +221,7 @@ impl Checker {
         self.settled.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Fails all remaining indexes. Where the number of databases is unknown, that is one.
+    /// Fails all remaining indexes, or only the next one if the number of databases is unknown.
     fn fail_rest(&self, progress: &mut Progress<'_>, failure: &Failure) {
         let last = if self.databases == Databases::Auto { progress.next } else { progress.last };
         while progress.next <= last {
@@ -234,7 +229,7 @@ impl Checker {
         }
     }
 
-    /// Settles indexes over a connection for as long as it works.
+    /// Checks indexes over a connection until it breaks or all have a result.
     async fn ask_all(
         &self,
         progress: &mut Progress<'_>,
@@ -257,9 +252,9 @@ impl Checker {
     fn pipeline<'c>(&self, first: u32, connection: &'c mut Connection, deadline: Deadline) -> Pipeline<'c> {
         let (chunk, may_wait) = match (self.databases == Databases::Auto, &self.canary) {
             (false, _) => (CHUNK, MAX_WAITING),
-            // What is sent past the last database is wasted.
+            // Commands beyond the last database would be wasted.
             (true, None) => (FIRST_CHUNK, 0),
-            // There SELECT fails, and a write sent along would go to the database before.
+            // SELECT fails there, and a pipelined write would go to the previous database.
             (true, Some(_)) => (1, 0),
         };
         Pipeline {
@@ -276,7 +271,7 @@ impl Checker {
         }
     }
 
-    /// Settles the next index over the connection.
+    /// Checks the next index over the connection.
     ///
     /// # Errors
     /// The connection broke or stalled before the replies to SELECT and PING.
@@ -300,7 +295,7 @@ impl Checker {
         if pipeline.queries.any() {
             self.read_server_info(progress, pipeline).await;
         }
-        // After a failed SELECT the database before answers the PING, which proves nothing.
+        // After a failed SELECT the previous database answers the PING, which proves nothing.
         let read = select.and(ping).and_then(|()| pipeline.role.clone());
 
         let written = match pipeline.writes.pop_front() {
@@ -353,7 +348,7 @@ impl Checker {
         }
     }
 
-    /// Reads what the server tells about itself, and whether its role is the expected one.
+    /// Reads the server's identity, and whether it has the expected role.
     async fn read_server_info(&self, progress: &mut Progress<'_>, pipeline: &mut Pipeline<'_>) {
         let queries = std::mem::take(&mut pipeline.queries);
         let (identity, role) = self.server_info.read(queries, pipeline.connection, pipeline.deadline).await;
@@ -365,7 +360,7 @@ impl Checker {
 }
 
 impl Pipeline<'_> {
-    /// Whether more indexes are to be sent before the next replies are read.
+    /// Whether to send more indexes before the next replies are read.
     fn has_room(&self, progress: &Progress<'_>) -> bool {
         let waiting = self.unsent - progress.next;
         self.unsent <= progress.last && (waiting == 0 || waiting + self.chunk <= self.may_wait)
@@ -376,10 +371,10 @@ impl Pipeline<'_> {
         self.connection.send(&self.commands, "SELECT", self.deadline).await
     }
 
-    /// Reads the replies to SELECT and PING, for which the wait began at `start`.
+    /// Reads the replies to SELECT and PING. The wait for them began at `start`.
     ///
-    /// `answered` becomes true with the first reply that is not an error, or with the second of any kind. A lone error
-    /// before the connection ends was meant for the connection and not for an index.
+    /// Sets `answered` at the first reply that is not an error, or at the second reply of any kind. A single error
+    /// before the connection ends is about the connection, not about an index.
     ///
     /// # Errors
     /// The connection broke or stalled.
@@ -405,14 +400,14 @@ impl Pipeline<'_> {
         Ok(Replies { select, ping, waits, at })
     }
 
-    /// Now, if the connection was read since it had been read `reads` times, and `start` otherwise: replies that came
-    /// together with those before were not waited for. The clock is read for each read, not for each of 20,000 replies.
+    /// Now if the connection was read since `reads` was taken, otherwise `start`: a reply that was received together
+    /// with earlier ones was not waited for. So the clock is read once per read, not for each of 20,000 replies.
     fn received_at(&self, reads: u64, start: Instant) -> Instant {
         if self.connection.reads() == reads { start } else { Instant::now() }
     }
 }
 
-/// The verdict on one index.
+/// The result of one index.
 struct Settled {
     write: bool,
     result: Result<(), Failure>,
@@ -434,16 +429,26 @@ struct Waits {
     write: Duration,
 }
 
-/// What the replies to SELECT and PING mean.
+/// The results of SELECT and PING.
 struct Replies {
     select: Result<(), Failure>,
     ping: Result<(), Failure>,
     waits: Waits,
-    /// When the second was received.
+    /// When the reply to PING was received.
     at: Instant,
 }
 
-/// The most bytes that SELECT and PING of one index have.
+/// Shows one result with `-v`. The waits are left out if no reply was waited for.
+fn trace_result(db: u32, waits: Waits, result: Result<&(), &Failure>) {
+    let (select, ping) = (brief(waits.select), brief(waits.ping));
+    match result {
+        Ok(()) => debug!("DB {db}: SELECT after {select}, PING after {ping}, passed"),
+        Err(failure) if (waits.select + waits.ping).is_zero() => debug!("DB {db}: {failure}"),
+        Err(failure) => debug!("DB {db}: SELECT after {select}, PING after {ping}, {failure}"),
+    }
+}
+
+/// The maximum length of SELECT and PING for one index, in bytes.
 const CHECK_LENGTH: usize = b"*2\r\n$6\r\nSELECT\r\n$7\r\n1199999\r\n*1\r\n$4\r\nPING\r\n".len();
 
 /// Appends SELECT and PING.
@@ -453,8 +458,8 @@ fn pack_check(commands: &mut Vec<u8>, db: u32) {
     commands.extend_from_slice(resp::PING);
 }
 
-/// Whether the failure is about one index, so that the next may pass. Otherwise a server that refuses everything would
-/// be asked for a million indexes.
+/// Whether a failure is about one index, so that the next one may pass. Any other failed SELECT ends `--max-db auto`;
+/// otherwise a server that refuses everything would be asked for a million indexes.
 fn is_per_database_error(failure: &Failure) -> bool {
     matches!(failure.kind, Kind::NoPerm) && failure.detail.contains("database")
 }

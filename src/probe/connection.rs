@@ -1,7 +1,7 @@
 //! Opening a connection: resolve, connect, TLS, authenticate. Each phase is timed and named, and all share one
 //! deadline.
 //!
-//! The connection set-up of the redis crate is not used, because it hides which phase failed and what the server said.
+//! The redis crate's connection setup is not used, because it hides which phase failed and what the server replied.
 
 use std::future::Future;
 use std::io;
@@ -27,7 +27,7 @@ use crate::probe::resolve::Resolver;
 use crate::probe::resp::{self, Decoder, ReadError, Reply, unexpected};
 use crate::probe::tls::{self, Tls};
 
-/// An endpoint, and what is needed to open a connection to it.
+/// An endpoint, and what is needed to connect to it.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
     pub endpoint: Endpoint,
@@ -42,7 +42,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// An open, authenticated connection. Commands can be pipelined on it.
 pub struct Connection {
     decoder: Decoder<Box<dyn Stream>>,
-    /// What AUTH presented last. No reply may show its password.
+    /// The credentials that AUTH sent last. Their password must not appear in any reply.
     presented: Option<Arc<Credentials>>,
     /// Why the connection broke, once it has.
     broken: Option<Failure>,
@@ -51,8 +51,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Opens a connection before `deadline`. `info` receives what becomes known meanwhile, also of a connection that
-    /// fails to open.
+    /// Opens a connection before `deadline`. `info` is filled in on the way, even if the connection fails to open.
     ///
     /// # Errors
     /// The failure of the first phase that failed.
@@ -87,7 +86,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Presents the current credentials. The provider is told when the server rejects the password.
+    /// Sends the current credentials. If the server rejects the password, the provider is notified.
     async fn authenticate(&mut self, provider: &CredentialsProvider, deadline: Deadline) -> Result<(), Failure> {
         let credentials = provider.credentials();
         self.presented = Some(credentials.clone());
@@ -112,7 +111,7 @@ impl Connection {
 
         let mut elapsed = Duration::ZERO;
         timed(&mut elapsed, self.authenticate(provider, deadline)).await?;
-        debug!("authenticated anew after {}", brief(elapsed));
+        debug!("authenticated again after {}", brief(elapsed));
         Ok(())
     }
 
@@ -134,8 +133,8 @@ impl Connection {
 
     /// Writes packed commands, the first of which is `command`.
     ///
-    /// A write that fails is not an error yet: the server may have said why before it closed the connection. The next
-    /// [`reply`](Self::reply) returns that, or else the failure of the write.
+    /// A failed write is not an error yet: the server may have sent the reason before it closed the connection. The
+    /// next [`reply`](Self::reply) returns that reason, or else the failure of the write.
     ///
     /// # Errors
     /// The deadline passed.
@@ -158,19 +157,19 @@ impl Connection {
         self.decoder.set_limit(bytes);
     }
 
-    /// How many times the connection was read. Replies between which this stays the same came together.
+    /// How many times the connection was read. Replies with the same count were received together.
     pub fn reads(&self) -> u64 {
         self.decoder.reads()
     }
 
-    /// Waits for the next reply, which answers `command`. Error replies are values. The password that was presented is
-    /// cut from every text that may be shown.
+    /// Waits for the next reply, which answers `command`. Error replies are returned as values. The password is
+    /// redacted in every text that may be shown.
     ///
     /// # Errors
-    /// The deadline passed, the connection broke, or what came is not the Redis protocol. The connection is of no use
-    /// afterwards.
+    /// The deadline passed, the connection broke, or the reply is not valid Redis protocol. The connection cannot be
+    /// used afterwards.
     pub async fn reply(&mut self, command: &'static str, deadline: Deadline) -> Result<Reply, Failure> {
-        // Neither a timer nor anything to redact: most replies of a large check.
+        // A fast path without a timer and redaction, for most replies of a large check.
         if let Some(reply) = self.decoder.take_ready() {
             self.may_require_tls = false;
             return Ok(reply);
@@ -184,25 +183,25 @@ impl Connection {
     async fn next_reply(&mut self) -> Result<Reply, Failure> {
         let reply = self.decoder.next().await.map_err(|error| match error {
             ReadError::Io(error) => self.keep_failure(error),
-            // The excess is the reason, even if a write failed before.
+            // The size is the reason, even if a write failed before.
             ReadError::TooLong { .. } => error.into(),
             ReadError::Ended { .. } | ReadError::NotResp(_) => self.broken.take().unwrap_or_else(|| error.into()),
         });
 
         let is_first = std::mem::take(&mut self.may_require_tls);
         if is_first && reply.as_ref().is_err_and(|failure| matches!(failure.kind, Kind::Reset | Kind::Closed)) {
-            debug!("the connection ended before the first reply; does the server want --tls?");
+            debug!("the connection ended before the first reply; does the server require --tls?");
         }
         reply
     }
 
-    /// Cuts the password from what was received, before anybody else sees it.
+    /// Redacts the password in a reply, before it is used anywhere.
     fn redact(&self, reply: &mut Result<Reply, Failure>, command: &str) {
         let Some(secret) = self.presented.as_ref().map(|credentials| &credentials.password) else { return };
         match reply {
             Ok(Reply::Bulk(_)) if !resp::promises_no_bulk(command) => {}
             Ok(reply) => reply.redact(secret),
-            // Only failures of these kinds quote what was received.
+            // Only failures of these kinds quote the server's text.
             Err(failure) if matches!(failure.kind, Kind::Protocol | Kind::Error) => {
                 if let Some(cut) = secret.cut_from(&failure.detail) {
                     failure.detail = cut;
@@ -212,8 +211,8 @@ impl Connection {
         }
     }
 
-    /// Records why the connection broke and returns it. The first failure counts, unless a later one is a TLS alert:
-    /// with that the server gives its reason, which is received after a write has failed.
+    /// Records why the connection broke, and returns it. The first failure is kept, unless a later one is a TLS alert:
+    /// a server states its reason in the alert, which may be received only after a write failed.
     fn keep_failure(&mut self, error: io::Error) -> Failure {
         let failure = tls::failure_of(error);
         if failure.kind == Kind::Tls {
@@ -264,15 +263,16 @@ async fn connect(
     let dialled = dial(addresses, deadline, &mut info.peer);
     let (stream, address) = timed(&mut info.timings.connect, dialled).await?;
 
-    // Requests are single writes. Nagle's algorithm would only delay the last packet of one.
+    // Each request is a single write. Nagle's algorithm would only delay its last packet.
     stream.set_nodelay(true)?;
     debug!("connected to {address} after {}", brief(info.timings.connect));
     Ok((stream, address))
 }
 
-/// Connects to the first of `addresses` that accepts, in their order. `tried` receives the one tried last.
+/// Connects to the first of `addresses` that accepts, in order. `tried` is set to the last one tried.
 ///
-/// Each gets an equal share of the remaining time, so that one which drops packets does not hide the next.
+/// Each address gets an equal share of the remaining time, so that one that drops packets does not prevent trying the
+/// next.
 async fn dial(
     addresses: &[SocketAddr],
     deadline: Deadline,

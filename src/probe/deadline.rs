@@ -1,4 +1,4 @@
-//! The deadline of a check. Every wait ends with it.
+//! The deadline of a check. It bounds every wait.
 
 use std::future::{Future, poll_fn};
 use std::task::Poll;
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use crate::model::failure::{Failure, Phase};
 
-/// If a timer fires later than this, the delay is ours and not the server's.
+/// If a timer fires this late, this process was delayed, not the server.
 const STALLED: Duration = Duration::from_millis(100);
 
-/// When a check must be over, and how much time it had in all.
+/// When a check must end, and its time limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     at: Instant,
@@ -24,7 +24,7 @@ impl Deadline {
         Deadline { at: Instant::now() + limit, limit }
     }
 
-    /// A deadline at `at`, for a check that had `limit` in all.
+    /// A deadline at `at`, for a check with the time limit `limit`.
     pub fn at(at: Instant, limit: Duration) -> Self {
         Deadline { at, limit }
     }
@@ -41,21 +41,22 @@ impl Deadline {
 
     /// Waits for `work` until the deadline.
     ///
-    /// Time in which this process did not run, as during a suspension, does not count. If the timer fires late, the
-    /// work gets the delay as extra time, but at most as much as the limit.
+    /// Time in which this process did not run, for example because it was suspended, does not count: if the timer fires
+    /// late, the work gets the delay as extra time, but at most the limit.
     ///
     /// # Errors
-    /// The failure of `work`, or one of kind `timeout` that names `phase`.
+    /// The failure of `work`, or a `timeout` that names `phase`.
     pub async fn bound<T, E: Into<Failure>>(
         self,
         phase: impl FnOnce() -> Phase,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Failure> {
         let mut work = std::pin::pin!(work);
-        // Most replies have come already, and a timer takes longer than the work then.
+        // Most replies have been received already. Then creating a timer would take longer than the work.
         if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
             return done.map_err(Into::into);
         }
+
         let mut done = tokio::time::timeout_at(self.at, &mut work).await;
         if done.is_err() {
             let late = self.at.elapsed();
@@ -63,6 +64,7 @@ impl Deadline {
                 done = tokio::time::timeout(late.min(self.limit), work).await;
             }
         }
+
         match done {
             Ok(done) => done.map_err(Into::into),
             Err(_) => Err(Failure::timeout(&phase(), self.limit)),

@@ -1,6 +1,6 @@
 //! One check on the wire: resolve, connect, TLS, authenticate, SELECT and PING, each phase under one deadline.
 //!
-//! It knows nothing of schedules, logs and outages.
+//! It does not know schedules, logs or outages.
 
 pub mod canary;
 pub mod checker;

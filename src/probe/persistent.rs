@@ -1,12 +1,13 @@
-//! `--held`: one connection that is kept open and checked on the same schedule as fresh connections.
+//! `--held`: a persistent connection, checked on the same schedule as fresh connections.
 //!
-//! It shows what the connection pool of an application sees: a fresh connection resolves the name and reaches the new
-//! primary, while a kept one stays with the old.
+//! It shows what an application with a connection pool sees: after a failover, a fresh connection resolves the name and
+//! reaches the new primary, while a persistent connection stays on the old one.
 
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::model::failure::Failure;
 use crate::model::outcome::{ConnectionInfo, Details, Outcome, Timings};
@@ -14,7 +15,7 @@ use crate::probe::checker::{Checker, Emit};
 use crate::probe::connection::Connection;
 use crate::probe::deadline::Deadline;
 
-/// The kept connection.
+/// The persistent connection.
 pub struct PersistentConnection {
     checker: Arc<Checker>,
     /// None before the first check, and after the connection broke.
@@ -31,9 +32,9 @@ impl PersistentConnection {
         PersistentConnection { checker, current: Mutex::new(None) }
     }
 
-    /// Checks over the kept connection. If that broke, a new one is opened and kept.
+    /// Checks over the persistent connection. If it broke, a new one replaces it.
     ///
-    /// While an earlier check still waits for its reply, nothing is sent and nothing emitted.
+    /// If an earlier check is still waiting for its reply, this does nothing.
     pub async fn check(&self, emit: Emit<'_>) {
         let Ok(mut current) = self.current.try_lock() else { return };
         let start = Instant::now();
@@ -47,6 +48,7 @@ impl PersistentConnection {
         let OpenConnection { mut connection, info } = match ready {
             Ok(ready) => ready,
             Err((failure, connection)) => {
+                debug!("DB {db}: {failure}");
                 let details = Details { elapsed: start.elapsed(), connection, ..Details::default() };
                 return emit(Outcome { db, write: false, result: Err(failure), details });
             }
@@ -64,7 +66,7 @@ impl PersistentConnection {
         }
     }
 
-    /// Presents credentials that are newer than the connection, as pools with long connections do.
+    /// Authenticates again if the credentials were renewed, as connection pools do.
     async fn reauthenticate(
         &self,
         mut open: OpenConnection,

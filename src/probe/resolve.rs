@@ -1,7 +1,7 @@
-//! Resolves host names, again for every connection, because ElastiCache moves an endpoint by DNS.
+//! Resolves host names, again for every connection, because ElastiCache moves an endpoint by changing its DNS record.
 //!
-//! The system's resolver cannot be interrupted: a look-up that hangs keeps its thread until libc gives up, which may
-//! take far longer than a check. So connections that open at the same time share one look-up.
+//! The system's resolver cannot be interrupted: a lookup that hangs keeps its thread until libc gives up, which may
+//! take far longer than a check. So connections that open at the same time share one lookup.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,12 +17,12 @@ type Answer = Result<Vec<SocketAddr>, Failure>;
 /// Resolves host names with the system's resolver.
 #[derive(Clone, Debug)]
 pub struct Resolver {
-    /// An older look-up is no longer shared: its query may be lost although the name server works again.
+    /// A lookup older than this is not shared: its query may be lost although the name server works again.
     patience: Duration,
     pending: Arc<Mutex<Option<Lookup>>>,
 }
 
-/// A look-up whose answer is shared.
+/// A lookup whose answer is shared.
 #[derive(Clone, Debug)]
 struct Lookup {
     host: String,
@@ -31,12 +31,12 @@ struct Lookup {
 }
 
 impl Resolver {
-    /// `patience` is how long further connections may share a pending look-up: the timeout of one check.
+    /// `patience` is how long connections may share a pending lookup: the timeout of one check.
     pub fn new(patience: Duration) -> Self {
         Resolver { patience, pending: Arc::default() }
     }
 
-    /// The addresses of `host`, in the resolver's order. An IP address is returned as it is.
+    /// The addresses of `host`, in the resolver's order. An IP address is returned unchanged.
     ///
     /// # Errors
     /// A failure of kind `dns`: the name does not exist, or no name server answered.
@@ -48,7 +48,7 @@ impl Resolver {
         let mut answer = self.join_or_start(host, port);
         match answer.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(answer)) => answer.clone(),
-            // Only when the runtime shuts down does the task end without an answer.
+            // The task ends without an answer only when the runtime shuts down.
             _ => Err(Failure::new(Kind::Dns, format!("{host}: the look-up was given up"))),
         }
     }

@@ -1,7 +1,7 @@
 //! The Redis protocol (RESP 2 and 3): commands to bytes, and bytes to replies.
 //!
-//! The redis crate's parser reads the replies. No other module names that crate, so the rest of the code depends on the
-//! types of this one alone.
+//! The redis crate's parser reads the replies. No other module uses that crate, so the rest of the code depends only on
+//! the types of this one.
 
 use std::io;
 use std::pin::Pin;
@@ -16,12 +16,12 @@ use crate::model::failure::{Failure, Kind};
 use crate::model::secret::Secret;
 use crate::model::text::MAX_TEXT;
 
-/// The largest reply that is accepted, in bytes, unless [`Decoder::set_limit`] changes it. The longest reply that a
-/// check asks for is that to `INFO server`, with some two thousand bytes. Checks overlap, so this bounds the memory
-/// that a hostile server can make them use.
+/// The largest accepted reply, in bytes, unless [`Decoder::set_limit`] changes it. The longest reply to a check is that
+/// to `INFO server`, with about 2,000 bytes. Checks overlap, so this bounds the memory that a hostile server can make
+/// them use.
 const MAX_REPLY: usize = 64 << 10;
 
-/// How many bytes are read at once. The parser alone would begin with 64.
+/// How many bytes are read at once. The parser's own buffer would begin with 64.
 const READ_AHEAD: usize = 16 << 10;
 
 /// A reply of the server.
@@ -36,14 +36,14 @@ pub enum Reply {
     Error(ErrorReply),
     Int(i64),
     Bulk(Vec<u8>),
-    /// A text with a format, in protocol 3; the format is left out.
+    /// A verbatim string of protocol 3, without its format.
     Verbatim(String),
     /// A null of any kind.
     Nil,
     Array(Vec<Reply>),
     Set(Vec<Reply>),
     Map(Vec<(Reply, Reply)>),
-    /// A value of a type that no check asks for; the text names the type, with its article.
+    /// A value of a type that no check requests. The text is the name of the type, with its article.
     Other(&'static str),
 }
 
@@ -57,7 +57,7 @@ impl Reply {
         }
     }
 
-    /// Cuts the text of an error or of a string where it begins to show `secret`: a server or a proxy may repeat what
+    /// Truncates the text of an error or a string where it begins to show `secret`: a server or a proxy may repeat what
     /// it was sent.
     pub fn redact(&mut self, secret: &Secret) {
         match self {
@@ -91,7 +91,7 @@ impl Reply {
         }
     }
 
-    /// None for a push message: it answers no command.
+    /// None for a push message, which does not answer a command.
     fn from_value(value: Value) -> Option<Self> {
         match value {
             Value::Push { .. } => None,
@@ -125,24 +125,25 @@ impl Reply {
     }
 }
 
-/// An error reply, as the text that came over the wire without the leading `-` and the line end.
+/// An error reply: its wire text, without the leading `-` and the line end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorReply(String);
 
 impl ErrorReply {
-    /// An error whose text over the wire was `wire_text`, without the leading `-` and the line end.
+    /// An error with this wire text, without the leading `-` and the line end.
     pub fn new(wire_text: impl Into<String>) -> Self {
         ErrorReply(wire_text.into())
     }
 
-    /// The text that came over the wire.
+    /// The wire text.
     pub fn wire_text(&self) -> &str {
         &self.0
     }
 }
 
 impl From<&redis::ServerError> for ErrorReply {
-    /// The crate splits the wire text at the first space, and its `Display` replaces the code by words of its own.
+    /// The crate splits the wire text at the first space, and its `Display` replaces the code, so the two parts are
+    /// joined here.
     fn from(error: &redis::ServerError) -> Self {
         ErrorReply::new(match error.details() {
             Some(details) => format!("{} {details}", error.code()),
@@ -151,8 +152,7 @@ impl From<&redis::ServerError> for ErrorReply {
     }
 }
 
-/// The failure that a reply means when it is not what `command` promises: the server's error, or a break of the
-/// protocol.
+/// The failure for an unexpected reply to `command`: the server's error, or a protocol violation.
 pub fn unexpected(command: &str, reply: &Reply) -> Failure {
     let shown = match reply {
         Reply::Error(error) => return Failure::from_reply(error.wire_text()),
@@ -167,22 +167,22 @@ pub fn unexpected(command: &str, reply: &Reply) -> Failure {
     Failure::new(Kind::Protocol, format!("{shown} in reply to {command}"))
 }
 
-/// Whether `command` never promises a bulk string, so that the text of one is shown in the failure. Only such texts are
-/// redacted: the bulk strings that other commands promise are data, which must not be altered.
+/// Whether `command` never returns a bulk string, so that an unexpected one is quoted in the failure. Only these texts
+/// are redacted: bulk strings that other commands return are data, which must not be altered.
 pub fn promises_no_bulk(command: &str) -> bool {
     matches!(command, "SELECT" | "PING" | "AUTH")
 }
 
-/// Why no reply could be read. The stream is of no use afterwards.
+/// Why no reply could be read. The stream cannot be used afterwards.
 #[derive(Debug)]
 pub enum ReadError {
     /// The stream broke.
     Io(io::Error),
-    /// The stream ended; a part of a reply may have come before.
+    /// The stream ended, possibly within a reply.
     Ended { within_reply: bool },
-    /// The reply has more bytes than this limit.
+    /// The reply is longer than `limit` bytes.
     TooLong { limit: usize },
-    /// The bytes that came are not RESP.
+    /// The received bytes are not RESP.
     NotResp(Vec<u8>),
 }
 
@@ -194,7 +194,7 @@ impl From<ReadError> for Failure {
             ReadError::Ended { within_reply: false } => Failure::new(Kind::Closed, "Connection closed by the server"),
             ReadError::TooLong { limit } => Failure::new(Kind::Protocol, format!("a reply of more than {limit} bytes")),
             ReadError::NotResp(bytes) => {
-                // The first line tells most: an HTTP server's status, for example.
+                // The first line is the most useful: an HTTP server's status, for example.
                 let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
                 let shown = String::from_utf8_lossy(&line[..line.len().min(MAX_TEXT)]);
                 Failure::new(Kind::Protocol, format!("not a Redis reply: {shown}"))
@@ -206,7 +206,7 @@ impl From<ReadError> for Failure {
 /// Reads replies from a stream, one after the other.
 pub struct Decoder<S> {
     source: Source<S>,
-    /// Its buffer holds what it has taken from the source and not yet parsed.
+    /// Its buffer holds bytes taken from the source that were not parsed yet.
     parser: combine::stream::Decoder<AnySendSyncPartialState, PointerOffset<[u8]>>,
 }
 
@@ -227,14 +227,14 @@ impl<S: AsyncRead + Unpin> Decoder<S> {
         self.source.buffered.get_mut()
     }
 
-    /// How many times the stream was read. Replies between which this stays the same came together.
+    /// How many times the stream was read. Replies with the same count were received together.
     pub fn reads(&self) -> u64 {
         self.source.reads
     }
 
-    /// The next reply, if it is one of the two that a healthy check consists of and was received already.
+    /// The next reply, if it was received already and is OK or PONG.
     ///
-    /// A check of 10,000 databases has 20,000 of them, so they bypass the parser and allocate nothing.
+    /// A healthy check of 10,000 databases has 20,000 of these, so they bypass the parser and allocate nothing.
     pub fn take_ready(&mut self) -> Option<Reply> {
         if !self.parser.buffer().is_empty() {
             return None;
@@ -248,10 +248,10 @@ impl<S: AsyncRead + Unpin> Decoder<S> {
         Some(reply)
     }
 
-    /// The next reply. Push messages are skipped, and attributes are left out.
+    /// The next reply. Push messages and attributes are skipped.
     ///
     /// # Errors
-    /// The stream broke or ended, or what came is not RESP.
+    /// The stream broke or ended, or the bytes are not RESP.
     pub async fn next(&mut self) -> Result<Reply, ReadError> {
         loop {
             if self.parser.buffer().is_empty() && self.source.fill().await? == 0 {
@@ -270,7 +270,7 @@ impl<S: AsyncRead + Unpin> Decoder<S> {
         }
     }
 
-    /// The crate's error does not tell how the stream failed; the source does.
+    /// The crate's error does not contain how the stream failed, so the source keeps it.
     fn read_error(&mut self, error: &redis::RedisError) -> ReadError {
         match self.source.error.take() {
             Some(error) => error,
@@ -280,10 +280,10 @@ impl<S: AsyncRead + Unpin> Decoder<S> {
     }
 }
 
-/// What the parser reads from: a buffered stream that bounds the size of a reply and keeps the error it met.
+/// The parser's input: a buffered stream that limits the size of a reply and keeps the error of a failed read.
 struct Source<S> {
     buffered: BufReader<S>,
-    /// The most bytes that a reply may have, and that the current one may still have.
+    /// The maximum length of a reply in bytes, and how many bytes of the current one are left.
     limit: usize,
     left: usize,
     reads: u64,
@@ -291,7 +291,7 @@ struct Source<S> {
 }
 
 impl<S: AsyncRead + Unpin> Source<S> {
-    /// Waits until bytes are buffered, and returns how many; 0 at the end of the stream.
+    /// Waits until bytes are buffered, and returns how many. 0 at the end of the stream.
     async fn fill(&mut self) -> Result<usize, ReadError> {
         if self.buffered.buffer().is_empty() {
             self.reads += 1;
@@ -328,8 +328,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Source<S> {
     }
 }
 
-/// A TLS stream reports an error when it ends without a `close_notify`. A server that is killed ends so, so that is an
-/// end like any other.
+/// A TLS stream that ends without `close_notify` reports an error. A killed server does not send one, so this counts as
+/// a normal end.
 fn is_end(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::UnexpectedEof
 }
@@ -355,7 +355,7 @@ fn pack_length(commands: &mut Vec<u8>, kind: u8, length: usize) {
     commands.extend_from_slice(b"\r\n");
 }
 
-/// The most digits that a number has.
+/// The maximum number of digits of a `u64`.
 pub const MAX_DIGITS: usize = 20;
 
 /// Writes `number` in decimal to the end of `digits`, so that packing a number allocates nothing.
@@ -398,7 +398,7 @@ pub mod tests {
         })
     }
 
-    /// A reply that was captured from a server, from a file in `tests/replies`.
+    /// A reply captured from a server, in `tests/replies`.
     pub fn captured(file: &str) -> Reply {
         let path = format!("{}/tests/replies/{file}.resp", env!("CARGO_MANIFEST_DIR"));
         let bytes = fs::read(path).unwrap();
@@ -443,7 +443,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_is_no_reply_is_a_failure_in_one_line() {
+    fn invalid_replies_are_a_failure_on_one_line() {
         let failure = |bytes: &[u8]| Failure::from(read_all(bytes).1).to_string();
         assert_eq!(failure(b"HTTP/1.1 400 Bad\r\nDate: x"), "protocol: not a Redis reply: HTTP/1.1 400 Bad");
         let long = [b"$100000\r\n".as_slice(), &[b'x'; 100_000]].concat();
@@ -502,7 +502,7 @@ pub mod tests {
         assert_eq!(commands, b"*2\r\n$6\r\nSELECT\r\n$2\r\n12\r\n*1\r\n$4\r\nPING\r\n");
     }
 
-    /// What real servers sent, from `tests/corpus/replies`.
+    /// Replies captured from real servers, in `tests/corpus/replies`.
     fn corpus() -> Vec<Vec<u8>> {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/replies");
         let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -543,7 +543,7 @@ pub mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Any bytes are read as replies and then one failure, whose text is one printable line.
+        /// Any bytes are read as replies followed by one failure, whose text is one printable line.
         #[test]
         fn any_bytes_can_be_read(bytes in broken_replies()) {
             let failure = Failure::from(read_all(&bytes).1).to_string();

@@ -1,4 +1,4 @@
-//! What a server is asked about itself: once for each connection, in the round trip of the first index.
+//! Queries the server's identity, once per connection, in the round trip of the first index.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,8 +8,8 @@ use crate::probe::connection::Connection;
 use crate::probe::deadline::Deadline;
 use crate::probe::resp::{self, Reply, unexpected};
 
-/// Whether to ask a server for its engine, version and role. A command that the server forbade is not sent again,
-/// because each refusal enters its ACL LOG.
+/// Decides which queries to send. A command that the ACL forbids is not sent again, because the server records each
+/// refusal in its ACL LOG.
 #[derive(Debug, Default)]
 pub struct ServerInfo {
     pub wanted: bool,
@@ -17,17 +17,17 @@ pub struct ServerInfo {
     role_forbidden: AtomicBool,
 }
 
-/// What to ask over one connection.
+/// The queries for one connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct InfoQueries {
     info: bool,
     role: bool,
-    /// The role that the server must have. HELLO tells it even to users without permission for ROLE.
+    /// The role that the server must have. HELLO reports the role even to users without permission for ROLE.
     expected: Option<Role>,
 }
 
 impl InfoQueries {
-    /// Whether anything is asked.
+    /// Whether there is any query.
     pub fn any(self) -> bool {
         self.info || self.role
     }
@@ -51,16 +51,16 @@ impl ServerInfo {
         ServerInfo { wanted, ..ServerInfo::default() }
     }
 
-    /// What to ask over the next connection. `expected` is the role that a check requires.
+    /// The queries for the next connection. `expected` is the role that a check requires.
     pub fn queries(&self, expected: Option<Role>) -> InfoQueries {
         let may = |forbidden: &AtomicBool| self.wanted && !forbidden.load(Ordering::Relaxed);
         let role = may(&self.role_forbidden) || expected.is_some();
         InfoQueries { info: may(&self.info_forbidden), role, expected }
     }
 
-    /// Reads the replies. Returns what the server tells about itself, and whether its role is the expected one.
+    /// Reads the replies. Returns the server's identity, and whether it has the expected role.
     ///
-    /// Without an expected role, a server that tells nothing passes, and a connection that breaks here fails the next
+    /// Without an expected role, a server that reports nothing passes, and a connection that breaks here fails the next
     /// index.
     pub async fn read(
         &self,
@@ -70,9 +70,8 @@ impl ServerInfo {
     ) -> (Option<Identity>, Result<(), Failure>) {
         let expected = queries.expected;
         let replies = async {
-            let mut reply = async |is_asked, command| match is_asked {
-                true => connection.reply(command, deadline).await.map(Some),
-                false => Ok(None),
+            let mut reply = async |is_asked, command| {
+                if is_asked { connection.reply(command, deadline).await.map(Some) } else { Ok(None) }
             };
             let info = reply(queries.info, "INFO").await?;
             let role = reply(queries.role, "ROLE").await?;
@@ -127,8 +126,8 @@ fn role_of_hello(reply: &Reply) -> Option<Role> {
 
 /// Reads the reply to `INFO server`.
 ///
-/// Valkey reports `redis_version:7.2.4` whatever its version, for old clients. Its own name and version are in
-/// `server_name` and `valkey_version` (valkey's `server.c`, `genValkeyInfoString`).
+/// For old clients, every version of Valkey reports `redis_version:7.2.4`. Its own name and version are in
+/// `server_name` and `valkey_version` (Valkey's `server.c`, `genValkeyInfoString`).
 fn identity_of_info(reply: &Reply) -> Identity {
     let text = match reply {
         Reply::Bulk(bytes) => String::from_utf8_lossy(bytes),
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn engines_tell_their_true_version() {
+    fn the_true_version_of_an_engine_is_read() {
         let redis = info("# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:abc\r\n");
         assert_eq!(redis.engine_and_version().as_deref(), Some("redis 7.0.15"));
         assert_eq!(redis.run_id.as_deref(), Some("abc"));

@@ -1,6 +1,6 @@
-//! TLS: which certificates to trust, which to present, the handshake, and what its errors mean.
+//! TLS: trusted certificates, the client certificate, the handshake, and texts for its errors.
 //!
-//! Roots and keys are read once in a process, and only with `--tls`, so that checks without TLS are not slowed down.
+//! Roots and keys are read once per process, and only with `--tls`, so that checks without TLS are not slowed down.
 
 use std::fmt;
 use std::io;
@@ -40,7 +40,7 @@ const PLAIN_SERVER: &str = "the server does not speak TLS";
 /// The TLS options of the user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// The file or folder with the CA certificates to trust. None for those of the system.
+    /// The file or folder with the trusted CA certificates. None for the system's.
     pub ca: Option<PathBuf>,
     /// The client certificate and its private key: both or neither.
     pub certificate: Option<PathBuf>,
@@ -68,15 +68,16 @@ impl Tls {
     /// Reads the files named in `settings`, for handshakes with `endpoint`.
     ///
     /// # Errors
-    /// A file cannot be used, or no certificate can hold the host's name; the text names the flag and the remedy.
+    /// A file cannot be used, or the host's name is not valid in a certificate. The text names the flag and the remedy.
     pub fn load(settings: &Settings, endpoint: &Endpoint) -> anyhow::Result<Self> {
         let name = server_name(settings.name.as_deref(), endpoint)?;
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
-            .context("--tls: the cryptography does not fit TLS 1.2 and 1.3")?
+            .context("--tls: the crypto provider does not support TLS 1.2 and 1.3")?
             .dangerous()
             .with_custom_certificate_verifier(verifier(settings, &provider)?);
+
         let mut config = match (&settings.certificate, &settings.key) {
             (Some(certificate), Some(key)) => {
                 let identity = identity(certificate, key, &provider)?;
@@ -84,12 +85,14 @@ impl Tls {
             }
             _ => builder.with_no_client_auth(),
         };
-        // A resumed session shows no certificate, so one that expires during a run would go unnoticed.
+
+        // With a resumed session the server sends no certificate, so an expiry during a run would go unnoticed.
         config.resumption = Resumption::disabled();
         Ok(Tls { config: Arc::new(config), name })
     }
 
-    /// The same for a server whose certificate must hold `name`. Unchanged if that is not a valid server name.
+    /// The same for a server whose certificate must be valid for `name`. Unchanged if `name` is not a valid server
+    /// name.
     #[must_use]
     pub fn named(&self, name: &str) -> Self {
         let name = ServerName::try_from(name.to_owned()).unwrap_or_else(|_| self.name.clone());
@@ -99,8 +102,8 @@ impl Tls {
     /// Negotiates TLS with the server at the other end of `stream`.
     ///
     /// # Errors
-    /// A failure of kind `tls` that says what is wrong with the server or its certificate, or the failure of the
-    /// connection if that broke.
+    /// A `tls` failure that says what is wrong with the server or its certificate, or the failure of the connection if
+    /// it broke.
     pub async fn handshake(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
         let connector = TlsConnector::from(self.config.clone());
         connector.connect(self.name.clone(), stream).await.map_err(|error| match error.kind() {
@@ -110,12 +113,12 @@ impl Tls {
     }
 }
 
-/// Detects a server without TLS, which leaves a handshake unanswered. After `patience` it sends a plain PING over
-/// another connection. Returns the failure if that is answered, and otherwise never.
+/// Detects a server without TLS, which does not answer a handshake. After `patience`, sends a plain PING over another
+/// connection. Returns a failure if the PING is answered, otherwise never returns.
 ///
-/// Redis does not answer a TLS ClientHello: its parser takes that for the beginning of a line, and the null byte in it
-/// hides the line end (`processInlineBuffer` of `networking.c`). A plain PING is answered in any state, if only with an
-/// error.
+/// Redis does not answer a TLS ClientHello: its parser reads it as the beginning of a line, and the null byte in it
+/// hides the line end (`processInlineBuffer` in `networking.c`). A plain PING is answered in any state, at least with
+/// an error.
 pub async fn detect_plaintext_server(peer: SocketAddr, patience: Duration) -> Failure {
     tokio::time::sleep(patience).await;
     let first_byte = async {
@@ -149,25 +152,29 @@ fn server_name(sni: Option<&str>, endpoint: &Endpoint) -> anyhow::Result<ServerN
         (None, Endpoint::Tcp { host, .. }) => ("--host", host.clone()),
         (None, Endpoint::Unix(_)) => bail!("--tls cannot be combined with a Unix socket; leave one of them out"),
     };
-    ServerName::try_from(name.clone())
-        .with_context(|| format!("{flag}: no certificate can be for {name}; give the name that it is for with --sni"))
+    ServerName::try_from(name.clone()).with_context(|| {
+        format!(
+            "{flag}: {name} is not a valid name in a certificate; give the name in the server's certificate with --sni"
+        )
+    })
 }
 
 fn verifier(settings: &Settings, provider: &Arc<CryptoProvider>) -> anyhow::Result<Arc<dyn ServerCertVerifier>> {
     let (roots, given) = match &settings.ca {
         Some(path) => given_roots(path)?,
-        // Reading those of the system takes longer than the check, and they are not used.
+        // Reading the system's certificates takes longer than the check, and they would not be used.
         None if settings.insecure => (RootCertStore::empty(), Vec::new()),
         None => (system_roots()?, Vec::new()),
     };
+
     if settings.insecure {
         return Ok(Arc::new(AnyCertificate {
             schemes: provider.signature_verification_algorithms.supported_schemes(),
         }));
     }
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .build()
-        .context("--cacert: these certificates cannot be used; give those of the server's CA in PEM format")?;
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().context(
+        "--cacert: these certificates cannot be used; give the certificate of the server's CA in PEM format",
+    )?;
     Ok(Arc::new(Verifier { inner, given }))
 }
 
@@ -176,24 +183,28 @@ fn given_roots(path: &Path) -> anyhow::Result<(RootCertStore, Vec<CertificateDer
     let shown = path.display();
     let metadata = std::fs::metadata(path)
         .with_context(|| format!("--cacert: cannot read {shown}; give a readable file or folder of certificates"))?;
-    let loaded = match metadata.is_dir() {
-        true => rustls_native_certs::load_certs_from_paths(None, Some(path)),
-        false => rustls_native_certs::load_certs_from_paths(Some(path), None),
+    let loaded = if metadata.is_dir() {
+        rustls_native_certs::load_certs_from_paths(None, Some(path))
+    } else {
+        rustls_native_certs::load_certs_from_paths(Some(path), None)
     };
+
     let roots = usable("--cacert", &loaded);
     if roots.is_empty() {
         let reason = loaded.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
-        bail!("--cacert: no usable certificate in {shown}{reason}; give those of the server's CA in PEM format");
+        bail!(
+            "--cacert: no usable certificate in {shown}{reason}; give the certificate of the server's CA in PEM format"
+        );
     }
     Ok((roots, loaded.certs))
 }
 
-/// The certificates that this system trusts, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+/// The CA certificates that the system trusts, or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 fn system_roots() -> anyhow::Result<RootCertStore> {
     let roots = usable("--tls", &rustls_native_certs::load_native_certs());
     ensure!(
         !roots.is_empty(),
-        "--tls: neither SSL_CERT_FILE, SSL_CERT_DIR nor the system has a CA to trust; give the server's with --cacert"
+        "--tls: no trusted CA was found in SSL_CERT_FILE, SSL_CERT_DIR or the system; give the server's CA with --cacert"
     );
     Ok(roots)
 }
@@ -217,33 +228,35 @@ fn identity(certificate: &Path, key: &Path, provider: &CryptoProvider) -> anyhow
         .collect::<Result<_, _>>()
         .ok()
         .filter(|chain: &Vec<_>| !chain.is_empty())
-        .with_context(|| format!("--cert: there is no certificate in {shown}; give one in PEM format"))?;
+        .with_context(|| format!("--cert: no certificate found in {shown}; give one in PEM format"))?;
+
     let pem = std::fs::read(key)
         .with_context(|| format!("--key: cannot read {key_shown}; give a readable file with the private key"))?;
     let encrypted = pem.windows(9).any(|window| window == b"ENCRYPTED");
     ensure!(!encrypted, "--key: the key in {key_shown} is encrypted; decrypt it with openssl pkey");
-    // Neither error text is shown, because it may quote the key.
+    // The errors' texts are not shown, because they may quote the key.
     let key = PrivateKeyDer::from_pem_slice(&pem)
         .ok()
         .and_then(|key| provider.key_provider.load_private_key(key).ok())
         .with_context(|| {
             format!("--key: there is no usable key in {key_shown}; give an RSA, EC or Ed25519 key in PEM")
         })?;
+
     let identity = CertifiedKey::new(chain, key);
-    // The server decides about everything else in the certificate.
+    // The server decides whether the rest of the certificate is acceptable.
     ensure!(
         identity.keys_match() != Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)),
-        "--key: the key in {key_shown} does not belong to the certificate in {shown}; give the one that does"
+        "--key: the key in {key_shown} does not belong to the certificate in {shown}; give the matching key"
     );
     Ok(identity)
 }
 
-/// The text for a self-signed certificate, instead of that for an unknown issuer.
+/// The text for a self-signed certificate, more specific than that for an unknown issuer.
 #[derive(Debug, thiserror::Error)]
 #[error("certificate is self-signed (give it with --cacert to trust it)")]
 struct SelfSigned;
 
-/// Verifies as browsers do, and also accepts a CA certificate as a server's if it is the one that the user gave:
+/// Verifies as browsers do, but also accepts a CA certificate as the server's own if it was given with `--cacert`:
 /// `openssl req -x509` creates such certificates, and redis-cli accepts them.
 #[derive(Debug)]
 struct Verifier {
@@ -349,7 +362,7 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// The failure for an error of a stream: that of TLS, or that of the connection below.
+/// The failure for an I/O error of a stream: a TLS error, or an error of the underlying connection.
 pub fn failure_of(error: io::Error) -> Failure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(error) => Failure::new(Kind::Tls, explanation(error)),
@@ -400,7 +413,7 @@ fn utc(time: UnixTime) -> String {
     time.map_or_else(|| "a day beyond all calendars".to_owned(), |time| time.format("%F %T UTC").to_string())
 }
 
-/// The names in a certificate, which come as `DnsName("cache.example")` and `IpAddress(10.0.0.1)`.
+/// The names in a certificate, without their types: rustls gives `DnsName("cache.example")` and `IpAddress(10.0.0.1)`.
 fn names(presented: &[String]) -> String {
     let bare = |name: &String| {
         let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
@@ -415,7 +428,7 @@ fn names(presented: &[String]) -> String {
     }
 }
 
-/// An alert's name as RFC 8446 (section 6) writes it.
+/// The name of an alert, as in RFC 8446, section 6.
 fn alert_name(alert: AlertDescription) -> String {
     match alert {
         AlertDescription::UnknownCA => "unknown_ca".to_owned(),
@@ -470,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn names_stand_bare_and_are_not_too_many() {
+    fn names_are_listed_without_types_up_to_a_limit() {
         let shown = |presented: &[&str]| names(&presented.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
         assert_eq!(shown(&[]), "no name (it has no subjectAltName)");
         assert_eq!(shown(&["DnsName(\"*.cache.example\")", "IpAddress(::1)"]), "*.cache.example, ::1");

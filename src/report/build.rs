@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::{Latency, Missing, Report, Row};
 use crate::history::ledger::{Gap, Ledger};
-use crate::log::read::Folder;
-use crate::log::read::Logs;
+use crate::log::read::{Folder, Logs};
 
 impl From<Ledger> for Report {
     fn from(ledger: Ledger) -> Self {
@@ -25,6 +24,7 @@ impl From<Ledger> for Report {
             span,
             folder: None,
         });
+
         Report {
             span,
             checks: ledger.checks,
@@ -44,13 +44,16 @@ impl From<Ledger> for Report {
 pub fn of_logs(folders: Vec<(Folder, Logs)>) -> Report {
     let several = folders.len() > 1;
     let reports = folders.into_iter().map(|(folder, logs)| {
-        // Checks of all databases and checks of a single one take different times, so latency is of one mode.
+        // Scans of all databases and checks of a single one have different latencies, so latency is from one mode only.
         let (dbs, mut cycles) = (Report::from(logs.dbs), Report::from(logs.cycles));
         if cycles.latency.is_none() {
-            (cycles.latency, cycles.points) = (dbs.latency, dbs.points.clone());
+            cycles.latency = dbs.latency;
+            cycles.points.clone_from(&dbs.points);
         }
+
         let mut both = cycles.merge(Report { latency: None, ..dbs });
-        (both.missing.skipped_lines, both.missing.failures_only) = (logs.skipped_lines, logs.failures_only);
+        both.missing.skipped_lines = logs.skipped_lines;
+        both.missing.failures_only = logs.failures_only;
         if several { both.named(&folder) } else { both }
     });
     reports.reduce(Report::merge).unwrap_or_default()
@@ -74,7 +77,7 @@ impl Report {
         self
     }
 
-    /// Merges two reports; what one of them observed is no gap of the other.
+    /// Merges two reports. Time that either of them observed is not a gap.
     fn merge(self, other: Report) -> Report {
         let missing = self.missing.merge(other.missing);
         let (first, second) = match (self.span, other.span) {
@@ -82,10 +85,12 @@ impl Report {
             (None, _) => return Report { changes: [self.changes, other.changes].concat(), missing, ..other },
             (Some(first), Some(second)) => (first, second),
         };
+
         let begin = if first.0.since <= second.0.since { first.0 } else { second.0 };
         let end = if first.1.since >= second.1.since { first.1 } else { second.1 };
         let mut changes = [self.changes, other.changes].concat();
         changes.sort_by_key(|(_, changed)| changed.at.at);
+
         let mut report = Report {
             span: Some((begin, end)),
             checks: self.checks + other.checks,
@@ -102,6 +107,7 @@ impl Report {
             changes,
             ..Report::default()
         };
+
         report.unobserved = (end.since - begin.since).saturating_sub(report.observed());
         report
     }
@@ -124,6 +130,7 @@ impl Report {
             }
             times.push((from, last.since));
         }
+
         times.sort_unstable();
         let (mut sum, mut end) = (Duration::ZERO, Duration::ZERO);
         for (from, to) in times {

@@ -1,4 +1,5 @@
-//! A report as one HTML page: self-contained, without scripts, light and dark, printable. The template escapes all text.
+//! A report as one HTML page: self-contained, without scripts, with light and dark mode, printable. The template
+//! escapes all text.
 
 use std::time::Duration;
 
@@ -12,10 +13,10 @@ use crate::model::change::Changed;
 use crate::model::clock::Moment;
 use crate::model::duration::seconds;
 
-/// How many units wide the drawings are; the page scales them.
+/// The width of the drawings, in units. The page scales them.
 const WIDTH: f64 = 1000.0;
 
-/// How high the latency plot is.
+/// The height of the latency plot, in the same units.
 const HEIGHT: f64 = 200.0;
 
 /// How many outages the table lists.
@@ -43,7 +44,7 @@ struct Page {
 /// The states of all rows over time.
 struct Timeline {
     bands: Vec<Band>,
-    /// Changes on the time axis.
+    /// Changes, shown on the time axis.
     flags: Vec<Flag>,
     /// The labels of the time axis.
     ticks: Vec<String>,
@@ -69,16 +70,16 @@ struct Flag {
 }
 
 struct Plot {
-    /// The outline of the highest values, and the line of the means, as SVG paths.
+    /// The area below the maxima, and the line of the means, as SVG paths.
     highest: String,
     mean: String,
     lines: Vec<PlotLine>,
 }
 
-/// A line of the plot's scale.
+/// A grid line of the plot.
 struct PlotLine {
     y: String,
-    /// From the top, in percent.
+    /// The distance from the top, in percent.
     top: String,
     label: String,
 }
@@ -107,10 +108,10 @@ struct ChangeRow {
     what: String,
 }
 
-/// The page as text.
+/// Renders the page.
 ///
 /// # Errors
-/// The template cannot be rendered; no report is known to cause that.
+/// The template cannot be rendered. No report is known to cause this.
 pub fn render(report: &Report) -> anyhow::Result<String> {
     let folded = report.folded();
     let scale = Scale::of(report);
@@ -156,13 +157,15 @@ fn summary(report: &Report) -> Vec<String> {
         lines.push(format!("{} to {}", stamp(first.stamp), stamp(last.stamp)));
     }
     if report.missing.failures_only {
-        lines.push("only an error log was read, which has no successful checks".to_owned());
+        lines.push("only an error log was read, which contains no successful checks".to_owned());
     }
+
     let worst = report.rows.iter().flat_map(|row| &row.outages).max_by_key(|outage| outage.at_least());
     if let Some(outage) = worst {
         let at_most = outage.at_most().map(|at_most| format!(", at most {} s", seconds(at_most))).unwrap_or_default();
         lines.push(format!("longest outage: at least {} s{at_most}", seconds(outage.at_least())));
     }
+
     if !report.unobserved.is_zero() {
         lines.push(format!("not observed: {}", length(report.unobserved)));
     }
@@ -200,17 +203,19 @@ impl Scale {
     }
 }
 
-/// The outages and the unobserved times of a row. Those too close together to be drawn apart are one segment.
+/// The outages and the unobserved times of a row. Those that are too close together to be distinguished are merged.
 fn segments(row: &Row, scale: &Scale) -> Vec<Segment> {
     let Some((first, last)) = scale.span else { return Vec::new() };
     let mut outages: Vec<_> = row.outages.iter().map(|outage| (outage.span(), hover(outage))).collect();
     let unlisted = row.unlisted_spans.iter().map(|span| (span, "outages that are not listed".to_owned()));
     outages.extend(unlisted);
     outages.sort_by_key(|(span, _)| *span);
+
     let mut gaps: Vec<_> =
         row.unobserved((first.since, last.since)).map(|span| (span, "not observed".to_owned())).collect();
     gaps.sort_by_key(|(span, _)| *span);
-    // Unobserved time is not known to have been down, even inside an outage, so it is drawn on top.
+
+    // Even within an outage, unobserved time is not known to be downtime, so it is drawn on top.
     let down = merged(outages, "outages", scale).into_iter().map(|stretch| (stretch, "down"));
     let gap = merged(gaps, "unobserved times", scale).into_iter().map(|stretch| (stretch, "gap"));
     down.chain(gap).map(|(stretch, class)| stretch.drawn(class)).collect()
@@ -226,7 +231,7 @@ struct Stretch {
 
 impl Stretch {
     fn drawn(self, class: &'static str) -> Segment {
-        // An outage too short to be seen is drawn wider.
+        // An outage that is too short to be visible is drawn wider.
         let width = (self.to - self.from).max(if class == "down" { 3.0 } else { 0.0 });
         Segment { x: figure(self.from.min(WIDTH - width)), width: figure(width), class, title: self.title }
     }
@@ -282,17 +287,20 @@ fn plot(report: &Report, scale: &Scale) -> Option<Plot> {
     if values.len() < 2 {
         return None;
     }
+
     // Checks take from a fraction of a millisecond to seconds, so the scale is logarithmic.
     let bottom = lowest.log10().floor();
     let top = highest.log10().ceil().max(bottom + 1.0);
     let lowest = 10f64.powf(bottom);
     let y = |value: f64| (top - value.max(lowest).log10()) / (top - bottom) * HEIGHT;
+
     let path = |points: &[(f64, f64)]| -> String {
         let step = |(index, (x, value)): (usize, &(f64, f64))| {
             format!("{}{} {}", if index == 0 { "M" } else { "L" }, figure(*x), figure(y(*value)))
         };
         points.iter().enumerate().map(step).collect()
     };
+
     let (mut outline, mut mean) = (String::new(), String::new());
     // No line is drawn where nothing was observed.
     let apart = median_distance(&values) * 3.0;
@@ -303,6 +311,7 @@ fn plot(report: &Report, scale: &Scale) -> Option<Plot> {
         outline += &format!("L{last} {HEIGHT}L{first} {HEIGHT}Z");
         mean += &path(&run.iter().map(|(x, mean, _)| (*x, *mean)).collect::<Vec<_>>());
     }
+
     let lines = (bottom as i32..=top as i32).map(|power| {
         let value = 10f64.powi(power);
         PlotLine { y: figure(y(value)), top: figure(y(value) / HEIGHT * 100.0), label: format!("{value} ms") }

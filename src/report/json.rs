@@ -11,7 +11,7 @@ use crate::model::change::Changed;
 use crate::model::clock::Moment;
 use crate::model::subject::{Subject, Target};
 
-/// The document as text, on one line.
+/// Renders the document, on one line.
 pub fn render(report: &Report) -> String {
     let document = Document {
         endpoint: report.endpoint.as_deref(),
@@ -28,7 +28,7 @@ pub fn render(report: &Report) -> String {
         databases: report.rows.iter().map(|row| Database::of(row, report.missing.failures_only)).collect(),
         changes: report.changes.iter().map(Into::into).collect(),
     };
-    // Serialising to memory fails only for maps whose keys are not text; there are none.
+    // Serialising to memory fails only for maps whose keys are not text. There are none.
     serde_json::to_string(&document).unwrap_or_default()
 }
 
@@ -69,7 +69,7 @@ impl From<Latency> for LatencyMicros {
     }
 }
 
-/// One row, by what was checked.
+/// One row of the report.
 #[derive(Serialize)]
 struct Database<'r> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,7 +114,7 @@ impl<'r> Database<'r> {
             write: *write,
             checks: row.checks,
             failures: row.failures,
-            // An error log has no successful checks.
+            // An error log contains no successful checks.
             availability: (!failures_only).then_some(row.availability),
             latency_us: row.latency.map(Into::into),
             outages: row.outages.iter().map(Into::into).collect(),

@@ -1,6 +1,6 @@
-//! The result of a run or of logs: one value, rendered as text, JSON or an HTML page.
+//! The report of a run or of logs: one value, rendered as text, JSON or an HTML page.
 //!
-//! It knows nothing of flags, and writes no file.
+//! It does not know flags, and writes no files.
 
 pub mod build;
 pub mod html;
@@ -19,10 +19,8 @@ use crate::history::ledger::Gap;
 use crate::history::outage::Outage;
 use crate::history::time_series::Span;
 use crate::log::read::Folder;
-use crate::model::change::Changed;
-use crate::model::change::{Aspect, Change};
-use crate::model::clock::Moment;
-use crate::model::clock::Stamp;
+use crate::model::change::{Aspect, Change, Changed};
+use crate::model::clock::{Moment, Stamp};
 use crate::model::subject::Subject;
 
 /// How long successful checks took.
@@ -47,22 +45,22 @@ impl Latency {
     }
 }
 
-/// The result for one database, node, shard, persistent connection or cluster.
+/// The results of one subject: a database, node, shard, persistent connection or cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     pub subject: Subject,
     pub checks: u64,
     pub failures: u64,
-    /// The share of observed checks that succeeded, from 0 to 1.
+    /// The share of checks that succeeded, from 0 to 1.
     pub availability: f64,
-    /// None where the records do not tell.
+    /// None if the records do not contain it.
     pub latency: Option<Latency>,
     pub outages: Vec<Outage>,
-    /// How many more outages there were than are kept.
+    /// How many further outages were not kept.
     pub unlisted: u64,
     /// When it was not observed.
     pub gaps: Arc<[Gap]>,
-    /// When those outages were.
+    /// When the outages that were not kept occurred.
     pub unlisted_spans: Intervals,
     /// When the first and the last check of its mode began.
     pub span: Option<(Moment, Moment)>,
@@ -76,7 +74,7 @@ impl Row {
         self.outages.iter().map(Outage::span).chain(self.unlisted_spans.iter())
     }
 
-    /// When it was not observed, its time before the first check and after the last included.
+    /// When it was not observed, including the time before its first check and after its last.
     fn unobserved(&self, whole: (Duration, Duration)) -> impl Iterator<Item = (Duration, Duration)> {
         let span = self.span.map(|(first, last)| (first.since, last.since));
         let outside = span.map(|(first, last)| [(whole.0, first), (last, whole.1)]);
@@ -85,25 +83,25 @@ impl Row {
     }
 }
 
-/// The result of a run, or of logs.
+/// The report of a run or of logs.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What was checked, where that is known.
+    /// The endpoint that was checked, in a live run.
     pub endpoint: Option<String>,
     /// When the first check began, and the last.
     pub span: Option<(Moment, Moment)>,
     pub checks: u64,
     pub failures: u64,
-    /// Time in which nothing was observed: breaks, and while this process or its machine did not run.
+    /// Time in which nothing was observed: breaks, and while this process or its machine was suspended.
     pub unobserved: Duration,
     pub latency: Option<Latency>,
     pub rows: Vec<Row>,
     pub changes: Vec<(Folder, Changed)>,
     /// Latency over time.
     pub points: Vec<(Duration, Span)>,
-    /// What the report cannot know.
+    /// What the report does not contain.
     pub missing: Missing,
-    /// What was read, for the title.
+    /// The logs that were read, for the title.
     pub source: Option<String>,
 }
 
@@ -112,22 +110,23 @@ pub struct Report {
 pub struct Missing {
     /// Checks that were scheduled but not run.
     pub missed_checks: u64,
-    /// Of a run: checks that a signal cut off.
+    /// Live runs only: checks that a signal interrupted.
     pub unfinished_checks: Option<u64>,
-    /// Of a run: records that could not be written.
+    /// Live runs only: records that could not be written.
     pub lost_records: Option<u64>,
-    /// Of logs: lines that could not be read.
+    /// Logs only: lines that could not be read.
     pub skipped_lines: u64,
-    /// Only an error log was read, which has no successful checks: availability and the ends of outages are unknown.
+    /// Only an error log was read, which contains no successful checks: availability and the ends of outages are
+    /// unknown.
     pub failures_only: bool,
 }
 
 impl Missing {
-    /// What is counted, in words.
+    /// The counters that are not zero, with their names.
     fn counts(&self) -> Vec<(&'static str, u64)> {
         [
-            ("checks still under way at the end", self.unfinished_checks.unwrap_or(0)),
-            ("checks missed", self.missed_checks),
+            ("checks still running at the end", self.unfinished_checks.unwrap_or(0)),
+            ("checks scheduled but not run", self.missed_checks),
             ("records that could not be written", self.lost_records.unwrap_or(0)),
             ("lines that could not be read", self.skipped_lines),
         ]
@@ -143,12 +142,12 @@ impl Report {
         self.rows.iter().map(|row| row.outages.len() as u64 + row.unlisted).sum()
     }
 
-    /// All outages by when they began; one that several databases share is one incident.
+    /// All outages, sorted by their beginning. An outage that several databases share is one incident.
     fn incidents(&self) -> Vec<Incident<'_>> {
         let mut incidents = BTreeMap::<_, Incident<'_>>::new();
         for row in &self.rows {
             for outage in &row.outages {
-                let key = (seen(outage), &row.folder, &row.subject.target, row.subject.write);
+                let key = (observed_as(outage), &row.folder, &row.subject.target, row.subject.write);
                 let new = || Incident { folder: &row.folder, subjects: Vec::new(), outage, at_most: None };
                 let incident = incidents.entry(key).or_insert_with(new);
                 incident.subjects.push(&row.subject);
@@ -158,7 +157,7 @@ impl Report {
         incidents.into_values().collect()
     }
 
-    /// Rows of neighbouring databases with the same result, together.
+    /// Groups rows of consecutive databases with the same results.
     fn folded(&self) -> Vec<&[Row]> {
         self.rows.chunk_by(same_but_for_the_database).collect()
     }
@@ -169,7 +168,7 @@ struct Incident<'r> {
     folder: &'r Folder,
     subjects: Vec<&'r Subject>,
     outage: &'r Outage,
-    /// The longest of their upper bounds: each ends with the check that passed again.
+    /// The longest of their upper bounds: those may differ because each ends with its own first successful check.
     at_most: Option<Duration>,
 }
 
@@ -184,15 +183,15 @@ impl Incident<'_> {
 
 fn same_but_for_the_database(a: &Row, b: &Row) -> bool {
     let counts = |row: &Row| (row.checks, row.failures, row.unlisted);
-    // Latency differs by microseconds, which is no reason to show sixteen rows.
+    // Latency is not compared: it always differs a little, and sixteen rows would be shown instead of one.
     a.subject.is_before(&b.subject)
         && a.folder == b.folder
         && counts(a) == counts(b)
-        && a.outages.iter().map(seen).eq(b.outages.iter().map(seen))
+        && a.outages.iter().map(observed_as).eq(b.outages.iter().map(observed_as))
 }
 
-/// What makes the outages of two databases the same.
-fn seen(outage: &Outage) -> impl Ord + use<> {
+/// What must be equal for the outages of two databases to be one incident.
+fn observed_as(outage: &Outage) -> impl Ord + use<> {
     let stamp = |moment: Option<Moment>| moment.map(|moment| moment.stamp.at);
     (
         (outage.first_failure.stamp.at, outage.last_failure.stamp.at),
@@ -213,7 +212,7 @@ fn in_folder(folder: &Folder, name: String) -> String {
     }
 }
 
-/// A change in the words of the logs, without its time and with short run ids.
+/// A change in the wording of the logs, without its time and with shortened run ids.
 fn change_in_words((folder, changed): &(Folder, Changed)) -> String {
     let Change { aspect, from, to } = &changed.change;
     let target = in_folder(folder, changed.target.to_string());
@@ -227,7 +226,7 @@ fn change_in_words((folder, changed): &(Folder, Changed)) -> String {
     }
 }
 
-/// A moment as the report prints it: with milliseconds where they are known.
+/// A timestamp as the report prints it: with milliseconds if they are known.
 fn stamp(at: Stamp) -> String {
     at.to_string()
 }

@@ -1,4 +1,4 @@
-//! A report as text for people: readable at 80 columns, in a terminal, a mail or a ticket.
+//! A report as text: readable at 80 columns, in a terminal, a mail or a ticket.
 
 use std::fmt::{self, Display, Write as _};
 use std::io::IsTerminal as _;
@@ -8,7 +8,7 @@ use super::timeline::{State, bar};
 use super::{Latency, Report, change_in_words, name_of_rows, stamp};
 use crate::model::duration::seconds;
 
-/// How the text is shown.
+/// The width and colour of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
     /// Columns.
@@ -19,11 +19,11 @@ pub struct Style {
 /// How many outages the text lists.
 const LISTED: usize = 100;
 
-/// The width where there is no terminal.
+/// The width without a terminal.
 const WIDTH: usize = 80;
 
 impl Style {
-    /// As wide as the terminal of standard output, and in colour there unless `NO_COLOR` is set (no-color.org).
+    /// The width of the terminal on standard output, in colour unless `NO_COLOR` is set (no-color.org).
     pub fn of_standard_output() -> Self {
         let colour =
             std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -40,7 +40,7 @@ impl Style {
     }
 }
 
-/// The report as lines, without the last one's end.
+/// Renders the report, without the final line end.
 pub fn render(report: &Report, style: &Style) -> String {
     let mut text = String::new();
     // Writing to memory does not fail.
@@ -64,20 +64,24 @@ fn overview(report: &Report, style: Style, f: &mut String) -> fmt::Result {
     let name = report.endpoint.as_ref().map(|endpoint| format!("{endpoint}: ")).unwrap_or_default();
     let share = availability(report.checks, report.failures);
     let outcome = match (report.checks, report.failures) {
-        (0, _) => "no check was made".to_owned(),
+        (0, _) => "no check was run".to_owned(),
         (1, 0) => "1 check, which passed".to_owned(),
         (checks, 0) => format!("{checks} checks, none failed"),
         (_, failures) if report.missing.failures_only => format!("{failures} failed checks"),
         (1, _) => "1 check, which failed".to_owned(),
         (checks, failures) => format!("{checks} checks, {failures} failed, availability {share}"),
     };
+
     writeln!(f, "{}", style.heading(&format!("{name}{outcome}")))?;
     if let Some((first, last)) = report.span {
         let whole = length(last.since.saturating_sub(first.since));
         writeln!(f, "from {} to {} ({whole})", stamp(first.stamp), stamp(last.stamp))?;
     }
     if report.missing.failures_only {
-        writeln!(f, "only an error log was read, which has no successful checks: when an outage ended is unknown")?;
+        writeln!(
+            f,
+            "only an error log was read, which contains no successful checks: the ends of outages are unknown"
+        )?;
     }
     if !report.unobserved.is_zero() {
         writeln!(f, "not observed: {}", length(report.unobserved))?;
@@ -92,16 +96,19 @@ fn table(report: &Report, style: Style, f: &mut String) -> fmt::Result {
     let rows: Vec<_> = report.folded().into_iter().map(|rows| (name_of_rows(rows), &rows[0])).collect();
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).clamp(8, 20);
     let latency = rows.iter().any(|(_, row)| row.latency.is_some());
+
     let mut head = format!("{:width$} {:>8} {:>7} {:>9}", "", "checks", "failed", "available");
     if latency {
         write!(head, " {:>7} {:>7} {:>7} {:>7}", "p50 ms", "p90 ms", "p99 ms", "max ms")?;
     }
     writeln!(f, "\n{}", style.heading(&head))?;
+
     for (name, row) in rows {
         let share =
             if report.missing.failures_only { "–".to_owned() } else { availability(row.checks, row.failures) };
         let available = format!("{share:>9}");
         let available = if row.failures > 0 { style.bad(&available) } else { available };
+
         if name.len() > width {
             writeln!(f, "{name}")?;
         }
@@ -127,6 +134,7 @@ fn outages(report: &Report, style: Style, f: &mut String) -> fmt::Result {
         let outage = incident.outage;
         let to = outage.first_success_after.map_or_else(|| "…".to_owned(), |moment| stamp(moment.stamp));
         writeln!(f, "{}: {} to {to}", style.bad(&incident.name()), stamp(outage.first_failure.stamp))?;
+
         let mut bounds = format!("at least {}", seconds_and_length(outage.at_least()));
         if let Some(at_most) = incident.at_most {
             write!(bounds, ", at most {}", seconds_and_length(at_most))?;
@@ -135,16 +143,17 @@ fn outages(report: &Report, style: Style, f: &mut String) -> fmt::Result {
             write!(bounds, ", {caveat}")?;
         }
         write!(bounds, "; failed checks: {} ({})", outage.failed_checks, outage.kinds_in_words())?;
+
         for line in [bounds, outage.reason.to_string()] {
             wrapped(&line, style.width, f)?;
         }
     }
+
     let unlisted: u64 = report.folded().iter().map(|rows| rows[0].unlisted).sum();
     match incidents.len().saturating_sub(LISTED) as u64 + unlisted {
         0 => Ok(()),
-        more => writeln!(f, "and {more} more; --json lists a thousand of each database"),
-    }?;
-    Ok(())
+        more => writeln!(f, "and {more} more; --json lists up to 1,000 per database"),
+    }
 }
 
 fn changes(report: &Report, style: Style, f: &mut String) -> fmt::Result {
@@ -169,6 +178,7 @@ fn timeline(report: &Report, style: Style, f: &mut String) -> fmt::Result {
     let rows = report.folded();
     let width = rows.iter().map(|rows| name_of_rows(rows).len()).max().unwrap_or(0).clamp(8, 20);
     let cells = style.width.saturating_sub(width + 1).max(10);
+
     writeln!(f, "\n{}", style.heading("Timeline (= up, X down, . not observed)"))?;
     for rows in rows {
         let name = name_of_rows(rows);
@@ -186,12 +196,13 @@ fn timeline(report: &Report, style: Style, f: &mut String) -> fmt::Result {
         }
         writeln!(f)?;
     }
+
     let (from, to) = (stamp(first.stamp), stamp(last.stamp));
     let space = cells.saturating_sub(from.len() + to.len()).max(1);
     writeln!(f, "{:width$} {from}{:space$}{to}", "", "")
 }
 
-/// Indented lines no wider than the page, broken at spaces.
+/// Writes indented lines of at most `width` columns, broken at spaces.
 fn wrapped(text: &str, width: usize, f: &mut String) -> fmt::Result {
     const INDENT: &str = "    ";
     let mut line = String::new();
@@ -209,7 +220,7 @@ fn wrapped(text: &str, width: usize, f: &mut String) -> fmt::Result {
     writeln!(f, "{INDENT}{line}")
 }
 
-/// The share of passed checks in percent; rounded down, so that 100 % means all of them.
+/// The share of checks that passed, in percent. Rounded down, so that 100 % means all of them.
 pub fn availability(checks: u64, failures: u64) -> String {
     let thousandths = u128::from(checks - failures.min(checks)) * 100_000 / u128::from(checks.max(1));
     format!("{}.{:03} %", thousandths / 1000, thousandths % 1000)
@@ -219,7 +230,7 @@ fn millis(duration: Duration) -> impl Display {
     format!("{:.1}", duration.as_secs_f64() * 1000.0)
 }
 
-/// A length for people: `35m`, `1h 2m 3s`, `50d 3h`, and milliseconds when it is shorter than a few seconds.
+/// A duration such as `35m`, `1h 2m 3s` or `50d 3h`; in seconds with milliseconds if it is shorter than 5 s.
 pub fn length(duration: Duration) -> String {
     if duration < Duration::from_secs(5) {
         return format!("{} s", seconds(duration));
@@ -230,11 +241,12 @@ pub fn length(duration: Duration) -> String {
     parts.join(" ")
 }
 
-/// Seconds, and in brackets hours and minutes where there are many.
+/// Seconds, followed by hours and minutes in brackets from 120 s on.
 pub fn seconds_and_length(duration: Duration) -> String {
-    match duration < Duration::from_secs(120) {
-        true => format!("{} s", seconds(duration)),
-        false => format!("{} s ({})", seconds(duration), length(duration)),
+    if duration < Duration::from_secs(120) {
+        format!("{} s", seconds(duration))
+    } else {
+        format!("{} s ({})", seconds(duration), length(duration))
     }
 }
 

@@ -10,26 +10,29 @@ pub enum State {
     Up,
     /// At least one outage overlaps it.
     Down,
-    /// Nothing was observed in all of it.
+    /// The whole bucket was not observed.
     Unobserved,
 }
 
-/// The states of one row in `cells` equal buckets from the first check to the last.
+/// The states of one row in `cells` equal buckets, from the first check of the report to the last.
 pub fn bar(report: &Report, row: &Row, cells: usize) -> Vec<State> {
     let Some((first, last)) = report.span else { return Vec::new() };
     let (start, length) = (first.since, last.since.saturating_sub(first.since));
     let cells_u32 = u32::try_from(cells).unwrap_or(u32::MAX).max(1);
     let edge = |cell: usize| start + length / cells_u32 * u32::try_from(cell).unwrap_or(u32::MAX);
+
     let down: Vec<_> = row.down().collect();
     let unobserved: Vec<_> = row.unobserved((first.since, last.since)).collect();
+
     let state = |cell: usize| {
         let (from, to) = (edge(cell), if cell + 1 == cells { last.since } else { edge(cell + 1) });
         let holds = |at: Duration| from <= at && (at < to || cell + 1 == cells);
         let is_end = row.span.is_some_and(|(first, last)| holds(first.since) || holds(last.since));
-        // Unobserved time is not known to have been down, even inside an outage.
+        // Even within an outage, unobserved time is not known to be downtime.
         if !is_end && from < to && unobserved.iter().any(|(begin, end)| *begin <= from && *end >= to) {
             return State::Unobserved;
         }
+
         let touches = |begin: Duration, end: Duration| begin <= to && end >= from && (begin < to || cell + 1 == cells);
         if down.iter().any(|(begin, end)| touches(*begin, *end)) { State::Down } else { State::Up }
     };
@@ -42,8 +45,7 @@ mod tests {
 
     use super::*;
     use crate::history::ledger::Gap;
-    use crate::model::clock::Moment;
-    use crate::model::clock::Stamp;
+    use crate::model::clock::{Moment, Stamp};
     use crate::model::subject::Subject;
 
     fn at(second: u64) -> Moment {
@@ -51,7 +53,7 @@ mod tests {
         Moment { stamp: Stamp { at, millis: false }, since: Duration::from_secs(second) }
     }
 
-    /// The bar of a row that was observed from one second to another, but for gaps, in ten cells of a second each.
+    /// The bar of a row that was observed in `span` except for `gaps`, in ten cells of one second each.
     fn drawn(span: (u64, u64), gaps: &[(u64, u64)]) -> String {
         let row = Row {
             subject: Subject::default(),
@@ -78,11 +80,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_observed_is_neither_up_nor_down() {
+    fn unobserved_time_is_neither_up_nor_down() {
         assert_eq!(drawn((0, 10), &[]), "==========");
         assert_eq!(drawn((0, 10), &[(3, 6)]), "===...====");
         assert_eq!(drawn((4, 6), &[]), "....===...");
-        // A single check is seen, wherever it lies.
+        // A single check is visible wherever it is.
         assert_eq!(drawn((0, 0), &[]), "=.........");
         assert_eq!(drawn((10, 10), &[]), ".........=");
     }

@@ -40,7 +40,7 @@ pub struct Output {
 impl Output {
     /// How many checks a run of `cycles` says that it missed, as on a busy machine.
     pub fn missed(&self) -> usize {
-        self.figure("checks missed: ")
+        self.figure("checks scheduled but not run: ")
     }
 
     /// The number on the summary's line that begins with these words; 0 when there is no such line.

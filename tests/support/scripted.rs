@@ -319,25 +319,14 @@ fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
             (state.behaviour.clone(), state.nature.clone())
         };
         shared.changed.notify_all();
-        match behaviour {
-            Behaviour::StallAfter(limit) if answered >= limit => {
-                (&*stream).write_all(&replies)?;
-                replies.clear();
-                if !stalled(shared, stream, &behaviour) {
-                    return Ok(());
-                }
-            }
-            Behaviour::HalfReply => {
-                (&*stream).write_all(b"+")?;
-                stalled(shared, stream, &behaviour);
-                return Ok(());
-            }
-            Behaviour::Endless(bytes) => loop {
-                (&*stream).write_all(&bytes)?;
-            },
-            Behaviour::Slow(wait) => thread::sleep(wait),
-            _ => {}
+        if matches!(behaviour, Behaviour::StallAfter(limit) if answered >= limit) {
+            (&*stream).write_all(&replies)?;
+            replies.clear();
         }
+        if !goes_on(shared, stream, &behaviour, answered)? {
+            return Ok(());
+        }
+
         match &behaviour {
             Behaviour::Error(text) => write!(replies, "-{text}\r\n")?,
             Behaviour::ErrorFor(name, text) if *name == command[0] => write!(replies, "-{text}\r\n")?,
@@ -359,6 +348,26 @@ fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
             }
             return close(stream);
         }
+    }
+}
+
+/// Does what a behaviour asks for before a command is answered. Gives false when the connection ends instead.
+fn goes_on(shared: &Shared, stream: &TcpStream, behaviour: &Behaviour, answered: usize) -> io::Result<bool> {
+    match behaviour {
+        Behaviour::StallAfter(limit) if answered >= *limit => Ok(stalled(shared, stream, behaviour)),
+        Behaviour::HalfReply => {
+            (&*stream).write_all(b"+")?;
+            stalled(shared, stream, behaviour);
+            Ok(false)
+        }
+        Behaviour::Endless(bytes) => loop {
+            (&*stream).write_all(bytes)?;
+        },
+        Behaviour::Slow(wait) => {
+            thread::sleep(*wait);
+            Ok(true)
+        }
+        _ => Ok(true),
     }
 }
 

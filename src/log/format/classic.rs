@@ -1,5 +1,5 @@
-//! The line format of the scripts that this tool replaces. People grep these lines and programs parse them, so they
-//! are an interface.
+//! Classic text lines, the format of the scripts that this tool replaces. People grep them and programs parse them, so
+//! they are an interface.
 
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::model::subject::{Subject, Target};
 const BLOCK: &str = "===== Redis DB Health Check at ";
 const CANARY: &str = "Each check writes a canary key";
 
-/// Writes a record's lines, without the last one's end.
+/// Writes the lines of a record, without the final line end.
 pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
     match record {
         Record::Scan { at, checks, canary, stopped, .. } => {
@@ -92,7 +92,7 @@ impl Display for Mark {
 /// Reads one line.
 ///
 /// # Errors
-/// It is neither in this format nor a line of the scripts.
+/// The line is neither in this format nor from the scripts.
 pub fn read(line: &str, timestamps: &mut TimestampReader) -> Result<Entry, Unreadable> {
     let Some(first) = line.as_bytes().first() else { return Ok(Entry::BlockEnded) };
     let entry = if first.is_ascii_digit() {
@@ -110,10 +110,10 @@ pub fn read(line: &str, timestamps: &mut TimestampReader) -> Result<Entry, Unrea
     entry.ok_or(Unreadable)
 }
 
-/// Reads a line that says only that a check of the endpoint passed, as most lines of most logs do; none for any other.
+/// Reads a SUCCESS line of the endpoint, the most frequent line. None for any other line.
 pub fn read_success(line: &str, timestamps: &mut TimestampReader) -> Option<Stamp> {
     const WORD: &[u8] = b" SUCCESS ";
-    // Behind a stamp without milliseconds, or with them.
+    // After a timestamp without milliseconds, or with them.
     [19, 23].into_iter().find(|end| line.as_bytes().get(*end..).is_some_and(|rest| rest.starts_with(WORD)))?;
     let (at, rest) = timestamps.read_local(line)?;
     rest.strip_prefix(" SUCCESS ")?.parse::<u64>().ok().map(|_| at)
@@ -124,7 +124,7 @@ fn read_check(line: &str, timestamps: &mut TimestampReader) -> Option<Entry> {
     let (at, rest) = timestamps.read_local(line)?;
     let (subject, rest) = read_subject(rest.strip_prefix(' ')?);
     let result = match rest.strip_prefix("FAILURE: ") {
-        // Run by a shell without `==`, the script logged every healthy check as a failure.
+        // In a shell without `==`, the script logged every successful check as a failure.
         Some("PONG") => Ok(()),
         Some(text) => Err(legacy::parse_failure(text)),
         None => rest.strip_prefix("SUCCESS ")?.parse::<u64>().map(|_| ()).map(Ok).ok()?,
@@ -137,7 +137,7 @@ fn read_block_line(line: &str) -> Option<Entry> {
     let (subject, rest) = read_subject(line);
     let result: Result<(), Failure> = match rest.strip_prefix("RUNNING") {
         Some(rest) => rest.is_empty().then_some(Ok(()))?,
-        // A script's text may hold line ends; then the closing bracket is on a later line.
+        // A script's text may contain line ends. The closing bracket is then on a later line.
         None => {
             let text = rest.strip_prefix("NOT RUNNING (")?;
             Err(legacy::parse_failure(text.strip_suffix(')').unwrap_or(text)))
@@ -146,7 +146,7 @@ fn read_block_line(line: &str) -> Option<Entry> {
     (subject != Subject::default()).then_some(Entry::CheckResult { subject, result, elapsed: None, connection: None })
 }
 
-/// Reads the subject at the beginning of a text, which may be empty, and gives the rest.
+/// Reads the subject at the beginning of a text, and returns it with the rest. The subject may be empty.
 fn read_subject(mut rest: &str) -> (Subject, &str) {
     let mut subject = Subject::default();
     loop {
@@ -155,7 +155,7 @@ fn read_subject(mut rest: &str) -> (Subject, &str) {
             None => (rest, ""),
         };
         let (value, after_value) = match word {
-            // A node's name contains colons, and in a block one more follows it.
+            // A node's name contains colons, and in a block another colon follows it.
             "NODE" => match after.split_once(' ') {
                 Some((value, after)) => (value.strip_suffix(':').unwrap_or(value), after),
                 None => (after, ""),
@@ -165,20 +165,40 @@ fn read_subject(mut rest: &str) -> (Subject, &str) {
                 None => (after, ""),
             },
         };
-        match (word, value.parse()) {
-            ("NODE", _) => (subject.target, rest) = (Target::Node(value.into()), after_value),
-            ("SHARD", _) => (subject.target, rest) = (Target::Shard(value.into()), after_value),
-            ("DB", Ok(db)) => (subject.db, rest) = (Some(db), after_value),
-            ("HELD", _) => (subject.target, rest) = (Target::Held, after),
-            ("CLUSTER", _) => (subject.target, rest) = (Target::Cluster, after),
-            ("Endpoint" | "endpoint", _) => rest = after,
-            ("WRITE", _) => (subject.write, rest) = (true, after),
+
+        let is_with_value = match (word, value.parse()) {
+            ("NODE", _) => {
+                subject.target = Target::Node(value.into());
+                true
+            }
+            ("SHARD", _) => {
+                subject.target = Target::Shard(value.into());
+                true
+            }
+            ("DB", Ok(db)) => {
+                subject.db = Some(db);
+                true
+            }
+            ("HELD", _) => {
+                subject.target = Target::Held;
+                false
+            }
+            ("CLUSTER", _) => {
+                subject.target = Target::Cluster;
+                false
+            }
+            ("Endpoint" | "endpoint", _) => false,
+            ("WRITE", _) => {
+                subject.write = true;
+                false
+            }
             _ => return (subject, rest),
-        }
+        };
+        rest = if is_with_value { after_value } else { after };
     }
 }
 
-/// The text of a line `=== … ===`.
+/// Reads the text between `===`.
 fn read_mark(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
     let between = |start: &str, middle: &'static str| text.strip_prefix(start)?.split_once(middle);
     if let Some((cycle, at)) = between("Cycle ", " started at ") {
@@ -226,18 +246,21 @@ fn read_mark(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
             at_most,
         });
     }
+
     read_change(text, timestamps)
 }
 
-/// `Endpoint moved from 10.0.1.5 to 10.0.2.9 at 2025-08-27 07:35:01`, and the like.
+/// `Endpoint moved from 10.0.1.5 to 10.0.2.9 at 2025-08-27 07:35:01` and similar marks.
 fn read_change(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
     let (Subject { target, .. }, rest) = read_subject(text);
+
     let change = |aspect, from: &str, to: &str| Change { aspect, from: from.to_owned(), to: to.to_owned() };
     let from_to_at = |rest: &str| -> Option<(String, String, String)> {
         let (from, rest) = rest.split_once(" to ")?;
         let (to, at) = rest.rsplit_once(" at ")?;
         Some((from.to_owned(), to.to_owned(), at.to_owned()))
     };
+
     let (at, change) = if let Some(rest) = rest.strip_prefix("moved from ") {
         let (from, to, at) = from_to_at(rest)?;
         (at, change(Aspect::Address, &from, &to))
@@ -257,7 +280,7 @@ fn read_change(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
     Some(Mark::Changed { target, at: whole_stamp(&at, timestamps)?, change })
 }
 
-/// A stamp and nothing else.
+/// A timestamp and nothing else.
 fn whole_stamp(text: &str, timestamps: &mut TimestampReader) -> Option<Stamp> {
     timestamps.read_local(text).filter(|(_, rest)| rest.is_empty()).map(|(stamp, _)| stamp)
 }
@@ -290,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_the_scripts_lines() {
+    fn records_are_written_as_the_scripts_did() {
         let start = at("2025-08-27T07:35:01Z");
         let check = |db, number, result| Record::Check {
             at: start,
@@ -341,7 +364,7 @@ mod tests {
             canary: false,
             stopped: None,
         };
-        // The file writer ends every record with a line end, which makes the empty line.
+        // The log writer adds a line end after each record, which creates the empty line.
         assert_eq!(
             block.to_string(),
             "===== Redis DB Health Check at 2025-08-26 11:00:00 =====\n\

@@ -1,12 +1,12 @@
-//! The failure texts of the scripts that this tool replaces: whatever redis-cli printed.
+//! The failure texts of the scripts that this tool replaces: the output of redis-cli.
 
 use std::str::FromStr as _;
 
 use crate::model::failure::{Failure, Kind};
 
-/// Classifies a script's failure text; the text itself is kept.
+/// Classifies a script's failure text, and keeps the text.
 ///
-/// The texts are redis-cli's and hiredis's own, those of libc's errors, and the server's error replies.
+/// The texts are from redis-cli, hiredis and libc, and the server's error replies.
 pub fn failure(text: &str) -> Failure {
     const PHRASES: [(&str, Kind); 13] = [
         ("Connection refused", Kind::Refused),
@@ -23,6 +23,7 @@ pub fn failure(text: &str) -> Failure {
         ("SSL", Kind::Tls),
         ("max number of clients", Kind::MaxClients),
     ];
+
     let reply = text.strip_prefix("(error) ").unwrap_or(text);
     let reply = reply.strip_prefix("AUTH failed: ").unwrap_or(reply);
     let of_reply = Failure::from_reply(reply).kind;
@@ -34,7 +35,7 @@ pub fn failure(text: &str) -> Failure {
     Failure::new(kind, text)
 }
 
-/// Reads the failure text of a line: `kind: detail` as this tool writes it, or a script's free text.
+/// Parses the failure text of a line: `kind: detail` as written by this tool, or a script's free text.
 pub fn parse_failure(text: &str) -> Failure {
     match text.split_once(": ") {
         Some((kind, detail)) if Kind::from_str(kind).is_ok() => {
@@ -49,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn free_texts_find_their_kind() {
+    fn free_texts_are_classified() {
         for (text, kind) in [
             ("Could not connect to Redis at cache.example:6379: Connection refused", Kind::Refused),
             ("Could not connect to Redis at cache.example:6379: Name or service not known", Kind::Dns),

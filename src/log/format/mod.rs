@@ -1,4 +1,4 @@
-//! The formats of log lines: the classic lines of the scripts, and JSON. Pure.
+//! The formats of log lines: classic text and JSON. Pure.
 
 pub mod classic;
 pub mod json;
@@ -13,10 +13,10 @@ use crate::log::record::{Entry, Format, Record, Unreadable};
 pub use classic::read_success;
 use timestamp::TimestampReader;
 
-/// Writes a record in a format, without the last line's end.
+/// Writes a record in a format, without the final line end.
 ///
 /// # Errors
-/// `f` fails; memory does not.
+/// Only if `f` fails; a `String` never does.
 pub fn write(record: &Record, format: Format, f: &mut impl fmt::Write) -> fmt::Result {
     match format {
         Format::Classic => classic::write(record, f),
@@ -24,11 +24,11 @@ pub fn write(record: &Record, format: Format, f: &mut impl fmt::Write) -> fmt::R
     }
 }
 
-/// Reads one line, without its end, in whichever format it is. Its entries go to `emit`; a line that cannot be read gives
-/// none. `timestamps` is the same for all lines of a file.
+/// Reads one line in any format, without its line end, and emits its entries: none if the line cannot be read.
+/// `timestamps` must be the same for all lines of a file.
 ///
 /// # Errors
-/// The line is in no known format.
+/// The line is in an unknown format.
 pub fn read_line(line: &str, timestamps: &mut TimestampReader, emit: &mut dyn FnMut(Entry)) -> Result<(), Unreadable> {
     if line.starts_with('{') { json::read(line, timestamps, emit) } else { classic::read(line, timestamps).map(emit) }
 }

@@ -1,4 +1,4 @@
-//! Properties of the formats: what is written reads back as the same, and any text at all is read or refused.
+//! Property tests of the formats: records read back as written, and any text is either read or rejected.
 
 use std::fs;
 use std::sync::LazyLock;
@@ -18,7 +18,7 @@ use crate::model::signal::Signal;
 use crate::model::subject::{Subject, Target};
 
 fn stamps() -> impl Strategy<Value = Stamp> {
-    // Years of any four digits, to the millisecond; the classic lines may leave that out.
+    // Any four-digit year, with milliseconds.
     (-50_000_000_000_000..200_000_000_000_000_i64).prop_map(|millis| {
         let at = DateTime::UNIX_EPOCH.fixed_offset() + TimeDelta::milliseconds(millis);
         Stamp { at, millis: true }
@@ -43,7 +43,7 @@ fn subjects() -> impl Strategy<Value = Subject> {
 
 fn results() -> impl Strategy<Value = Result<(), Failure>> {
     let failure = (prop::sample::select(&Kind::ALL[..]), any::<String>()).prop_map(|(kind, text)| {
-        // As it stands in a log: printable and cut, which a second time changes nothing.
+        // As in a log: escaped and truncated. Doing this again changes nothing.
         let printed = Failure::new(kind, text).to_string();
         Failure::new(kind, printed.split_once(": ").unwrap().1)
     });
@@ -96,7 +96,7 @@ proptest! {
     fn checks_read_back_as_they_were_written(
         at in stamps(), subject in subjects(), number in any::<u64>(), result in results(), elapsed in any::<u32>(),
     ) {
-        // A success that says it is of the write alone is never made.
+        // Only a failure can be of the write alone.
         let subject = subject.writing(subject.write && result.is_err());
         let details = Details { elapsed: Duration::from_micros(elapsed.into()), ..Details::default() };
         let record =
@@ -148,7 +148,7 @@ proptest! {
     }
 }
 
-/// Lines as the tool and the scripts wrote them.
+/// Lines written by this tool and by the scripts.
 static CAPTURES: LazyLock<Vec<String>> = LazyLock::new(|| {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/logs");
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -170,7 +170,7 @@ fn every_captured_line_is_read() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Lines that were cut, glued, overwritten or never a log's: read or refused, and nothing else.
+    /// Lines that were truncated, joined or overwritten, or were never log lines, are either read or rejected.
     #[test]
     fn any_line_is_read_or_refused(
         which in any::<prop::sample::Index>(), other in any::<prop::sample::Index>(),

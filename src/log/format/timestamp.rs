@@ -1,5 +1,5 @@
-//! Reads timestamps. JSON lines give the offset from UTC; classic lines give local time without one, so the offset is
-//! looked up in the system's time zone.
+//! Reads timestamps. JSON lines contain the offset from UTC. Classic lines contain local time without an offset, so it
+//! is looked up in the system's time zone.
 
 use chrono::{
     DateTime, FixedOffset, Local, MappedLocalTime, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone as _,
@@ -8,25 +8,25 @@ use chrono::{
 
 use crate::model::clock::Stamp;
 
-/// Checks that overlap are written in the order in which they end, so stamps may go back a little; by more than this
-/// only when the clock was set back, as at the end of daylight saving time.
+/// Overlapping checks are written in the order in which they end, so timestamps may go back a little. They go back by
+/// more than this only if the clock was set back, as when daylight saving time ends.
 const MAX_DISORDER: TimeDelta = TimeDelta::minutes(10);
 
 /// Reads the timestamps of one file.
 ///
-/// In the repeated hour when daylight saving time ends, a local time is two moments; the file's order tells which. In the
-/// hour that is skipped when it begins, the offset from before is taken.
+/// In the repeated hour when daylight saving time ends, a local time is ambiguous, and the order of the lines decides.
+/// In the skipped hour when it begins, the previous offset is used.
 #[derive(Clone, Debug)]
 pub struct TimestampReader {
     utc: bool,
     last: Option<DateTime<FixedOffset>>,
-    /// Offsets change at quarters of an hour only, so one look-up serves all lines of a quarter.
+    /// Offsets change only at full quarters of an hour, so one lookup serves all lines of a quarter.
     quarter: Option<(NaiveDateTime, MappedLocalTime<FixedOffset>)>,
     minute: Option<Minute>,
 }
 
-/// The minute that a stamp was read of last, where its moments are beyond doubt: of the next stamp, which mostly is of the
-/// same, only the seconds have to be read.
+/// The minute of the last timestamp, if it is unambiguous. The next timestamp is mostly in the same minute, so only its
+/// seconds must be read.
 #[derive(Clone, Debug)]
 struct Minute {
     /// `2025-08-27 07:35`.
@@ -52,6 +52,7 @@ impl Minute {
             [b':', second @ ..] => number(second.get(..2)?).filter(|second| *second < 60)?,
             _ => return None,
         };
+
         let time = NaiveTime::from_num_seconds_from_midnight_opt(self.second + second, nanos.unwrap_or(0))?;
         let at = DateTime::from_naive_utc_and_offset(self.date.and_time(time), self.offset);
         Some((Stamp { at, millis: nanos.is_some() }, text.get(end..)?))
@@ -59,12 +60,12 @@ impl Minute {
 }
 
 impl TimestampReader {
-    /// Stamps without an offset are UTC's, or local ones.
+    /// Timestamps without an offset are in UTC, or in local time.
     pub fn new(utc: bool) -> Self {
         TimestampReader { utc, last: None, quarter: None, minute: None }
     }
 
-    /// The moment of the last stamp that was read.
+    /// The last timestamp that was read.
     pub fn last(&self) -> Option<DateTime<FixedOffset>> {
         self.last
     }
@@ -75,10 +76,11 @@ impl TimestampReader {
             let utc = local.checked_sub_offset(offset).unwrap_or(local);
             DateTime::from_naive_utc_and_offset(utc, offset)
         };
+
         let at = match self.offset(local) {
             MappedLocalTime::Single(offset) => with(offset),
             MappedLocalTime::Ambiguous(one, other) => {
-                // Which of the two comes first is not their order here.
+                // chrono does not order the two by time.
                 let (earlier, later) = (with(one).min(with(other)), with(one).max(with(other)));
                 match self.last {
                     Some(last) if earlier + MAX_DISORDER < last => later,
@@ -112,7 +114,7 @@ impl TimestampReader {
         before(3).or_else(|| before(24)).unwrap_or_else(|| *Local::now().offset())
     }
 
-    /// Reads a local stamp at the beginning of `text`, and gives what follows.
+    /// Reads a local timestamp at the beginning of `text`, and returns it with the rest.
     pub fn read_local<'t>(&mut self, text: &'t str) -> Option<(Stamp, &'t str)> {
         if let Some((stamp, rest)) = self.minute.as_ref().and_then(|minute| minute.read(text)) {
             self.last = Some(stamp.at);
@@ -124,16 +126,16 @@ impl TimestampReader {
         Some((Stamp { at, millis }, rest))
     }
 
-    /// The minute of a stamp that was read, unless its clock runs through it twice or leaps over it.
+    /// The minute of a timestamp, unless it is repeated or skipped by daylight saving time.
     fn minute(&mut self, text: &str, local: NaiveDateTime) -> Option<Minute> {
         let MappedLocalTime::Single(offset) = self.offset(local) else { return None };
         let utc = local.checked_sub_offset(offset)?;
-        // Offsets of long ago have seconds, and then a minute may begin on the day before.
+        // Historical offsets have seconds, so a minute may begin on the previous day.
         let second = utc.time().num_seconds_from_midnight().checked_sub(local.second())?;
         Some(Minute { text: *text.as_bytes().first_chunk()?, date: utc.date(), second, offset })
     }
 
-    /// Reads a whole RFC 3339 stamp.
+    /// Reads an RFC 3339 timestamp and nothing else.
     pub fn read_rfc3339(&mut self, text: &str) -> Option<Stamp> {
         let (local, millis, rest) = date_and_time(text, b'T')?;
         let offset = offset(rest)?;
@@ -144,27 +146,30 @@ impl TimestampReader {
     }
 }
 
-/// `2025-08-27 07:35:01` or `2025-08-27T07:35:01.250`: the time, whether it has milliseconds, and what follows.
+/// Reads `2025-08-27 07:35:01` or `2025-08-27T07:35:01.250`. Returns the time, whether it has milliseconds, and the
+/// rest.
 ///
-/// By hand, since chrono's own parser takes longer than all else that is done with a line.
+/// chrono's parser takes longer than all other processing of a line, so this is written by hand.
 fn date_and_time(text: &str, between: u8) -> Option<(NaiveDateTime, bool, &str)> {
     let bytes = text.as_bytes();
     let shape = [(4, b'-'), (7, b'-'), (10, between), (13, b':'), (16, b':')];
     if bytes.len() < 19 || shape.iter().any(|(at, byte)| bytes[*at] != *byte) {
         return None;
     }
+
     let number = |from: usize, to: usize| number(&bytes[from..to]);
     let date = NaiveDate::from_ymd_opt(i32::try_from(number(0, 4)?).ok()?, number(5, 7)?, number(8, 10)?)?;
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+
     let fraction = bytes.get(19) == Some(&b'.') && bytes.len() >= 23;
     let millis = if fraction { number(20, 23) } else { None };
     let local = date.and_hms_milli_opt(hour, minute, second, millis.unwrap_or(0))?;
     let end = if millis.is_some() { 23 } else { 19 };
-    // A stamp is all ASCII, so its end is a character's.
+    // A timestamp is ASCII, so its end is a character boundary.
     Some((local, millis.is_some(), text.get(end..)?))
 }
 
-/// Digits and nothing else.
+/// A number in decimal digits.
 fn number(digits: &[u8]) -> Option<u32> {
     digits.iter().try_fold(0, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + u32::from(byte - b'0')))
 }
@@ -179,6 +184,7 @@ fn offset(text: &str) -> Option<FixedOffset> {
         b'-' => (-1, text.get(1..)?),
         _ => return None,
     };
+
     if let [tens, ones, b':', minutes @ ..] = rest.as_bytes()
         && let (Some(hours), Some(minutes), 2) = (number(&[*tens, *ones]), number(minutes), minutes.len())
     {

@@ -1,8 +1,8 @@
-//! Reads logs back, in one pass and in bounded memory: both of this tool's formats and the scripts' own, mixed, and
+//! Reads logs back, in one pass and in bounded memory: both formats of this tool and the scripts' lines, mixed, and
 //! rotated files.
 //!
-//! The files are merged by the stamps of their lines. Checks that overlap are written in the order in which they end,
-//! so two minutes of records are held back and sorted.
+//! Files are merged by the timestamps of their lines. Overlapping checks are written in the order in which they end, so
+//! two minutes of records are held back and sorted.
 
 mod reader;
 mod replay;
@@ -20,37 +20,37 @@ use crate::log::record::Destination;
 use reader::{LogEvent, LogReader, first_stamp};
 use replay::Replay;
 
-/// For how long records are held back, and how many at most, so that one that was written late is sorted in.
+/// How long records are held back for sorting, and how many at most.
 const HELD_BACK_MICROS: i64 = 2 * 60 * 1_000_000;
 const HELD_BACK_COUNT: usize = 4096;
 
-/// The folder that logs were read from, as it was named; none in a live run.
+/// The folder that logs were read from, as given by the user. None in a live run.
 pub type Folder = Option<Arc<str>>;
 
-/// What the logs of one folder tell.
+/// The history in the logs of one folder.
 #[derive(Default)]
 pub struct Logs {
-    /// The scans of `dbs` and the checks of `cycles`, apart: each has gaps of its own.
+    /// The scans of `dbs` and the checks of `cycles` are separate, because each has its own gaps.
     pub dbs: Ledger,
     pub cycles: Ledger,
-    /// Lines that could not be read.
+    /// The number of lines that could not be read.
     pub skipped_lines: u64,
-    /// Only error logs were read, and they have no successes.
+    /// Only error logs were read, which contain no successful checks.
     pub failures_only: bool,
 }
 
-/// The part of the logs that is counted: from `since` until just before `until`.
+/// The requested range of the logs: from `since`, up to but not including `until`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Range {
     pub since: Option<DateTime<FixedOffset>>,
     pub until: Option<DateTime<FixedOffset>>,
 }
 
-/// Reads `paths`, files and folders, and gives the logs of each folder. Stamps without an offset are UTC's or local.
-/// `unreadable` is told of each line that cannot be read.
+/// Reads files and folders, and returns the logs by folder. Timestamps without an offset are in UTC or in local time.
+/// `unreadable` is called for each line that cannot be read.
 ///
 /// # Errors
-/// A path cannot be opened or read, or there is no log among them.
+/// A path cannot be opened or read, or contains no log.
 pub fn read(
     paths: &[PathBuf],
     range: Range,
@@ -102,7 +102,7 @@ fn read_folder(
             }
         }
 
-        // The next event is mostly of the same log, and often there is no other.
+        // The next event is mostly from the same log, and often there is only one log.
         next = match readers[index].next(unreadable)?.map(|event| Head { event, index }) {
             Some(head) if heads.peek().is_none_or(|Reverse(first)| head <= *first) => Some(head),
             head => {
@@ -120,12 +120,12 @@ fn read_folder(
     Ok(Logs { dbs: replay.dbs.ledger, cycles: replay.cycles.ledger, skipped_lines, failures_only })
 }
 
-/// The files to read, grouped by the log that rotation made them of, each group in the order of its stamps.
+/// The files to read. A log and the files rotated from it are one group, in the order of their timestamps.
 fn families(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Vec<PathBuf>>> {
     let mut families = BTreeMap::<PathBuf, Vec<PathBuf>>::new();
     for path in paths {
         let metadata = std::fs::metadata(path).with_context(|| {
-            format!("cannot read {}; name log files, or the folder that they are in", path.display())
+            format!("cannot read {}; give log files, or the folder that contains them", path.display())
         })?;
         if !metadata.is_dir() {
             families.entry(family(path)).or_default().push(path.clone());
@@ -139,15 +139,11 @@ fn families(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Vec<PathBuf>>
             found = true;
             families.entry(family(&file)).or_default().push(file);
         }
-        ensure!(
-            found,
-            "there is no health log in {}; name the folder that --log-dir named, or log files",
-            path.display()
-        );
+        ensure!(found, "no health log found in {}; give the --log-dir of dbs and cycles, or log files", path.display());
     }
 
     for files in families.values_mut() {
-        // The same file may be named twice, by itself and by its folder.
+        // A file may be given twice, by its own path and by its folder.
         files.sort_by_key(|file| file.canonicalize().ok());
         files.dedup_by_key(|file| file.canonicalize().ok());
         if files.len() > 1 {
@@ -162,7 +158,7 @@ fn families(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Vec<PathBuf>>
     Ok(families)
 }
 
-/// Whether a file is `redis_error.log` or the like, or was rotated from it and is not compressed.
+/// Whether a file is one of our logs, such as `redis_error.log`, or was rotated from one and is not compressed.
 fn is_log(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let compressed = [".gz", ".xz", ".bz2", ".zst"].iter().any(|end| name.ends_with(end));
@@ -173,7 +169,7 @@ fn is_log(path: &Path) -> bool {
     !compressed && Destination::ALL.iter().any(of_ours)
 }
 
-/// The path of the log that a file was rotated from: up to the end of `.log`.
+/// The path of the log that a file was rotated from: everything up to `.log`.
 fn family(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match name.find(".log") {
@@ -214,8 +210,8 @@ impl Ord for Head {
     }
 }
 
-/// Events that wait for earlier ones that were written later, each with its time in microseconds: stamps have no more
-/// than milliseconds, and numbers are compared faster than dates.
+/// Events held back for sorting, each with its time in microseconds: timestamps have at most milliseconds, and numbers
+/// are compared faster than dates.
 #[derive(Default)]
 struct HeldBack {
     events: VecDeque<(i64, LogEvent)>,
@@ -224,7 +220,7 @@ struct HeldBack {
 impl HeldBack {
     fn add(&mut self, event: LogEvent) {
         let key = (event.at.timestamp_micros(), event.rank());
-        // Most come in order, so the place is found from the end.
+        // Most events are in order, so the search starts at the end.
         let mut place = self.events.len();
         while place > 0 && self.events.get(place - 1).is_some_and(|(micros, event)| (*micros, event.rank()) > key) {
             place -= 1;

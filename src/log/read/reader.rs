@@ -18,10 +18,10 @@ use crate::model::failure::Failure;
 use crate::model::outcome::ConnectionInfo;
 use crate::model::subject::Subject;
 
-/// Longer lines are cut: a JSON scan of 10,000 databases takes some three million bytes.
+/// Longer lines are truncated. A JSON scan of 10,000 databases takes about three million bytes.
 const LONGEST_LINE: u64 = 16 << 20;
 
-/// One thing that was logged, and when.
+/// A logged event, and its time.
 #[derive(Debug)]
 pub struct LogEvent {
     pub at: DateTime<FixedOffset>,
@@ -59,7 +59,7 @@ pub struct LoggedResult {
 }
 
 impl LogEvent {
-    /// The order of events with the same stamp, which are many where stamps are whole seconds.
+    /// Sorts events with the same timestamp, which are frequent if timestamps are whole seconds.
     pub fn rank(&self) -> u8 {
         match &self.kind {
             EventKind::Block(_) => 0,
@@ -70,29 +70,29 @@ impl LogEvent {
     }
 }
 
-/// Reads the files of one log, rotated ones first, one after the other.
+/// Reads the files of one log in order, rotated files first.
 pub struct LogReader {
     files: std::vec::IntoIter<PathBuf>,
     current: Option<(PathBuf, BufReader<File>)>,
-    /// The number of the present line in its file.
+    /// The number of the current line in its file.
     number: u64,
     timestamps: TimestampReader,
-    /// The present line, without its end.
+    /// The current line, without its line end.
     bytes: Vec<u8>,
     open: OpenBlocks,
-    /// Events that were read and not taken yet.
+    /// Events that were read but not returned yet.
     ready: VecDeque<LogEvent>,
-    /// The text of a failure continues in the next line: a script logged a text with line ends.
+    /// The text of a failure continues on the next line: a script logged a text with line ends.
     unclosed: bool,
     /// Lines that could not be read.
     pub skipped: u64,
 }
 
 impl LogReader {
-    /// Opens the first of the files. Stamps without an offset are UTC's or local.
+    /// Opens the first file. Timestamps without an offset are in UTC or in local time.
     ///
     /// # Errors
-    /// It cannot be opened.
+    /// The file cannot be opened.
     pub fn open(files: Vec<PathBuf>, utc: bool) -> anyhow::Result<Self> {
         let mut reader = LogReader {
             files: files.into_iter(),
@@ -121,14 +121,14 @@ impl LogReader {
         Ok(())
     }
 
-    /// Reads the next line into `bytes`; none at the end of the last file.
+    /// Reads the next line into `bytes`. None at the end of the last file.
     fn line(&mut self) -> anyhow::Result<Option<()>> {
         while let Some((path, reader)) = &mut self.current {
             self.bytes.clear();
             let context = || format!("cannot read {}", path.display());
             let buffered = reader.buffer();
             if let Some(end) = memchr::memchr(b'\n', buffered) {
-                // All of it is there, and shorter than the buffer.
+                // The whole line is in the buffer.
                 self.bytes.extend_from_slice(buffered[..end].strip_suffix(b"\r").unwrap_or(&buffered[..end]));
                 reader.consume(end + 1);
                 self.number += 1;
@@ -152,7 +152,7 @@ impl LogReader {
         Ok(None)
     }
 
-    /// The next event; none at the end of the last file. `unreadable` is told of each line that cannot be read.
+    /// The next event. None at the end of the last file. `unreadable` is called for each line that cannot be read.
     ///
     /// # Errors
     /// A file cannot be opened or read.
@@ -162,7 +162,7 @@ impl LogReader {
                 return Ok(Some(event));
             }
             if self.line()?.is_none() {
-                // A block without its end still tells what it has.
+                // A block that has no end is still used.
                 return Ok(self.open.block.take().map(block_event));
             }
 
@@ -172,7 +172,7 @@ impl LogReader {
                 Err(_) => String::from_utf8_lossy(&self.bytes),
             };
 
-            // The way through an entry takes twice as long as all of this.
+            // A fast path: parsing an entry would take twice as long.
             if let Some(stamp) = read_success(&text, &mut self.timestamps) {
                 self.unclosed = false;
                 let subject = Subject::default();
@@ -199,8 +199,8 @@ impl LogReader {
     }
 }
 
-/// The block whose lines are being read, and an older one that has not ended: the script writes line by line, so when
-/// one run of it hangs and the next one starts, their blocks mix.
+/// The current block, and an older one that has not ended: the script writes line by line, so if one run hangs and the
+/// next one starts, their blocks are interleaved.
 #[derive(Default)]
 struct OpenBlocks {
     block: Option<Box<Block>>,
@@ -208,8 +208,8 @@ struct OpenBlocks {
 }
 
 impl OpenBlocks {
-    /// Collects the lines of blocks, and makes events of all else. Gives false for the result of a database outside any
-    /// block. A check, of which a line has one and nothing else, goes to `check` instead of the queue.
+    /// Collects the lines of blocks, and converts other entries to events. Returns false for a block line outside any
+    /// block. A check is stored in `check` instead of the queue: a line has only one.
     fn add(&mut self, entry: Entry, ready: &mut VecDeque<LogEvent>, check: &mut Option<LogEvent>) -> bool {
         match entry {
             Entry::BlockBegan(stamp) => {
@@ -244,7 +244,7 @@ impl OpenBlocks {
                 let kind = EventKind::Check { stamp: at, mode, subject, result: result.map_err(Box::new), elapsed };
                 *check = Some(LogEvent { at: at.at, kind });
             }
-            // The mark of a scan that a signal ended is inside its block.
+            // The mark of an interrupted scan is inside its block.
             Entry::Mark(Mark::Stopped { .. }) if self.block.is_some() => {}
             Entry::Mark(mark) => {
                 ready.extend(time_of(&mark).map(|at| LogEvent { at, kind: EventKind::Mark(Box::new(mark)) }))
@@ -258,7 +258,7 @@ fn block_event(block: Box<Block>) -> LogEvent {
     LogEvent { at: block.stamp.at, kind: EventKind::Block(block) }
 }
 
-/// The time by which a mark is sorted; none for a mark that only repeats what the checks tell.
+/// The time by which a mark is sorted. None for a mark that only repeats what the checks show.
 fn time_of(mark: &Mark) -> Option<DateTime<FixedOffset>> {
     match mark {
         Mark::CycleStarted { at, .. }
@@ -286,14 +286,14 @@ fn skip_line(reader: &mut BufReader<File>) -> io::Result<()> {
     }
 }
 
-/// A line as a notice shows it: escaped and cut.
+/// A line for a message: escaped and truncated.
 fn shown(line: &str) -> String {
     let mut shown = String::new();
     crate::model::text::escape_into(&mut shown, line, 120);
     shown
 }
 
-/// The first stamp in a file; none if its first lines have none.
+/// The first timestamp in a file. None if its first lines have none.
 ///
 /// # Errors
 /// The file cannot be opened or read.

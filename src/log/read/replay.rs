@@ -1,4 +1,4 @@
-//! Replays events from logs into ledgers, as a live run fills its own.
+//! Replays events from logs into ledgers, as a live run does.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -8,23 +8,21 @@ use chrono::{DateTime, FixedOffset};
 use super::reader::{Block, EventKind, LogEvent, LoggedResult};
 use crate::history::ledger::{Check, Gap, Ledger};
 use crate::log::record::{Mark, Mode};
-use crate::model::change::Changed;
-use crate::model::change::Observed;
-use crate::model::clock::Moment;
-use crate::model::clock::Stamp;
+use crate::model::change::{Changed, Observed};
+use crate::model::clock::{Moment, Stamp};
 use crate::model::failure::Failure;
 use crate::model::subject::{Subject, Target};
 
-/// The checks of one command, and the time between them in which nothing was observed.
+/// The checks of one command, and the gaps between them.
 #[derive(Default)]
 pub struct Stream {
     pub ledger: Ledger,
     usual_interval: UsualInterval,
-    /// Since when nothing has been observed; ends with the next check.
+    /// Since when nothing has been observed. Ends with the next check.
     gap: Option<Moment>,
-    /// Until when records were lost: what lies between two checks before that is not observed.
+    /// Until when records were lost. The time between two checks before that is a gap.
     lost_until: Option<Moment>,
-    /// How long the break is after the last cycle.
+    /// How long the break after the last cycle is.
     break_duration: Duration,
     /// Each check also writes a canary key.
     writes: bool,
@@ -40,7 +38,7 @@ impl Stream {
 
         let writes = self.writes && subject.target.reads_and_writes();
         let gaps = self.ledger.gap_count;
-        // The logs do not tell how much time passed before the failing phase.
+        // The logs do not contain how much time passed before the failing phase.
         let took = took.filter(|_| result.is_ok());
         self.ledger.check(&Check { subject, at, took, result, writes, gaps });
     }
@@ -51,7 +49,7 @@ impl Stream {
         (last.since < until.since && last.since < at.since).then_some(last)
     }
 
-    /// Takes a check from before the requested range: it sets the state and is not counted.
+    /// Takes a check from before the requested range: it sets the state but is not counted.
     fn remember(&mut self, at: Stamp, subject: &Subject, result: Result<(), &Failure>) {
         let at = moment(at);
         let _ = (self.usual_interval.gap_before(at), self.gap.take());
@@ -71,11 +69,11 @@ pub struct Replay {
     pub dbs: Stream,
     pub cycles: Stream,
     repeated: Repeated,
-    /// The last known address and identity of each target, from scans that tell them.
+    /// The last known address and identity of each target, from scans that contain them.
     observed: BTreeMap<Target, Observed>,
 }
 
-/// The failures in the blocks of one stamp, since the error log repeats each.
+/// The failures in the blocks of one timestamp. The error log repeats each of them.
 #[derive(Default)]
 struct Repeated {
     at: Option<DateTime<FixedOffset>>,
@@ -90,7 +88,7 @@ impl Repeated {
         self.failures.extend(failures);
     }
 
-    /// Whether a failure repeats one of a block; each is repeated once.
+    /// Whether a failure repeats one of a block. Each is repeated once.
     fn take(&mut self, at: DateTime<FixedOffset>, subject: &Subject, failure: &Failure) -> bool {
         let place = self.failures.iter().position(|(s, f)| s == subject && f == failure);
         self.at == Some(at) && place.map(|place| self.failures.swap_remove(place)).is_some()
@@ -98,7 +96,7 @@ impl Repeated {
 }
 
 impl Replay {
-    /// Takes the next event. One from before the requested range is not `counted`: it only sets the state.
+    /// Processes the next event. An event from before the requested range is not `counted`: it only sets the state.
     pub fn take(&mut self, LogEvent { at, kind }: LogEvent, counted: bool) {
         match kind {
             EventKind::Block(block) => self.block(at, *block, counted),
@@ -147,7 +145,7 @@ impl Replay {
         let cycles = &mut self.cycles;
         match mark {
             Mark::CycleStarted { cycle: 1, .. } => {
-                // A run that was killed left no mark at its end.
+                // A killed run leaves no mark at its end.
                 if let Some(last) = cycles.ledger.last {
                     cycles.begin_gap(last);
                 }
@@ -159,7 +157,7 @@ impl Replay {
                     cycles.begin_gap(moment(at).earlier(length));
                 }
             }
-            // The classic line does not tell when the break began, but when the next cycle does is known.
+            // The classic line does not contain when the break began, but the start of the next cycle is known.
             Mark::CycleCompleted { break_duration, .. } => cycles.break_duration = break_duration,
             Mark::AllFinished { at } | Mark::Stopped { at, .. } => cycles.begin_gap(moment(at)),
             Mark::Canary { .. } => cycles.writes = true,
@@ -185,27 +183,27 @@ fn moment(stamp: Stamp) -> Moment {
     Moment { stamp, since: Duration::from_micros(u64::try_from(since).unwrap_or(0)) }
 }
 
-/// Finds gaps in checks made at regular intervals: a cron job that did not run, a machine that was off.
+/// Finds gaps in checks that run at regular intervals: a cron job that did not run, a machine that was off.
 #[derive(Default)]
 struct UsualInterval {
     last: Option<Moment>,
-    /// The last intervals. One more check than usual, made by hand, does not change the longest.
+    /// The last intervals. An additional check, run by hand, does not change the longest one.
     recent: VecDeque<Duration>,
-    /// The last interval that was unusually long: if the next is like it, the usual interval has changed.
+    /// The last unusually long interval. If the next one is similar, the usual interval has changed.
     unusual: Option<Duration>,
-    /// What all recent intervals are, if they are equal: one more of it changes nothing.
+    /// The value of all recent intervals, if they are equal. Another one of the same value changes nothing.
     steady: Option<Duration>,
 }
 
-/// How many intervals are remembered, and how many it takes to know what is usual.
+/// How many intervals are remembered, and how many are needed to determine the usual one.
 const REMEMBERED: usize = 5;
 const ENOUGH: usize = 2;
 
-/// Stamps of whole seconds and a busy machine make intervals differ.
+/// Intervals vary because of timestamps in whole seconds and busy machines.
 const JITTER: Duration = Duration::from_secs(1);
 
 impl UsualInterval {
-    /// Takes the next check; gives the one before if more than 1.5 times the usual interval lies between them.
+    /// Adds the next check. Returns the previous one if the interval between them is more than 1.5 times the usual one.
     fn gap_before(&mut self, at: Moment) -> Option<Moment> {
         let last = self.last.replace(at)?;
         let interval = at.since.saturating_sub(last.since);
@@ -216,7 +214,7 @@ impl UsualInterval {
         self.is_unusual(interval).then_some(last)
     }
 
-    /// Takes the next interval, and says whether it is longer than usual.
+    /// Adds the next interval. Returns whether it is unusually long.
     fn is_unusual(&mut self, interval: Duration) -> bool {
         if interval.is_zero() {
             return false;
@@ -278,10 +276,10 @@ mod tests {
         };
         assert!(gaps(&[0, 300, 600, 901, 1200]).is_empty());
         assert_eq!(gaps(&[0, 300, 600, 1500, 1800]), [600]);
-        // Another interval from 120 on: only the first one of it is a gap.
+        // The interval changes at 120. Only the first new interval is a gap.
         assert_eq!(gaps(&[0, 60, 120, 420, 720, 1020]), [120]);
         assert!(gaps(&[0, 300, 300, 300, 360, 420, 420]).is_empty());
-        // Runs by hand, between those of cron and before the first of them.
+        // Runs by hand, between cron's and before the first one.
         assert!(gaps(&[0, 300, 600, 700, 900, 1200, 1500]).is_empty());
         assert!(gaps(&[290, 300, 600, 900]).is_empty());
         assert_eq!(gaps(&[290, 300, 600, 900, 1800]), [900]);

@@ -1,4 +1,4 @@
-//! One log file: opened for appending, found again by its path before each write, and rotated when that is due.
+//! One log file: opened for appending, checked before each write whether its path still leads to it, and rotated.
 
 use std::borrow::Cow;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -10,7 +10,7 @@ use super::rotate::{FileId, Rotate, Rotation};
 use super::{Batch, MAX_WRITE};
 use crate::model::notify::Notify;
 
-/// How bytes get into an open file: as `write(2)`, it may take only a part. Tests put a full or slow disk in its place.
+/// Writes bytes to a file. Like `write(2)`, it may write only part of them. Tests simulate a full or slow disk with it.
 pub type Append = Arc<dyn Fn(&File, &[u8]) -> io::Result<usize> + Send + Sync>;
 
 /// One `write(2)`. The file was opened with `O_APPEND`, so no other process's record comes between its bytes.
@@ -18,14 +18,14 @@ pub fn one_write() -> Append {
     Arc::new(|mut file: &File, bytes: &[u8]| file.write(bytes))
 }
 
-/// A log file that is opened again when its path no longer leads to it.
+/// A log file that is reopened when its path no longer leads to it.
 pub struct LogFile {
     path: PathBuf,
     rotate: Option<Rotate>,
     current: Option<OpenFile>,
-    /// The last write broke off inside a record, so the next one has to begin a new line.
+    /// The last write ended within a record, so the next one must begin a new line.
     torn: bool,
-    /// A failure was reported, and nothing was written since.
+    /// A failure was reported, and nothing has been written since.
     failing: bool,
     /// Records that could not be written.
     lost: u64,
@@ -35,15 +35,15 @@ pub struct LogFile {
 
 struct OpenFile {
     file: File,
-    /// While the file is open, no other one can get the same.
+    /// Unique while the file is open.
     id: FileId,
 }
 
 impl LogFile {
-    /// Opens the file, creating it if missing.
+    /// Opens the file, and creates it if it is missing.
     ///
     /// # Errors
-    /// The file cannot be opened for appending, other than for want of space: space may come back.
+    /// The file cannot be opened for appending. A full disk is not an error here, because space may become free later.
     pub fn open(path: PathBuf, rotate: Option<Rotate>, append: Append, notify: Notify) -> io::Result<Self> {
         let mut log = LogFile { path, rotate, current: None, torn: false, failing: false, lost: 0, append, notify };
         match log.reopen() {
@@ -59,8 +59,8 @@ impl LogFile {
         self.lost
     }
 
-    /// Writes records, as many with one `write(2)` as may be. It never fails: a checker goes on when it cannot write,
-    /// and counts what it lost.
+    /// Writes records, as many as possible with one `write(2)`. Never fails: checks continue even if records are lost,
+    /// and lost records are counted.
     pub fn write(&mut self, batch: &Batch) {
         let by_size = self.rotate.is_some_and(|rotate| matches!(rotate.when, Rotation::Size(_)));
         let limit = if by_size { 0 } else { MAX_WRITE };
@@ -76,7 +76,7 @@ impl LogFile {
                     self.lost += (ends.len() - whole) as u64;
                     if !self.failing {
                         self.failing = true;
-                        self.notice(&format!("cannot write a record: {error}; checking goes on"));
+                        self.notice(&format!("cannot write a record: {error}; checks continue"));
                     }
                 }
             }
@@ -87,10 +87,8 @@ impl LogFile {
     fn write_once(&mut self, bytes: &[u8], ends: &[usize]) -> Result<(), Incomplete> {
         let file = self.prepare(bytes.len()).map_err(|error| Incomplete { whole: 0, error })?;
 
-        let (new_line, bytes) = match self.torn {
-            true => (1, Cow::Owned([b"\n", bytes].concat())),
-            false => (0, Cow::Borrowed(bytes)),
-        };
+        let (new_line, bytes) =
+            if self.torn { (1, Cow::Owned([b"\n", bytes].concat())) } else { (0, Cow::Borrowed(bytes)) };
         let (written, result) = write_all(&self.append, &file.file, &bytes);
         self.current = Some(file);
 
@@ -100,8 +98,8 @@ impl LogFile {
         result.map_err(|error| Incomplete { whole, error })
     }
 
-    /// Takes the open file, after making sure that the path leads to it and that it is of the current period and has
-    /// room for `bytes` more.
+    /// Takes the open file, after rotating or reopening it if necessary: its path must lead to it, and it must be of
+    /// the current period and have room for `bytes` more.
     fn prepare(&mut self, bytes: usize) -> io::Result<OpenFile> {
         let metadata = fs::metadata(&self.path).ok();
         let found = self.current.as_ref().zip(metadata).filter(|(open, metadata)| FileId::of(metadata) == open.id);
@@ -116,7 +114,7 @@ impl LogFile {
         self.current.take().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Renames the file if rotation is due; whether the path may lead to another file now.
+    /// Renames the file if rotation is due. Returns whether the path may lead to another file now.
     fn rotate_file(&self, open: &OpenFile, metadata: &Metadata, bytes: usize) -> io::Result<bool> {
         match self.rotate {
             Some(rotate) if rotate.is_due(metadata, bytes) => rotate.rotate_file(&self.path, &open.file, metadata),
@@ -125,7 +123,7 @@ impl LogFile {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        // Closed first: a file that was deleted gives its space back only then.
+        // Closed first, because the space of a deleted file is freed only then.
         self.current = None;
         self.torn = false;
 
@@ -135,7 +133,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// Opens the file for appending, and makes its folder anew if that vanished.
+    /// Opens the file for appending, and recreates its folder if it was deleted.
     fn open_or_create(&self) -> io::Result<File> {
         let open = || OpenOptions::new().append(true).create(true).open(&self.path);
         match (open(), self.path.parent()) {
@@ -152,15 +150,15 @@ impl LogFile {
     }
 }
 
-/// A write that did not take everything.
+/// A write that failed before all bytes were written.
 struct Incomplete {
-    /// How many records are in the file as a whole.
+    /// How many records were written completely.
     whole: usize,
     error: io::Error,
 }
 
-/// Writes all bytes, with one system call unless that takes only a part: a full disk takes what still fits, and the next
-/// call tells the reason. Gives how many bytes were taken, also when it fails.
+/// Writes all bytes, with one system call unless it writes only part of them: on a full disk the first call writes what
+/// still fits, and the next one returns the error. Returns how many bytes were written, even if it fails.
 fn write_all(append: &Append, file: &File, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut written = 0;
     while written < bytes.len() {
@@ -198,7 +196,7 @@ mod tests {
     }
 
     impl Fixture {
-        /// A file on a disk that does as `disk` says, and all else as it should.
+        /// A file on a disk whose behaviour is set by `disk`; without an entry there, writes succeed.
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let disk = Arc::<Mutex<VecDeque<Disk>>>::default();
@@ -210,13 +208,13 @@ mod tests {
                 None => file.write(bytes),
             });
             let notices = Arc::<Mutex<Vec<String>>>::default();
-            let said = notices.clone();
-            let notify: Notify = Arc::new(move |text| said.lock().unwrap().push(text.to_owned()));
+            let recorded = notices.clone();
+            let notify: Notify = Arc::new(move |text| recorded.lock().unwrap().push(text.to_owned()));
             let file = LogFile::open(folder.path().join("log"), None, append, notify).unwrap();
             Fixture { folder, file, disk, notices }
         }
 
-        /// Writes records on a disk that does so.
+        /// Writes records while the disk behaves as in `disk`.
         fn write(&mut self, records: &[&str], disk: &[Disk]) {
             self.disk.lock().unwrap().extend(disk);
             let mut batch = Batch::default();
@@ -240,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_is_cut_short_goes_on() {
+    fn a_partial_write_is_continued() {
         let mut fixture = Fixture::new();
         fixture.write(&["one\n", "two\n"], &[Interrupted, Takes(2), Interrupted, Takes(3)]);
         assert_eq!((fixture.text().as_str(), fixture.file.lost()), ("one\ntwo\n", 0));
@@ -248,13 +246,13 @@ mod tests {
     }
 
     #[test]
-    fn only_records_that_are_not_whole_are_lost() {
+    fn only_incomplete_records_are_lost() {
         for (taken, whole) in [(0, 0), (1, 0), (3, 0), (4, 1), (5, 1), (7, 1), (8, 2), (9, 2), (13, 2)] {
             let mut fixture = Fixture::new();
             let disk = [Takes(taken), Full];
             fixture.write(&["one\n", "two\n", "three\n"], if taken == 0 { &disk[1..] } else { &disk });
             assert_eq!(fixture.file.lost(), 3 - whole, "{taken}");
-            // What comes next begins a line.
+            // The next record begins a new line.
             fixture.write(&["four\n"], &[]);
             let text = fixture.text();
             let new_line = if [0, 4, 8].contains(&taken) { "" } else { "\n" };
@@ -263,7 +261,7 @@ mod tests {
             assert_eq!(
                 fixture.notices(),
                 [
-                    format!("cannot write a record: {reason}; checking goes on"),
+                    format!("cannot write a record: {reason}; checks continue"),
                     "records can be written again".to_owned()
                 ]
             );
@@ -275,7 +273,7 @@ mod tests {
         let mut fixture = Fixture::new();
         fixture.write(&["one\n"], &[Takes(2), Full]);
         fixture.write(&["two\n"], &[Full]);
-        // Of the third, only the line end before it is written.
+        // Of the third record, only the line end before it is written.
         fixture.write(&["three\n"], &[Takes(1), Full]);
         fixture.write(&["four\n", "five\n"], &[Takes(6), Full]);
         fixture.write(&["six\n"], &[]);
@@ -293,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_takes_nothing_is_no_endless_loop() {
+    fn a_file_that_accepts_nothing_is_not_an_endless_loop() {
         let mut fixture = Fixture::new();
         fixture.write(&["one\n"], &[Takes(0)]);
         assert_eq!((fixture.text().as_str(), fixture.file.lost()), ("", 1));
@@ -305,7 +303,7 @@ mod tests {
         let (log, aside) = (fixture.folder.path().join("log"), fixture.folder.path().join("aside"));
         fixture.write(&["one\n"], &[Takes(2), Full]);
         fs::rename(&log, &aside).unwrap();
-        // Another file has no torn line.
+        // The new file has no torn line.
         fixture.write(&["two\n"], &[]);
         assert_eq!((fs::read_to_string(&aside).unwrap().as_str(), fixture.text().as_str()), ("on", "two\n"));
         fs::remove_dir_all(fixture.folder.path()).unwrap();

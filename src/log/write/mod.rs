@@ -27,22 +27,22 @@ pub struct LogFiles {
 pub struct Log {
     format: Format,
     files: Vec<(Destination, LogFile)>,
-    /// The records that are being written, kept for its memory.
+    /// The records being written. Kept to reuse its memory.
     batch: Batch,
-    /// Records that came to no file at all.
+    /// Records without a file.
     misdirected: u64,
 }
 
 impl Log {
-    /// Makes the folder if missing and opens the files that `destinations` names.
+    /// Creates the folder if it is missing, and opens the files in `destinations`.
     ///
     /// # Errors
-    /// The folder cannot be made, or a file cannot be opened for appending.
+    /// The folder cannot be created, or a file cannot be opened for appending.
     pub fn open(files: &LogFiles, destinations: &[Destination], notify: Notify) -> anyhow::Result<Self> {
         Log::open_with(files, destinations, notify, append::one_write())
     }
 
-    /// As [`Log::open`], with the system call that writes replaced by `append`: a slow or full disk, for tests.
+    /// Like [`Log::open`], with the write system call replaced by `append`. Tests simulate a slow or full disk with it.
     ///
     /// # Errors
     /// As [`Log::open`].
@@ -63,7 +63,7 @@ impl Log {
             let file =
                 LogFile::open(path.clone(), files.rotate, append.clone(), notify.clone()).with_context(|| {
                     format!(
-                        "--log-dir: cannot open {} for appending; mend its permissions or name another folder",
+                        "--log-dir: cannot open {} for appending; fix its permissions or name another folder",
                         path.display()
                     )
                 })?;
@@ -73,10 +73,11 @@ impl Log {
         Ok(Log { format: files.format, files: open, batch: Batch::default(), misdirected: 0 })
     }
 
-    /// Writes records, now and in their order.
+    /// Writes records at once, in order.
     ///
-    /// Neighbours that go to the same file share one `write(2)`, up to [`MAX_WRITE`] bytes; with rotation by size each
-    /// record is one of its own. A record that cannot be written is counted as lost, and the next ones are tried.
+    /// Consecutive records for the same file share one `write(2)`, up to [`MAX_WRITE`] bytes. With rotation by size,
+    /// each record is written separately. A record that cannot be written is counted as lost, and the next ones are
+    /// still tried.
     pub fn write(&mut self, records: &[Record]) {
         for records in records.chunk_by(|a, b| a.destination() == b.destination()) {
             self.batch.clear();
@@ -84,7 +85,7 @@ impl Log {
                 self.batch.add(record, self.format);
             }
 
-            // Nobody gives a record of a file that the mode did not open.
+            // A mode writes only records whose files it opened, so this does not happen.
             let destination = records.first().map(Record::destination);
             match self.files.iter_mut().find(|(of, _)| Some(*of) == destination) {
                 Some((_, file)) => file.write(&self.batch),
@@ -99,7 +100,7 @@ impl Log {
     }
 }
 
-/// How many bytes are written together at most, unless one record alone is longer.
+/// The maximum number of bytes in one write, unless a single record is longer.
 const MAX_WRITE: usize = 64 << 10;
 
 /// Formatted records of one file, each with its line end.
@@ -124,7 +125,7 @@ impl Batch {
         self.ends.push(self.text.len());
     }
 
-    /// The bytes to write at once, each time with the ends of their records relative to them: as many whole records as
+    /// Splits the batch into writes, each with the ends of its records relative to its start: as many whole records as
     /// fit into `limit` bytes, but at least one.
     fn parts(&self, limit: usize) -> impl Iterator<Item = (&[u8], Vec<usize>)> {
         let mut from = 0;
@@ -170,7 +171,7 @@ mod tests {
         Err(Failure::new(Kind::Refused, "Connection refused"))
     }
 
-    /// A log in a new folder, and the length of each of its writes.
+    /// A log in a new folder, and the lengths of its writes.
     fn log(rotate: Option<Rotate>) -> (tempfile::TempDir, Log, Arc<Mutex<Vec<usize>>>) {
         let folder = tempfile::tempdir().unwrap();
         let files = LogFiles { folder: folder.path().to_owned(), format: Format::Classic, rotate };

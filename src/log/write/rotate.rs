@@ -1,4 +1,4 @@
-//! Rotation: when a log file is renamed, to which name, and which old ones are removed.
+//! Rotation: when a log file is renamed, to which name, and which old files are removed.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, TryLockError};
@@ -13,21 +13,21 @@ use chrono::{DateTime, FixedOffset, Local, NaiveDate, NaiveDateTime, Timelike as
 pub enum Rotation {
     Daily,
     Hourly,
-    /// Before it would grow beyond so many bytes.
+    /// Before it grows beyond this many bytes.
     Size(u64),
 }
 
-/// Rotation as the user asked for it.
+/// The rotation settings of the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotate {
     pub when: Rotation,
-    /// How many rotated files stay; all without it.
+    /// How many rotated files to keep. None keeps all.
     pub keep: Option<usize>,
-    /// Days and hours are UTC's instead of local ones.
+    /// Days and hours are in UTC instead of local time.
     pub utc: bool,
 }
 
-/// Identifies a file as long as it exists or is open: device and inode.
+/// Identifies a file while it exists or is open: device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId(u64, u64);
 
@@ -37,24 +37,24 @@ impl FileId {
     }
 }
 
-/// How the stamps in rotated files' names are written, for reading them back.
+/// The formats of the timestamps in the names of rotated files.
 const STAMPS: [&str; 3] = ["%Y-%m-%d", "%Y-%m-%d_%H", "%Y-%m-%d_%H%M%S"];
 
 impl Rotate {
-    /// Whether the file is to be rotated before `bytes` more are appended to it. An empty one never is.
+    /// Whether the file must be rotated before `bytes` more are appended. An empty file is never rotated.
     pub fn is_due(&self, metadata: &Metadata, bytes: usize) -> bool {
         metadata.len() > 0
             && match self.when {
                 Rotation::Size(limit) => metadata.len() + bytes as u64 > limit,
-                // The last write tells the period, also when another process made it.
+                // The period is that of the last write, even if another process made it.
                 Rotation::Daily | Rotation::Hourly => self.period(self.modified(metadata)) != self.period(self.now()),
             }
     }
 
-    /// Renames the file that `path` led to, and removes the oldest of those that were renamed before.
+    /// Renames the file at `path`, and removes the oldest rotated files.
     ///
-    /// Gives whether the path may lead to another file now. While another process is just renaming it, that is false: this
-    /// record still goes to the old file, and the next one finds the new one.
+    /// Returns whether the path may lead to another file now. If another process is renaming the file at this moment,
+    /// returns false: this record still goes to the old file, and the next one to the new file.
     ///
     /// # Errors
     /// The file cannot be locked or renamed.
@@ -65,7 +65,7 @@ impl Rotate {
             Err(TryLockError::Error(error)) => return Err(error),
         }
 
-        // Whoever held the lock before may have renamed the file already.
+        // The previous holder of the lock may have renamed the file already.
         if fs::metadata(path).is_ok_and(|now| FileId::of(&now) == FileId::of(metadata)) {
             let at = match self.when {
                 Rotation::Size(_) => self.now(),
@@ -102,10 +102,10 @@ impl Rotate {
         if self.utc { at.fixed_offset() } else { at.with_timezone(&Local).fixed_offset() }
     }
 
-    /// A name that no file has: `redis_success.log.2025-08-27`, then `….2025-08-27.1` and so on.
+    /// An unused name: `redis_success.log.2025-08-27`, then `….2025-08-27.1` and so on.
     ///
-    /// A number that was free again would make the newest file look like the oldest, so the next is above all that
-    /// there are.
+    /// Reusing a free number would make the newest file look like the oldest, so the new number is higher than all
+    /// existing ones.
     fn free_name(&self, path: &Path, at: DateTime<FixedOffset>) -> PathBuf {
         let base = PathBuf::from(format!("{}.{}", path.display(), at.format(self.stamp_format())));
         let stamp =
@@ -119,14 +119,15 @@ impl Rotate {
     }
 }
 
-/// The stamp and number in the name of a file that rotation made of `live`; none for any other file.
+/// The timestamp and number in the name of a file rotated from `live`. None for other files.
 fn rotated(live: &str, name: &str) -> Option<(NaiveDateTime, u64)> {
     let rest = name.strip_prefix(live)?.strip_prefix('.')?;
     let (stamp, number) = match rest.split_once('.') {
         Some((stamp, number)) => (stamp, number.parse().ok().filter(|n: &u64| n.to_string() == number)?),
         None => (rest, 0),
     };
-    // A day or an hour alone is no complete time; the missing part is that of its beginning.
+
+    // A day or an hour is completed to the time at which it begins.
     let whole = match stamp.len() {
         10 => format!("{stamp}_000000"),
         13 => format!("{stamp}0000"),
@@ -137,7 +138,7 @@ fn rotated(live: &str, name: &str) -> Option<(NaiveDateTime, u64)> {
     (at.format(STAMPS[2]).to_string() == whole).then_some((at, number))
 }
 
-/// The files that rotation made of `path`, by stamp and number.
+/// The files rotated from `path`, with their timestamps and numbers.
 fn rotated_files(path: &Path) -> Vec<((NaiveDateTime, u64), PathBuf)> {
     let (Some(folder), Some(live)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
         return Vec::new();
@@ -150,7 +151,7 @@ fn rotated_files(path: &Path) -> Vec<((NaiveDateTime, u64), PathBuf)> {
         .collect()
 }
 
-/// Removes all but the newest `keep` rotated files of `path`. What cannot be removed stays: it is no reason to stop.
+/// Removes all but the newest `keep` files rotated from `path`. Errors are ignored: they must not stop the run.
 fn remove_oldest(path: &Path, keep: usize) {
     let mut files = rotated_files(path);
     files.sort();

@@ -6,13 +6,14 @@ use crate::cli::plan::CyclesPlan;
 use crate::model::databases::Databases;
 use crate::model::duration::seconds;
 
-/// The plan of a run in words.
+/// Describes the plan of a run in one line.
 pub fn announcement(CyclesPlan { plan, schedule, held, .. }: &CyclesPlan) -> String {
     let what = match plan.databases {
         Databases::One(db) => format!("DB {db}"),
         Databases::UpTo(last) => format!("DB 0 to {last}"),
         Databases::Auto => "all databases".to_owned(),
     };
+
     let cycles = match schedule.cycles {
         1 => format!("1 cycle of {} s", seconds(schedule.run_duration)),
         n => format!(
@@ -23,12 +24,14 @@ pub fn announcement(CyclesPlan { plan, schedule, held, .. }: &CyclesPlan) -> Str
     };
     let total = schedule.total().unwrap_or(Duration::MAX);
     let end = plan.clock.after(total).map_or_else(String::new, |end| format!(", until {end}"));
+
     let endpoint = &plan.endpoint;
     let (whose, each) = match (plan.cluster, *held) {
         (true, _) => (format!("every node of the cluster at {endpoint}"), " of each"),
-        (false, true) => (format!("{endpoint}, over fresh connections and a held one,"), " over each"),
+        (false, true) => (format!("{endpoint}, over fresh connections and a persistent one,"), " over each"),
         (false, false) => (endpoint.to_string(), ""),
     };
+
     let checks = schedule.checks_per_cycle() * u128::from(schedule.cycles);
     let checks = if checks == 1 { "1 check".to_owned() } else { format!("{checks} checks") };
     format!(
@@ -46,7 +49,7 @@ mod tests {
     use crate::cli::precedence::Sources;
 
     #[test]
-    fn one_check_is_not_many() {
+    fn one_check_is_singular() {
         let announced = |lasts: &str| {
             let words = ["redis-health", "cycles", "--cycles", "1", "--check-interval", "1", "--run-duration", lasts];
             let matches = Cli::command().get_matches_from(words);

@@ -1,25 +1,26 @@
-//! Which scheduled checks were not run, and why: this process, or its machine, did not run. Pure.
+//! Tracks gaps in observation: checks that were scheduled but not run because this process or its machine was
+//! suspended, and lost records. Pure.
 
 use std::time::Duration;
 
 use crate::model::clock::Moment;
 use crate::model::event::Event;
 
-/// A check that starts later than this is missed, unless its interval is longer still.
+/// A check that would start later than this is not run, unless the check interval is even longer.
 pub const MAX_DELAY: Duration = Duration::from_millis(100);
 
-/// What was not observed, from tick to tick.
+/// Tracks what was not observed between ticks.
 pub struct GapTracker {
     check_interval: Duration,
-    /// When the last tick began, or the run.
+    /// When the last tick began, or the run if there was none.
     last_tick: Moment,
-    /// Checks that are overdue and will not be made.
+    /// Checks that were scheduled but not run since the last tick.
     missed: Option<Missed>,
-    /// For how long the machine had been suspended when the last tick began.
+    /// The total time that the machine was suspended, as of the last tick.
     suspended: Duration,
-    /// How many records had been lost when the last tick began.
+    /// The number of lost records, as of the last tick.
     lost: u64,
-    /// How often observation was interrupted, and whether it is now.
+    /// How often observation was interrupted, and whether it is interrupted now.
     gaps: u64,
     is_interrupted: bool,
 }
@@ -30,41 +31,42 @@ struct Missed {
 }
 
 impl GapTracker {
-    /// Of a run that begins `now`, on a machine that has been suspended for so long.
+    /// For a run that begins `now`. `suspended` is the total time that the machine was suspended before.
     pub fn new(check_interval: Duration, now: Moment, suspended: Duration) -> Self {
         GapTracker { check_interval, last_tick: now, missed: None, suspended, lost: 0, gaps: 0, is_interrupted: false }
     }
 
-    /// Whether a check that is late by so much is missed. Once one is, so are all that are overdue: there is no burst of
-    /// those that a busy machine could just have made.
+    /// Whether a check that is late by `late` is not run. Once one is not run, all other overdue checks are not run
+    /// either, so there is never a burst of late checks.
     pub fn is_missed(&self, late: Duration) -> bool {
         late >= self.check_interval && (late >= MAX_DELAY || self.missed.is_some())
     }
 
-    /// Takes note of a missed check.
+    /// Records a check that is not run.
     pub fn miss(&mut self, now: Moment, late: Duration) {
-        // What was missed begins behind the last check that was made.
+        // The gap cannot begin before the last check that was run.
         let due = now.earlier(late);
         let since = if due.since < self.last_tick.since { self.last_tick } else { due };
         self.missed.get_or_insert(Missed { since, count: 0 }).count += 1;
     }
 
-    /// A break begins.
+    /// Observation is interrupted by a break.
     pub fn interrupt(&mut self) {
         self.is_interrupted = true;
     }
 
-    /// The checks that were missed since the last tick, if any were.
+    /// The checks that were scheduled but not run since the last tick, if any.
     pub fn take_missed(&mut self, now: Moment) -> Option<Event> {
         let Missed { since, count } = self.missed.take()?;
         self.is_interrupted = true;
         Some(Event::NotObserved { from: since, to: now.stamp, missed: count })
     }
 
-    /// The checks that the machine slept over since the last tick, if it was suspended for longer than an interval.
+    /// The checks that were not run while the machine was suspended since the last tick, if it was suspended for longer
+    /// than an interval.
     ///
-    /// The clock that the schedule follows stands still meanwhile, so checks do not come late then: the system tells how
-    /// long the machine slept.
+    /// The monotonic clock of the schedule stands still during a suspension, so these checks are not late. The system
+    /// reports how long the machine was suspended.
     pub fn take_suspension(&mut self, now: Moment, suspended: Duration) -> Option<Event> {
         let slept = suspended.saturating_sub(std::mem::replace(&mut self.suspended, suspended));
         if slept < self.check_interval.max(MAX_DELAY) {
@@ -76,7 +78,7 @@ impl GapTracker {
         Some(Event::NotObserved { from: now.earlier(slept), to: now.stamp, missed })
     }
 
-    /// The records that were lost since the last tick, if any were: what they would have told is not known.
+    /// The records that were lost since the last tick, if any. Their results are unknown.
     pub fn take_lost(&mut self, now: Moment, lost: u64) -> Option<Event> {
         let count = lost - std::mem::replace(&mut self.lost, lost);
         if count == 0 {
@@ -87,7 +89,7 @@ impl GapTracker {
         Some(Event::RecordsLost { from: self.last_tick, to: now.stamp, count })
     }
 
-    /// A tick begins; gives how often observation has been interrupted before.
+    /// Begins a tick. Returns how often observation was interrupted before it.
     pub fn begin_tick(&mut self, now: Moment) -> u64 {
         self.last_tick = now;
         self.gaps += u64::from(std::mem::take(&mut self.is_interrupted));
@@ -110,13 +112,14 @@ mod tests {
     }
 
     #[test]
-    fn overdue_checks_are_missed_together() {
+    fn no_overdue_check_is_run_after_one_was_not() {
         let millis = Duration::from_millis;
         let mut gap_tracker = GapTracker::new(INTERVAL, at(0), Duration::ZERO);
         assert_eq!(gap_tracker.begin_tick(at(0)), 0);
         assert!(!gap_tracker.is_missed(millis(199)));
 
-        // The process stood still from 100 to 700 ms: the checks due at 200 and 400 are missed, that at 600 is late.
+        // The process did not run from 100 to 700 ms: the checks scheduled at 200 and 400 are not run, the one at 600
+        // is late.
         for late in [500, 300] {
             assert!(gap_tracker.is_missed(millis(late)));
             gap_tracker.miss(at(700), millis(late));
@@ -129,16 +132,16 @@ mod tests {
     }
 
     #[test]
-    fn a_suspension_is_told_when_it_is_longer_than_an_interval() {
+    fn a_suspension_is_reported_if_it_is_longer_than_an_interval() {
         let mut gap_tracker = GapTracker::new(INTERVAL, at(0), Duration::from_secs(5));
         assert!(gap_tracker.take_suspension(at(200), Duration::from_millis(5_199)).is_none());
-        let told = gap_tracker.take_suspension(at(1_400), Duration::from_millis(6_199));
-        let Some(Event::NotObserved { from, missed, .. }) = told else { unreachable!() };
+        let event = gap_tracker.take_suspension(at(1_400), Duration::from_millis(6_199));
+        let Some(Event::NotObserved { from, missed, .. }) = event else { unreachable!() };
         assert_eq!((from, missed), (at(400), 5));
     }
 
     #[test]
-    fn lost_records_are_a_gap_behind_the_last_tick() {
+    fn lost_records_are_a_gap_since_the_last_tick() {
         let mut gap_tracker = GapTracker::new(INTERVAL, at(0), Duration::ZERO);
         gap_tracker.begin_tick(at(200));
         assert!(gap_tracker.take_lost(at(400), 0).is_none());

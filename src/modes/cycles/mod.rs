@@ -1,7 +1,8 @@
-//! `cycles`: checks on a fixed schedule, for as long as an upgrade takes.
+//! `cycles`: checks on a fixed schedule, for example during an upgrade.
 //!
-//! Two threads: the probe thread runs the schedule, the checks and the signals, and never touches a file or a terminal.
-//! The recorder thread writes the log, folds the history and prints. A bounded queue of events joins them.
+//! It has two threads. The probe thread runs the schedule and the checks and handles signals, and never touches a file
+//! or a terminal. The recorder thread writes the log, updates the history and prints. They are connected by a bounded
+//! queue of events.
 
 mod announcement;
 mod gaps;
@@ -31,7 +32,7 @@ use crate::report::{Report, json, text};
 /// Runs the schedule to its end or to a signal.
 ///
 /// # Errors
-/// Nothing was checked: a certificate, the password or the log folder cannot be had, or another run holds the
+/// Nothing was checked: a certificate, the password or the log folder is not available, or another run is using the
 /// folder ([`Locked`](crate::exit_code::Locked)).
 pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
     let options = SessionOptions {
@@ -67,31 +68,29 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
     Ok(Exit::of_run(ended.signal, ended.lost, failures))
 }
 
-/// What the whole run came to.
+/// The report of the whole run.
 fn summary(Recorded { ledger, unfinished, lost }: Recorded, endpoint: String, is_json: bool) -> String {
     let mut report = Report { endpoint: Some(endpoint), ..Report::from(ledger) };
     report.missing.unfinished_checks = Some(unfinished);
     report.missing.lost_records = Some(lost);
 
-    match is_json {
-        true => json::render(&report),
-        false => format!("\n{}", text::render(&report, &Style::of_standard_output())),
-    }
+    if is_json { json::render(&report) } else { format!("\n{}", text::render(&report, &Style::of_standard_output())) }
 }
 
-/// Checks that hang overlap, and each holds a connection: as many as start within the time that one may take.
+/// Raises the limit of open files if needed. Checks that hang overlap, each with a connection: as many as can start
+/// within the time limit of one.
 fn raise_open_files(CyclesPlan { plan, schedule, .. }: &CyclesPlan) {
     use rustix::process::{Resource, getrlimit, setrlimit};
 
     let longest = if matches!(plan.databases, Databases::One(_)) { plan.timeout } else { plan.deadline };
     let overlapping = longest.as_nanos() / schedule.check_interval.as_nanos();
-    // How many nodes a cluster has is not known yet.
+    // The number of nodes of a cluster is not known yet.
     let overlapping = if plan.cluster { u128::MAX / 2 } else { overlapping };
 
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| u128::from(current) < overlapping + 64) {
         limit.current = limit.maximum;
-        // When the system refuses, checks will say that files ran out.
+        // If this fails, checks may fail with "Too many open files".
         let _ = setrlimit(Resource::Nofile, limit);
     }
 }

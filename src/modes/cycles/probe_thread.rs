@@ -1,4 +1,4 @@
-//! The probe thread: runs the schedule, the checks and the signals, and sends an event for all that happens.
+//! The probe thread: runs the schedule and the checks, handles signals, and sends events.
 //!
 //! It never touches a file or a terminal, and never waits for the recorder.
 
@@ -25,20 +25,21 @@ pub struct ProbeThread {
     queue: Queue,
     gap_tracker: GapTracker,
     start: Instant,
-    /// For how long the machine had been suspended when the run began.
+    /// The total time that the machine was suspended before the run.
     suspended_before: Duration,
     /// The number of the last tick.
     number: u64,
-    /// Each check writes a canary too.
+    /// Each check includes a canary write.
     writes: bool,
 }
 
 impl ProbeThread {
-    /// A run that starts now. `writes` says that each check writes a canary too.
+    /// A run that starts now. `writes` is whether each check includes a canary write.
     pub fn new(schedule: Schedule, clock: Clock, prober: Prober, queue: Queue, writes: bool) -> Self {
         let suspended_before = machine_suspended();
         let now = Moment { stamp: clock.now(), since: Duration::ZERO };
         let gap_tracker = GapTracker::new(schedule.check_interval, now, suspended_before);
+
         ProbeThread {
             schedule,
             clock,
@@ -52,7 +53,7 @@ impl ProbeThread {
         }
     }
 
-    /// Follows the schedule to its end, or to a signal; gives the signal, and how many checks failed.
+    /// Follows the schedule until it ends or a signal arrives. Returns the signal, and how many checks failed.
     pub async fn run(mut self, signals: &mut Signals) -> (Option<Signal>, u64) {
         let signal = self.follow_schedule(signals).await;
         match signal {
@@ -76,12 +77,12 @@ impl ProbeThread {
                     () = self.prober.progress() => {}
                 }
             }
-            // Checks whose replies are there report first, however late this step is.
+            // Checks that have their replies report first, even if this step is late.
             yield_now().await;
             self.act(step, due.elapsed());
         }
 
-        // The last checks may still be under way; each is bounded by its deadline.
+        // The last checks may still be running. Each is bounded by its deadline.
         while !self.prober.is_idle() {
             tokio::select! {
                 biased;
@@ -92,11 +93,12 @@ impl ProbeThread {
         None
     }
 
-    /// Does what the schedule asks for, which is late by so much.
+    /// Runs a step of the schedule that is late by `late`.
     fn act(&mut self, step: Step, late: Duration) {
         let now = self.now();
-        // While this process did not run, a cycle began or ended when it was due all the same.
+        // If this process did not run, the cycle still began or ended at its scheduled time.
         let scheduled = if late >= MAX_DELAY { now.earlier(late) } else { now };
+
         match step {
             Step::CheckStarts if self.gap_tracker.is_missed(late) => self.gap_tracker.miss(now, late),
             Step::CheckStarts => self.start_checks(),
@@ -136,14 +138,14 @@ impl ProbeThread {
 
     /// Ends all checks at once.
     async fn stop(&mut self, signal: Signal) {
-        // Checks whose replies are there were seen, and are recorded.
+        // Checks that have their replies are still recorded.
         yield_now().await;
         let unfinished = self.prober.abort();
         self.send_missed();
         self.queue.send(Event::Stopped { signal, at: self.clock.now(), unfinished });
     }
 
-    /// The monotonic clock stands still while the machine sleeps, and outages do not.
+    /// The monotonic clock stands still while the machine is suspended, so that time is added.
     fn now(&self) -> Moment {
         let slept = machine_suspended().saturating_sub(self.suspended_before);
         Moment { stamp: self.clock.now(), since: self.start.elapsed() + slept }

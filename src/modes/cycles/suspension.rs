@@ -1,10 +1,10 @@
-//! How long the machine slept.
+//! How long the machine was suspended.
 
 use std::time::Duration;
 
-/// For how long the machine has been suspended since it was started; zero where the system does not tell.
+/// The total time that the machine was suspended since it was started. Zero if the system does not report it.
 ///
-/// The monotonic clock stands still meanwhile, so nothing else in a run notices (Linux, clock_gettime(2)).
+/// Nothing else in a run shows a suspension, because the monotonic clock stands still (Linux, clock_gettime(2)).
 pub fn machine_suspended() -> Duration {
     #[cfg(target_os = "linux")]
     {

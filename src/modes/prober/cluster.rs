@@ -1,4 +1,4 @@
-//! All nodes and shards of a cluster: which checks a tick starts, and what a discovery adds to them.
+//! The checks of a cluster: which ones a tick starts, and which ones a discovery adds.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,33 +24,32 @@ use crate::probe::checker::Checker;
 pub struct Cluster {
     nodes: Nodes,
     discovery: Arc<Discovery>,
-    /// Checks of the endpoint itself, by tick, while no node is known: as whom they report depends on what discovery
-    /// finds.
+    /// Checks of the endpoint itself, by tick, while no node is known. The target that they report as depends on the
+    /// discovery.
     undecided: BTreeMap<u64, oneshot::Sender<Decision>>,
 }
 
-/// What a discovery found.
+/// The result of a discovery.
 pub struct TopologyFound {
     tick: Tick,
     /// When the tick's checks began.
     started: Instant,
-    /// The address that was asked.
+    /// The address of the node that answered.
     asked: Option<SocketAddr>,
-    /// None where nobody told of nodes.
+    /// None if no node reported a topology.
     topology: Option<Topology>,
 }
 
-/// As whom the endpoint's own check reports.
+/// The target that the endpoint's own check reports as.
 enum Decision {
-    /// Nobody told of nodes.
+    /// No node reported a topology.
     AsEndpoint,
-    /// It is the node that was asked, if the check was made at the same address; otherwise the node is checked now.
+    /// The endpoint is this node, if the check used the same address. Otherwise the node is checked now.
     AsNode(Report, SocketAddr, Arc<Checker>),
 }
 
 impl Cluster {
-    /// No node is known yet. `keep_name` says that the name in the endpoint's certificate is every node's, whatever host
-    /// name it announces.
+    /// Starts with no known nodes; see [`Nodes::new`].
     pub fn new(checker: &Arc<Checker>, keep_name: bool) -> Self {
         Cluster {
             nodes: Nodes::new(checker.clone(), keep_name),
@@ -59,7 +58,7 @@ impl Cluster {
         }
     }
 
-    /// The nodes by address, and then the shards by their slots.
+    /// The nodes sorted by address, followed by the shards sorted by their slots.
     pub fn targets(&self) -> impl Iterator<Item = Target> {
         let nodes = self.nodes.members().iter().map(Member::target);
         nodes.chain(self.nodes.shards().iter().map(|shard| shard.target()))
@@ -67,7 +66,7 @@ impl Cluster {
 }
 
 impl Prober {
-    /// Starts the checks of all nodes and shards that are known, and a discovery beside them.
+    /// Starts the checks of all known nodes and shards, and a discovery.
     pub(super) fn start_cluster(&mut self, tick: Tick, started: Instant) {
         let Some(Cluster { nodes, discovery, .. }) = &self.cluster else { return };
         let (known, shards, sources) = (nodes.members().to_vec(), nodes.shards().to_vec(), nodes.sources());
@@ -96,8 +95,8 @@ impl Prober {
         });
     }
 
-    /// Checks the endpoint itself, before it is known whether it is a node: it mostly is, and need not wait until it
-    /// has told of the others. A node is only read, so nothing is written before that is known.
+    /// Checks the endpoint itself before it is known whether it is a node. It mostly is, so its check need not wait for
+    /// the discovery. Nothing is written before that is known, because nodes are only read.
     fn launch_undecided(&mut self, endpoint: Route, tick: Tick, started: Instant) {
         let (sender, decision) = oneshot::channel();
         if let Some(cluster) = &mut self.cluster {
@@ -118,20 +117,20 @@ impl Prober {
                 Ok(Decision::AsNode(as_node, _, checker)) => {
                     return checker.run_until(end, &mut |outcome| as_node.outcome(outcome)).await;
                 }
-                // The checks of the nodes stand in its place.
+                // The checks of the nodes replace this check.
                 Err(_) => return,
             };
             outcomes.into_iter().for_each(|outcome| report.outcome(outcome));
         });
     }
 
-    /// Takes what a discovery found: nodes and shards that are new are checked at once.
+    /// Processes the result of a discovery: new nodes and shards are checked at once.
     pub(super) fn take_topology(&mut self, TopologyFound { tick, started, asked, topology }: TopologyFound) {
         let Some(cluster) = &mut self.cluster else { return };
         let mut undecided = cluster.undecided.remove(&tick.number);
         let Some(topology) = topology else {
             if let Some(undecided) = undecided {
-                // The task is gone only when the run is over.
+                // This fails only if the task was aborted at the end of the run.
                 let _ = undecided.send(Decision::AsEndpoint);
             }
             return;
@@ -143,7 +142,7 @@ impl Prober {
             (self.send)(Event::TopologyChanged { tick, change });
         }
 
-        // Their lines belong to the tick; how long they last is measured from now.
+        // These checks belong to the tick, but their time is measured from now.
         let now = Moment { since: tick.at.since + started.elapsed(), ..tick.at };
         let tick = Tick { at: now, ..tick };
         for member in found.added {
@@ -151,7 +150,7 @@ impl Prober {
             match asked.zip(undecided.take_if(|_| is_asked)) {
                 Some((asked, undecided)) => {
                     let report = self.report(member.target(), tick);
-                    // The task is gone only when the run is over.
+                    // This fails only if the task was aborted at the end of the run.
                     let _ = undecided.send(Decision::AsNode(report, asked, member.checker));
                 }
                 None => self.launch_node(member, tick, started),
@@ -168,7 +167,7 @@ impl Prober {
         });
     }
 
-    /// Starts a check of whoever takes the writes.
+    /// Starts a check of the node that accepts writes.
     fn launch_route(&mut self, target: Target, route: Route, tick: Tick, started: Instant) {
         self.launch(target, tick, |report| async move {
             route.check_until(started + route.checker.deadline, &mut |outcome| report.outcome(outcome)).await;
@@ -176,7 +175,7 @@ impl Prober {
     }
 }
 
-/// Checks the endpoint once more, with the write that is part of its check where nobody tells of nodes.
+/// Checks the endpoint again, with the write that belongs to its check if no node reported a topology.
 async fn write_to_endpoint(endpoint: &Route, started: Instant, report: &Report) {
     let before = started.elapsed();
     let mut emit = |mut outcome: Outcome| {

@@ -1,4 +1,4 @@
-//! The checks of one target: which are under way, and how each reports.
+//! The checks of one target: which are running, and how each one reports.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,14 +11,14 @@ use crate::model::event::{CheckFinished, Event, Tick};
 use crate::model::outcome::Outcome;
 use crate::model::subject::{Subject, Target};
 
-/// The checks of one target that are under way, and whether the target is up.
+/// The running checks of one target, and whether the target is up.
 #[derive(Default)]
 pub struct Lane(Mutex<LaneState>);
 
 #[derive(Default)]
 struct LaneState {
     under_way: BTreeSet<u64>,
-    /// The number of the last check that began, and of the last that reported an outcome.
+    /// The number of the last check that began, and of the last one that reported an outcome.
     begun: u64,
     reported: u64,
     /// The last outcome was a failure.
@@ -27,7 +27,7 @@ struct LaneState {
 
 impl Lane {
     fn state(&self) -> MutexGuard<'_, LaneState> {
-        // Nothing is left half done under this lock.
+        // No code leaves the state inconsistent while it holds this lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -43,25 +43,25 @@ impl Lane {
 }
 
 impl LaneState {
-    /// The lowest number of a check that is under way; the highest of all where there is none.
+    /// The lowest number of a running check; `u64::MAX` if there is none.
     fn oldest(&self) -> u64 {
         self.under_way.first().copied().unwrap_or(u64::MAX)
     }
 }
 
-/// How a task reports the check that it makes. Dropped, the check is over.
+/// Reports the outcomes of one check. The check ends when this is dropped.
 pub struct Report {
     pub target: Target,
     pub tick: Tick,
     pub lane: Arc<Lane>,
-    /// Its subjects name the database.
+    /// Its subjects include the database.
     pub has_db: bool,
     pub send: SendEvent,
     pub failures: Arc<AtomicU64>,
 }
 
 impl Report {
-    /// Reports what came of one database.
+    /// Reports the outcome for one database.
     pub fn outcome(&self, outcome: Outcome) {
         let mut state = self.lane.state();
         state.reported = state.reported.max(self.tick.number);
@@ -69,13 +69,13 @@ impl Report {
         let was_down = std::mem::replace(&mut state.is_down, outcome.result.is_err());
         drop(state);
 
-        if let Err(failure) = &outcome.result {
+        if outcome.result.is_err() {
             self.failures.fetch_add(1, Ordering::Relaxed);
             if !was_down {
-                debug!("{} is down: {failure}", self.target);
+                debug!("{} is down", self.target);
             }
         } else if was_down {
-            debug!("{} is up again", self.target);
+            debug!("{} recovered", self.target);
         }
         let subject = self.subject(&outcome);
         (self.send)(Event::CheckFinished(CheckFinished { subject, tick: self.tick, outcome, oldest }));
@@ -97,7 +97,7 @@ impl Drop for Report {
         let (oldest, has_held_back) = (state.oldest(), state.reported > self.tick.number);
         drop(state);
 
-        // Only what a later check brought can have been held back.
+        // Only outcomes of a later check can have been held back.
         if has_held_back {
             (self.send)(Event::CheckEnded { target: self.target.clone(), oldest });
         }

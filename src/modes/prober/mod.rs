@@ -1,9 +1,9 @@
-//! Starts the checks of a tick and tells of them as they finish: of the endpoint, of the kept connection, and of all
-//! nodes and shards of a cluster. `dbs` drives it once, `cycles` at each tick.
+//! Starts the checks of a tick, and reports them as they finish: of the endpoint, of the persistent connection, and of
+//! all nodes and shards of a cluster. `dbs` uses it once, `cycles` at each tick.
 //!
-//! Each check is a task of its own with a fresh connection, so that one which hangs delays no other. It reports each
-//! database at once, from within the task, so that nothing else on this thread can come between a check that is over
-//! and its event.
+//! Each check is a separate task with a fresh connection, so that one that hangs does not delay others. It reports each
+//! database at once, from within the task, so that nothing else on this thread can run between the end of a check and
+//! its event.
 
 mod cluster;
 mod lane;
@@ -25,13 +25,13 @@ use crate::model::subject::Target;
 use crate::probe::checker::Checker;
 use crate::probe::persistent::PersistentConnection;
 
-/// Where events go. It must not block.
+/// Sends an event to the recorder. It must not block.
 pub type SendEvent = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// Starts checks, and knows which are under way.
+/// Starts checks, and keeps track of the running ones.
 pub struct Prober {
     checker: Arc<Checker>,
-    /// The nodes of a cluster, which are checked in the endpoint's place.
+    /// The cluster whose nodes are checked instead of the endpoint.
     cluster: Option<Cluster>,
     held: Option<Arc<PersistentConnection>>,
     send: SendEvent,
@@ -39,13 +39,13 @@ pub struct Prober {
     tasks: JoinSet<Option<TopologyFound>>,
     /// How many checks failed, over all targets.
     failures: Arc<AtomicU64>,
-    /// A single database is named too.
+    /// Subjects include the database even if there is only one.
     names_single_db: bool,
 }
 
 impl Prober {
-    /// Checks the endpoint of `checker` at each tick. The subjects of its checks name the database where there are
-    /// several, or a single one too.
+    /// Checks the endpoint of `checker` at each tick. Subjects include the database if there are several, or always
+    /// with `names_single_db`.
     pub fn new(checker: Arc<Checker>, names_single_db: bool, send: SendEvent) -> Self {
         Prober {
             checker,
@@ -59,13 +59,13 @@ impl Prober {
         }
     }
 
-    /// Checks all nodes and shards of the cluster at the endpoint instead; see [`Cluster::new`].
+    /// Checks all nodes and shards of the endpoint's cluster instead; see [`Cluster::new`].
     #[must_use]
     pub fn of_cluster(self, keep_name: bool) -> Self {
         Prober { cluster: Some(Cluster::new(&self.checker, keep_name)), ..self }
     }
 
-    /// Checks over a kept connection too.
+    /// Also checks over a persistent connection.
     #[must_use]
     pub fn with_held(self) -> Self {
         let held = Some(Arc::new(PersistentConnection::new(self.checker.clone())));
@@ -85,6 +85,7 @@ impl Prober {
             }
             Some(_) => self.start_cluster(tick, started),
         }
+
         if let Some(held) = self.held.clone() {
             self.launch(Target::Held, tick, |report| async move {
                 held.check(&mut |outcome| report.outcome(outcome)).await;
@@ -92,23 +93,23 @@ impl Prober {
         }
     }
 
-    /// Waits until a check ended, and starts what follows from it: the nodes that a discovery found are checked
-    /// at once. Never ends while no check is under way.
+    /// Waits until a check ends. If it was a discovery, starts the checks of new nodes. Never returns while no check is
+    /// running.
     pub async fn progress(&mut self) {
         match self.tasks.join_next().await {
             Some(Ok(Some(found))) => self.take_topology(found),
-            // A task that was aborted reports nothing.
+            // The task of a check, or an aborted one.
             Some(_) => {}
             None => std::future::pending().await,
         }
     }
 
-    /// Whether no check is under way.
+    /// Whether no check is running.
     pub fn is_idle(&self) -> bool {
         self.tasks.is_empty()
     }
 
-    /// Ends all checks, and gives how many were under way.
+    /// Ends all checks, and returns how many were running.
     pub fn abort(&mut self) -> u64 {
         while self.tasks.try_join_next().is_some() {}
         let unfinished = self.tasks.len() as u64;
@@ -116,13 +117,13 @@ impl Prober {
         unfinished
     }
 
-    /// How many checks failed so far.
+    /// How many checks have failed so far.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// The targets in the order in which a block lists them: nodes by address, shards by their slots, and the cluster as
-    /// a whole.
+    /// The targets in the order of a block: the endpoint, nodes by address, shards by their slots, and the cluster as a
+    /// whole.
     pub fn targets(&self) -> Vec<Target> {
         let of_cluster = self.cluster.iter().flat_map(Cluster::targets);
         std::iter::once(Target::Endpoint).chain(of_cluster).chain([Target::Cluster]).collect()
@@ -142,8 +143,8 @@ impl Prober {
         });
     }
 
-    /// Starts a task that checks a target, unless that was begun at this tick already: discoveries may name a
-    /// node in turns.
+    /// Starts a task that checks a target, unless it was already started at this tick: overlapping discoveries may
+    /// report the same node.
     fn launch_with_result<Work, Doing>(&mut self, target: Target, tick: Tick, work: Work)
     where
         Work: FnOnce(Report) -> Doing,

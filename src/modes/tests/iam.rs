@@ -1,5 +1,5 @@
-//! Logging in with AWS credentials, against a metadata service and a server that are both in this process: without TLS,
-//! which the command line insists on, the token that reaches the server can be seen.
+//! Authentication with AWS credentials, against a metadata service and a server in this process. The command line
+//! requires TLS for this; without it, the test can see the token that reaches the server.
 
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -25,10 +25,10 @@ mod scripted;
 use aws::{KEY, SECRET_KEY, SESSION, metadata_service};
 use scripted::{Behaviour, Server};
 
-/// Runs the test below in a process of its own, since what AWS's tools look at is the environment.
+/// Runs the test below in a separate process, because the AWS SDK reads the environment.
 fn log_in(port: u16, variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "--ignored", "--nocapture", "modes::tests::iam::a_login_in_a_process_of_its_own"]);
+    command.args(["--exact", "--ignored", "--nocapture", "modes::tests::iam::authenticate_in_a_separate_process"]);
     command.env_clear().env("HOME", "/nowhere").env("PORT_OF_TEST", port.to_string()).envs(variables.iter().copied());
     command.output().unwrap()
 }
@@ -39,7 +39,7 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 #[ignore = "the tests of this file run it, in another environment"]
-fn a_login_in_a_process_of_its_own() {
+fn authenticate_in_a_separate_process() {
     let Ok(port) = std::env::var("PORT_OF_TEST") else { return };
     let signer = Signer { user: "iam-user".into(), cache: "my-cache".into(), serverless: true, region: None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -66,7 +66,7 @@ fn received(server: &Server) -> String {
     commands[0].strip_prefix("AUTH iam-user ").unwrap_or_else(|| panic!("{commands:?}")).to_owned()
 }
 
-/// The token that the same credentials give at the same time.
+/// The token that the same credentials create at the same time.
 fn expected(token: &str, session: Option<&str>) -> String {
     let (_, rest) = token.split_once("&X-Amz-Date=").unwrap();
     let date = chrono::NaiveDateTime::parse_from_str(&rest[..16], "%Y%m%dT%H%M%SZ").unwrap().and_utc();
@@ -83,7 +83,7 @@ fn assert_secrets_are_nowhere(output: &Output) {
 }
 
 #[test]
-fn an_instances_role_logs_in() {
+fn the_role_of_an_instance_authenticates() {
     let (server, service) = (Server::start(), metadata_service());
     server.behave(Behaviour::Raw(b"+OK\r\n".to_vec()));
     let output = log_in(server.port(), &[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &service)]);
@@ -95,7 +95,7 @@ fn an_instances_role_logs_in() {
 }
 
 #[test]
-fn keys_in_the_environment_log_in_without_a_metadata_service() {
+fn keys_in_the_environment_authenticate_without_a_metadata_service() {
     let server = Server::start();
     server.behave(Behaviour::Raw(b"+OK\r\n".to_vec()));
     let keys = [
@@ -112,7 +112,7 @@ fn keys_in_the_environment_log_in_without_a_metadata_service() {
 }
 
 #[test]
-fn a_token_that_is_refused_shows_in_no_error() {
+fn a_rejected_token_is_not_shown_in_errors() {
     let server = Server::start();
     let keys = [
         ("AWS_ACCESS_KEY_ID", KEY),

@@ -1,4 +1,4 @@
-//! Tests of several parts together that the process boundary does not reach.
+//! Tests of several parts together that cannot be done at the process boundary.
 
 #[cfg(feature = "iam")]
 mod iam;

@@ -1,4 +1,4 @@
-//! Nothing that holds a password shows it in its debug output, which a panic would print.
+//! No value that contains a password shows it in its debug output, which a panic would print.
 
 use std::sync::Arc;
 
@@ -8,7 +8,6 @@ use crate::auth::credentials::CredentialsProvider;
 use crate::cli::args::{Cli, Command, Deferred};
 use crate::cli::plan;
 use crate::cli::precedence::Sources;
-
 use crate::probe::checker::Checker;
 use crate::probe::connection::ConnectOptions;
 use crate::probe::resolve::Resolver;
@@ -17,7 +16,7 @@ use crate::probe::server_info::ServerInfo;
 const SECRET: &str = "hunter2-s3cret";
 
 #[test]
-fn nothing_that_knows_the_password_prints_it() {
+fn no_value_with_the_password_prints_it() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for login in [
         vec!["-a", SECRET],

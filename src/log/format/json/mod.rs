@@ -1,4 +1,4 @@
-//! Records as JSON, one object a line. A field that does not apply is left out; the README says what the fields mean.
+//! Records as JSON, one object per line. Fields that do not apply are left out. The README explains the fields.
 
 mod read;
 mod write;
@@ -13,7 +13,7 @@ use crate::model::clock::Stamp;
 pub use read::read;
 pub use write::write;
 
-/// Text that is borrowed from the line, or from the record, where it holds no escape.
+/// Text, borrowed from the line or the record unless it contains escapes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -31,12 +31,12 @@ impl<'a> Text<'a> {
     }
 }
 
-/// Which fields are left out: those that say nothing.
+/// Whether a field is left out.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// A line: when, and what.
+/// A line: the time and the other fields.
 #[derive(Serialize, Deserialize)]
 struct Line<'a, Fields> {
     #[serde(borrow)]
@@ -45,7 +45,7 @@ struct Line<'a, Fields> {
     fields: Fields,
 }
 
-/// Who was checked.
+/// What was checked.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct SubjectFields<'a> {
@@ -63,7 +63,7 @@ struct SubjectFields<'a> {
     write: bool,
 }
 
-/// What is written and read of a mark. Lengths of time are in seconds.
+/// The fields of a mark. Durations are in seconds.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum MarkFields<'a> {

@@ -1,5 +1,5 @@
-//! From a JSON object to what it says. Most lines are checks, and serde reads composed shapes several times more slowly
-//! than flat ones, so checks and the databases of scans are read as flat shapes.
+//! Reads JSON lines. Most lines are checks, and serde reads flattened structs several times more slowly than plain
+//! ones, so checks and the databases of scans are plain structs here.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +18,8 @@ use crate::model::server::{Identity, Role};
 use crate::model::signal::Signal;
 use crate::model::subject::{Subject, Target};
 
-/// What is read of a check: reading who answered too would take an eighth longer, and the marks tell what changed.
+/// The fields read from a check. The server's identity is not read: that would take an eighth longer, and the marks
+/// contain the changes.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct CheckLine<'a> {
@@ -44,7 +45,7 @@ struct CheckLine<'a> {
     elapsed_us: Option<u64>,
 }
 
-/// What is read of one database of a scan.
+/// The fields read from one database of a scan.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct DatabaseLine<'a> {
@@ -74,7 +75,7 @@ struct DatabaseLine<'a> {
     run_id: Option<Text<'a>>,
 }
 
-/// What is read of a scan.
+/// The fields read from a scan.
 #[derive(Deserialize)]
 struct ScanLine<'a> {
     #[serde(borrow)]
@@ -88,7 +89,7 @@ struct ScanLine<'a> {
 /// Reads one line and emits its entries.
 ///
 /// # Errors
-/// It is not an object of the shape that is written here.
+/// The line is not a JSON object written by this tool.
 pub fn read(line: &str, timestamps: &mut TimestampReader, emit: &mut dyn FnMut(Entry)) -> Result<(), Unreadable> {
     let check: CheckLine<'_> = serde_json::from_str(line).map_err(|_| Unreadable)?;
     let read = match check.kind_of_line.as_ref().map(|kind| &*kind.0) {
@@ -118,7 +119,7 @@ fn read_check(line: &CheckLine<'_>, timestamps: &mut TimestampReader) -> Option<
 
 fn read_scan(line: &ScanLine<'_>, timestamps: &mut TimestampReader, emit: &mut dyn FnMut(Entry)) -> Option<()> {
     let at = read_stamp(&line.at, timestamps)?;
-    // Nothing of a scan that cannot be read whole is taken.
+    // If part of a scan cannot be read, all of it is skipped.
     let results: Vec<_> =
         line.databases.iter().map(|line| result(line.ok, &line.kind, &line.detail)).collect::<Option<_>>()?;
 
@@ -202,7 +203,7 @@ fn result(ok: Option<bool>, kind: &Option<Text<'_>>, detail: &Option<Text<'_>>) 
     Some(Err(kind.map_or_else(|_| legacy::failure(detail), |kind| Failure::new(kind, detail))))
 }
 
-/// Who answered for a database of a scan, as far as that is told.
+/// The server that answered, if the line contains it.
 fn read_connection(line: &DatabaseLine<'_>) -> Option<Box<ConnectionInfo>> {
     let text = |text: &Option<Text<'_>>| text.as_ref().map(|text| text.0.to_string());
     let role = text(&line.role);

@@ -1,4 +1,4 @@
-//! From a record to its JSON object, composed of parts: who was checked, how it went, what the server told.
+//! Writes records as JSON objects, composed of the target, the result and the server's identity.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -13,7 +13,7 @@ use crate::model::failure::Failure;
 use crate::model::outcome::{CheckResult, ConnectionInfo, Details};
 use crate::model::subject::{Subject, Target};
 
-/// What is written of checks.
+/// The fields of a check or a scan.
 #[derive(Serialize)]
 #[expect(clippy::large_enum_variant, reason = "there is one at a time, and only until it is written")]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -46,7 +46,7 @@ struct DatabaseFields<'a> {
     result: ResultFields<'a>,
 }
 
-/// How a check went. The phases are in microseconds.
+/// The result of a check. Durations are in microseconds.
 #[derive(Serialize)]
 struct ResultFields<'a> {
     ok: bool,
@@ -77,7 +77,7 @@ struct FailureFields<'a> {
     detail: Text<'a>,
 }
 
-/// Who answered.
+/// The server that answered.
 #[derive(Serialize)]
 struct ServerFields<'a> {
     #[serde(skip_serializing_if = "is_default")]
@@ -102,7 +102,7 @@ struct StoppedFields<'a> {
 /// Writes a record as one JSON object, without a line end.
 ///
 /// # Errors
-/// `f` fails; memory does not.
+/// Only if `f` fails; a `String` never does.
 pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
     let line = match record {
         Record::Check { at, mode, subject, number, result, details } => text_of(
@@ -130,7 +130,7 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
             text_of(at, fields)
         }
     };
-    // Serialisation to memory fails only for maps with other keys than text, and there are none.
+    // Serialising to memory fails only for maps whose keys are not text. There are none.
     f.write_str(&line.map_err(|_| fmt::Error)?)
 }
 
@@ -187,7 +187,7 @@ fn result_fields<'r>(result: &Result<(), Failure>, details: &'r Details) -> Resu
     }
 }
 
-/// When a mark was made, and its fields.
+/// The time of a mark, and its fields.
 fn mark_fields(mark: &Mark) -> (Stamp, MarkFields<'_>) {
     match mark {
         Mark::CycleStarted { cycle, at } => (*at, MarkFields::CycleStarted { cycle: *cycle }),

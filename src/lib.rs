@@ -5,13 +5,13 @@
 //! Data flows one way: flags → plan → checks → events → (log, history, metrics, console) → report → exit code. Each
 //! folder is one stage of that flow, and imports only from folders below it in this table.
 //!
-//! | folder | what it is for |
+//! | folder | purpose |
 //! |---|---|
-//! | `modes` | what `dbs`, `cycles` and `report` do: the only place where all parts meet |
-//! | `cli` | what can be typed, and the plan that it becomes |
-//! | `report` | what a run or a log came to, as text, JSON and a page |
+//! | `modes` | the modes `dbs`, `cycles` and `report`: the only folder that uses all others |
+//! | `cli` | the command line, and the plan built from it |
+//! | `report` | the report of a run or of logs, as text, JSON and an HTML page |
 //! | `output` | standard output and error, the status line, metrics, the diagnostic trace |
-//! | `log` | the log files: records, how they are written, how they are read back |
+//! | `log` | the log files: records, how they are written and read back |
 //! | `history` | folds checks into outages, availability and latency |
 //! | `cluster` | the nodes and shards of a cluster, and how they are discovered |
 //! | `probe` | one check on the wire |
@@ -47,7 +47,7 @@ pub use crate::exit_code::Exit;
 /// The most threads for name lookups. Each lookup that hangs occupies one of them; see `probe::resolve`.
 const MAX_LOOKUPS: usize = 64;
 
-/// Runs the tool with the arguments of a process, its own name first.
+/// Runs the tool. `arguments` are those of a process, including the program name.
 ///
 /// # Errors
 /// Nothing was checked: wrong usage or configuration, or another run is using the log folder. The text is one line for

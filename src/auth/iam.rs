@@ -1,4 +1,4 @@
-//! `--iam`: a token made from AWS credentials in place of a password, for ElastiCache users with IAM authentication.
+//! `--iam`: a token created from AWS credentials instead of a password, for ElastiCache users with IAM authentication.
 //!
 //! The token is a presigned request that is never sent: a GET of `http://<cache>/?Action=connect&User=<id>`, signed
 //! with Signature Version 4 and without its scheme (ElastiCache user guide, "Authenticating with IAM").
@@ -33,7 +33,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The characters that are percent-encoded in a query of Signature Version 4.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// Makes tokens for one user of one cache.
+/// Creates tokens for one user of one cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signer {
     /// The user id. For users with IAM authentication it equals the user name.

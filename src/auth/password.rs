@@ -26,7 +26,7 @@ pub enum PasswordSource {
     Command(String),
     /// Typed at a prompt.
     Prompt,
-    /// A token made from AWS credentials.
+    /// A token created from AWS credentials.
     #[cfg(feature = "iam")]
     Iam(crate::auth::iam::Signer),
 }

@@ -21,7 +21,7 @@ use args::{Cli, Command, Deferred};
 use plan::{CyclesPlan, DbsPlan, ReportPlan};
 use precedence::Sources;
 
-/// What to do.
+/// The mode to run, and its plan.
 pub enum Action {
     Dbs(DbsPlan),
     Cycles(CyclesPlan),
@@ -30,7 +30,7 @@ pub enum Action {
     Shown(Exit),
 }
 
-/// Reads the arguments of a process, its own name first, and the environment.
+/// Parses the arguments of a process, including the program name, and the environment.
 ///
 /// # Errors
 /// Wrong usage or configuration. The text is one line for the user.

@@ -180,7 +180,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// As whom it is checked.
+    /// The target of its checks.
     pub fn target(&self) -> Target {
         Target::Shard(self.name.clone())
     }

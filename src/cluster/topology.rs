@@ -48,7 +48,7 @@ pub struct Dialled<'a> {
 }
 
 impl Topology {
-    /// Reads the reply to CLUSTER SHARDS. None if it is not one.
+    /// Reads the reply to CLUSTER SHARDS. None if the reply is something else.
     pub fn from_shards(reply: &Reply, dialled: Dialled<'_>) -> Option<Self> {
         let mut nodes = Vec::new();
         for shard in items(reply)? {
@@ -81,7 +81,7 @@ impl Topology {
         Some(Self::sorted(nodes))
     }
 
-    /// Reads the replies to CLUSTER SLOTS and CLUSTER NODES. None if the first is not one.
+    /// Reads the replies to CLUSTER SLOTS and CLUSTER NODES. None if the first reply is something else.
     pub fn from_slots(slots: &Reply, nodes: &Reply, dialled: Dialled<'_>) -> Option<Self> {
         let mut found: Vec<Node> = Vec::new();
         for entry in items(slots)? {

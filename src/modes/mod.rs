@@ -1,4 +1,4 @@
-//! The modes `dbs`, `cycles` and `report`: the only folder that may import all others.
+//! The modes `dbs`, `cycles` and `report`: the only folder that uses all others.
 
 pub mod cycles;
 pub mod dbs;

@@ -103,7 +103,6 @@ impl Metrics {
         }
     }
 
-    /// Replaces the file.
     fn write(&mut self, now: Stamp) -> io::Result<()> {
         // The temporary file is in the same folder, otherwise the rename would not be atomic. node_exporter ignores it,
         // because it reads only names that end in `.prom`.

@@ -110,7 +110,7 @@ struct Pipeline<'c> {
 }
 
 impl Checker {
-    /// Checks every database once, before `end`. Each outcome is emitted as soon as it is known, so that none is lost if
+    /// Checks every database once before `end`. Each outcome is emitted as soon as it is known, so that none is lost if
     /// this future is dropped. The text of a timeout names the user's limits, even if `end` comes earlier.
     pub async fn run_until(&self, end: Instant, emit: Emit<'_>) {
         let mut progress = Progress { end, ..self.begin(self.databases, emit) };
@@ -366,7 +366,6 @@ impl Pipeline<'_> {
         self.unsent <= progress.last && (waiting == 0 || waiting + self.chunk <= self.may_wait)
     }
 
-    /// Sends the packed commands.
     async fn send(&mut self) -> Result<(), Failure> {
         self.connection.send(&self.commands, "SELECT", self.deadline).await
     }
@@ -421,7 +420,7 @@ impl Settled {
     }
 }
 
-/// How long the replies to SELECT, PING and the canary's commands were waited for.
+/// The time spent waiting for the replies to SELECT, PING and the canary's commands.
 #[derive(Clone, Copy, Default)]
 struct Waits {
     select: Duration,

@@ -510,7 +510,7 @@ pub mod tests {
         files.into_iter().map(|path| fs::read(path).unwrap()).collect()
     }
 
-    /// Random bytes, or a capture with some bytes changed, cut or repeated.
+    /// Random bytes, or a capture with some bytes changed, removed or repeated.
     fn broken_replies() -> impl Strategy<Value = Vec<u8>> {
         let corpus = corpus();
         let changes = proptest::collection::vec((any::<u16>(), any::<u8>(), 0..4u8), 0..8);

@@ -56,7 +56,7 @@ struct Band {
     segments: Vec<Segment>,
 }
 
-/// A part of a row that was not up.
+/// A part of a row that was down or not observed.
 struct Segment {
     x: String,
     width: String,

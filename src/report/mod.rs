@@ -163,7 +163,7 @@ impl Report {
     }
 }
 
-/// An outage, and the subjects that had it.
+/// An outage, and the subjects that share it.
 struct Incident<'r> {
     folder: &'r Folder,
     subjects: Vec<&'r Subject>,

@@ -166,35 +166,34 @@ fn read_subject(mut rest: &str) -> (Subject, &str) {
             },
         };
 
-        let is_with_value = match (word, value.parse()) {
+        rest = match (word, value.parse()) {
             ("NODE", _) => {
                 subject.target = Target::Node(value.into());
-                true
+                after_value
             }
             ("SHARD", _) => {
                 subject.target = Target::Shard(value.into());
-                true
+                after_value
             }
             ("DB", Ok(db)) => {
                 subject.db = Some(db);
-                true
+                after_value
             }
             ("HELD", _) => {
                 subject.target = Target::Held;
-                false
+                after
             }
             ("CLUSTER", _) => {
                 subject.target = Target::Cluster;
-                false
+                after
             }
-            ("Endpoint" | "endpoint", _) => false,
+            ("Endpoint" | "endpoint", _) => after,
             ("WRITE", _) => {
                 subject.write = true;
-                false
+                after
             }
             _ => return (subject, rest),
         };
-        rest = if is_with_value { after_value } else { after };
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use crate::auth::password::{Fetched, PasswordSource};
+use crate::auth::fetched::Fetched;
+use crate::auth::password::PasswordSource;
 use crate::model::notify::Notify;
 use crate::model::secret::Credentials;
 

@@ -17,7 +17,7 @@ use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::auth::password::Fetched;
+use crate::auth::fetched::Fetched;
 use crate::model::secret::Secret;
 
 /// How long a token is valid. This is the maximum that AWS allows.

@@ -3,6 +3,7 @@
 //! It does not know the connections that present them.
 
 pub mod credentials;
+mod fetched;
 #[cfg(feature = "iam")]
 pub mod iam;
 pub mod password;

@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, getpgid, kill_process_group};
 use tokio::process::{Child, Command};
 
+use crate::auth::fetched::Fetched;
 use crate::model::secret::Secret;
 
 /// The time limit for `--password-command`. A check run by cron must not hang.
@@ -29,19 +30,6 @@ pub enum PasswordSource {
     /// A token created from AWS credentials.
     #[cfg(feature = "iam")]
     Iam(crate::auth::iam::Signer),
-}
-
-/// A password, and how long it may be used before it must be fetched again. None means until the server rejects it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fetched {
-    pub password: Secret,
-    pub good_for: Option<Duration>,
-}
-
-impl From<Secret> for Fetched {
-    fn from(password: Secret) -> Self {
-        Fetched { password, good_for: None }
-    }
 }
 
 impl PasswordSource {

@@ -1,9 +1,7 @@
 //! Records, as they are written, and entries, as lines are read back.
 
-use std::fmt;
 use std::time::Duration;
 
-use crate::log::format;
 use crate::model::change::Change;
 use crate::model::clock::Stamp;
 use crate::model::failure::Failure;
@@ -147,24 +145,6 @@ impl Record {
             Record::Mark(Mark::OutageBegan { .. } | Mark::OutageEnded { .. }) => Destination::Error,
             Record::Mark(_) => Destination::Success,
         }
-    }
-
-    /// Displays the record in a format, without the final line end.
-    pub fn in_format(&self, format: Format) -> impl fmt::Display {
-        struct Formatted<'a>(&'a Record, Format);
-        impl fmt::Display for Formatted<'_> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                format::write(self.0, self.1, f)
-            }
-        }
-        Formatted(self, format)
-    }
-}
-
-/// Displays the classic lines, without the final line end.
-impl fmt::Display for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        format::write(self, Format::Classic, f)
     }
 }
 

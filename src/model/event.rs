@@ -4,6 +4,7 @@
 //! history, metrics, console. Nothing flows back. The history derives further events for the other sinks: an outage
 //! began or ended, a target changed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::change::{Changed, TopologyChange};
@@ -128,3 +129,6 @@ pub trait Sink: Send {
     /// Called after each batch of events.
     fn flush(&mut self) {}
 }
+
+/// Sends an event to the recorder. It must not block.
+pub type SendEvent = Arc<dyn Fn(Event) + Send + Sync>;

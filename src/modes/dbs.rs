@@ -13,7 +13,7 @@ use crate::history::live::LiveHistory;
 use crate::log::record::{Destination, Format};
 use crate::log::write::Log;
 use crate::model::clock::Moment;
-use crate::model::event::{CheckFinished, Event, Scan, Sink, Tick};
+use crate::model::event::{CheckFinished, Event, Scan, SendEvent, Sink, Tick};
 use crate::model::outcome::CheckResult;
 use crate::model::subject::Target;
 use crate::modes::prober::Prober;
@@ -95,7 +95,7 @@ async fn until_idle(prober: &mut Prober) {
 }
 
 /// Collects the results of checks as they finish.
-fn collect_into(finished: &Arc<Mutex<Vec<CheckFinished>>>) -> Arc<dyn Fn(Event) + Send + Sync> {
+fn collect_into(finished: &Arc<Mutex<Vec<CheckFinished>>>) -> SendEvent {
     let finished = finished.clone();
     Arc::new(move |event| {
         if let Event::CheckFinished(check) = event {

@@ -32,3 +32,23 @@ pub fn write(record: &Record, format: Format, f: &mut impl fmt::Write) -> fmt::R
 pub fn read_line(line: &str, timestamps: &mut TimestampReader, emit: &mut dyn FnMut(Entry)) -> Result<(), Unreadable> {
     if line.starts_with('{') { json::read(line, timestamps, emit) } else { classic::read(line, timestamps).map(emit) }
 }
+
+impl Record {
+    /// Displays the record in a format, without the final line end.
+    pub fn in_format(&self, format: Format) -> impl fmt::Display {
+        struct Formatted<'a>(&'a Record, Format);
+        impl fmt::Display for Formatted<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write(self.0, self.1, f)
+            }
+        }
+        Formatted(self, format)
+    }
+}
+
+/// Displays the classic lines, without the final line end.
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write(self, Format::Classic, f)
+    }
+}

@@ -6,8 +6,8 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::batch::{Batch, MAX_WRITE};
 use super::rotate::{FileId, Rotate, Rotation};
-use super::{Batch, MAX_WRITE};
 use crate::model::notify::Notify;
 
 /// Writes bytes to a file. Like `write(2)`, it may write only part of them. Tests simulate a full or slow disk with it.
@@ -217,12 +217,7 @@ mod tests {
         /// Writes records while the disk behaves as in `disk`.
         fn write(&mut self, records: &[&str], disk: &[Disk]) {
             self.disk.lock().unwrap().extend(disk);
-            let mut batch = Batch::default();
-            for record in records {
-                batch.text.push_str(record);
-                batch.ends.push(batch.text.len());
-            }
-            self.file.write(&batch);
+            self.file.write(&Batch::of(records));
             assert!(self.disk.lock().unwrap().is_empty());
         }
 

@@ -1,18 +1,18 @@
 //! Writes records to the log files of a run.
 
 mod append;
+mod batch;
 pub mod rotate;
 
-use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::log::format;
 use crate::log::record::{Destination, Format, Record};
 use crate::model::notify::Notify;
 pub use append::Append;
 use append::LogFile;
+use batch::Batch;
 use rotate::Rotate;
 
 /// Where the log files are and how they are kept.
@@ -73,73 +73,27 @@ impl Log {
         Ok(Log { format: files.format, files: open, batch: Batch::default(), misdirected: 0 })
     }
 
-    /// Writes records at once, in order.
+    /// Writes records now, those of each file in their order.
     ///
-    /// Consecutive records for the same file share one `write(2)`, up to [`MAX_WRITE`] bytes. With rotation by size,
-    /// each record is written separately. A record that cannot be written is counted as lost, and the next ones are
-    /// still tried.
+    /// Records of one file share a `write(2)`, up to [`MAX_WRITE`](batch::MAX_WRITE) bytes; with rotation by size each
+    /// record has its own. A record that cannot be written is counted as lost, and the next ones are tried.
     pub fn write(&mut self, records: &[Record]) {
-        for records in records.chunk_by(|a, b| a.destination() == b.destination()) {
+        let mut written = 0;
+        for (destination, file) in &mut self.files {
             self.batch.clear();
-            for record in records {
+            for record in records.iter().filter(|record| record.destination() == *destination) {
                 self.batch.add(record, self.format);
+                written += 1;
             }
-
-            // A mode writes only records whose files it opened, so this does not happen.
-            let destination = records.first().map(Record::destination);
-            match self.files.iter_mut().find(|(of, _)| Some(*of) == destination) {
-                Some((_, file)) => file.write(&self.batch),
-                None => self.misdirected += records.len() as u64,
-            }
+            file.write(&self.batch);
         }
+        // A mode writes only records whose files it opened, so this stays 0.
+        self.misdirected += records.len() as u64 - written;
     }
 
     /// How many records could not be written so far.
     pub fn lost(&self) -> u64 {
         self.files.iter().map(|(_, file)| file.lost()).sum::<u64>() + self.misdirected
-    }
-}
-
-/// The maximum number of bytes in one write, unless a single record is longer.
-const MAX_WRITE: usize = 64 << 10;
-
-/// Formatted records of one file, each with its line end.
-#[derive(Default)]
-struct Batch {
-    text: String,
-    /// Where each record ends in `text`.
-    ends: Vec<usize>,
-}
-
-impl Batch {
-    fn clear(&mut self) {
-        self.text.clear();
-        self.text.shrink_to(MAX_WRITE);
-        self.ends.clear();
-    }
-
-    fn add(&mut self, record: &Record, format: Format) {
-        // Writing to memory does not fail.
-        let _ = format::write(record, format, &mut self.text);
-        self.text.push('\n');
-        self.ends.push(self.text.len());
-    }
-
-    /// Splits the batch into writes, each with the ends of its records relative to its start: as many whole records as
-    /// fit into `limit` bytes, but at least one.
-    fn parts(&self, limit: usize) -> impl Iterator<Item = (&[u8], Vec<usize>)> {
-        let mut from = 0;
-        let mut rest = &self.ends[..];
-        std::iter::from_fn(move || {
-            let fitting = rest.partition_point(|end| end - from <= limit).max(1);
-            let (ends, after) = rest.split_at_checked(fitting)?;
-            rest = after;
-
-            let bytes: Range<usize> = from..*ends.last()?;
-            let ends = ends.iter().map(|end| end - bytes.start).collect();
-            from = bytes.end;
-            Some((&self.text.as_bytes()[bytes], ends))
-        })
     }
 }
 
@@ -150,6 +104,7 @@ mod tests {
 
     use chrono::DateTime;
 
+    use super::batch::MAX_WRITE;
     use super::*;
     use crate::log::record::{Mark, Mode};
     use crate::model::clock::Stamp;
@@ -198,7 +153,7 @@ mod tests {
         log.write(&[]);
         log.write(&[check(1, Ok(())), check(2, Ok(())), check(3, refused()), check(4, refused()), check(5, Ok(()))]);
         log.write(&[Record::Mark(Mark::AllFinished { at: at() })]);
-        assert_eq!(writes.lock().unwrap().len(), 4);
+        assert_eq!(writes.lock().unwrap().len(), 3);
         assert_eq!(
             std::fs::read_to_string(folder.path().join("redis_success.log")).unwrap(),
             "2025-08-27 07:35:01 SUCCESS 1\n2025-08-27 07:35:01 SUCCESS 2\n2025-08-27 07:35:01 SUCCESS 5\n\
@@ -238,15 +193,5 @@ mod tests {
         let (_folder, mut log, writes) = log(None);
         log.write(&[Record::Scan { at: at(), checks: vec![], took: Default::default(), canary: false, stopped: None }]);
         assert_eq!((log.lost(), writes.lock().unwrap().len()), (1, 0));
-    }
-
-    #[test]
-    fn parts_hold_whole_records() {
-        let batch = Batch { text: "a\nbb\ncccccc\nd\n".into(), ends: vec![2, 5, 12, 14] };
-        let parts = |limit| -> Vec<_> { batch.parts(limit).map(|(bytes, ends)| (bytes.len(), ends)).collect() };
-        assert_eq!(parts(5), [(5, vec![2, 5]), (7, vec![7]), (2, vec![2])]);
-        assert_eq!(parts(0), [(2, vec![2]), (3, vec![3]), (7, vec![7]), (2, vec![2])]);
-        assert_eq!(parts(100), [(14, vec![2, 5, 12, 14])]);
-        assert_eq!(Batch::default().parts(5).count(), 0);
     }
 }

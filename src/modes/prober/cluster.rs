@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+// The other way too: these are the methods of `Prober` for a cluster, in a file of their own.
 use super::Prober;
 use super::lane::Report;
 use crate::cluster::discovery::{Discovered, Discovery};

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::debug;
 
-use super::SendEvent;
-use crate::model::event::{CheckFinished, Event, Tick};
+use crate::model::event::{CheckFinished, Event, SendEvent, Tick};
 use crate::model::outcome::Outcome;
 use crate::model::subject::{Subject, Target};
 

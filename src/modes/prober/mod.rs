@@ -20,13 +20,10 @@ use cluster::{Cluster, TopologyFound};
 use lane::{Lane, Report};
 
 use crate::model::databases::Databases;
-use crate::model::event::{Event, Tick};
+use crate::model::event::{Event, SendEvent, Tick};
 use crate::model::subject::Target;
 use crate::probe::checker::Checker;
 use crate::probe::persistent::PersistentConnection;
-
-/// Sends an event to the recorder. It must not block.
-pub type SendEvent = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// Starts checks, and keeps track of the running ones.
 pub struct Prober {

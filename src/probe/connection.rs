@@ -290,7 +290,10 @@ async fn dial(
         match deadline.no_later_than(Instant::now() + share).bound(phase, TcpStream::connect(address)).await {
             Ok(stream) => return Ok((stream, *address)),
             Err(error) => {
-                debug!("{address}: {error}");
+                // The last address's failure is that of the check, which is shown with its result.
+                if place + 1 < addresses.len() {
+                    debug!("{address}: {error}");
+                }
                 failure = Some(error);
             }
         }

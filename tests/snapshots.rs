@@ -2,7 +2,9 @@
 //!
 //! `INSTA_UPDATE=always cargo test snapshots` writes them again; `git diff` then shows the difference.
 
-use crate::support::env::{Running, TestEnv};
+#[cfg(not(feature = "iam"))]
+use crate::support::env::Running;
+use crate::support::env::TestEnv;
 
 /// The marks and successes of two cycles, in which the endpoint fails, moves and is upgraded.
 const SUCCESS: &str = "\

@@ -110,13 +110,26 @@ pub fn read(line: &str, timestamps: &mut TimestampReader) -> Result<Entry, Unrea
     entry.ok_or(Unreadable)
 }
 
-/// Reads a line that says only that a check of the endpoint passed, as most lines of most logs do; none for any other.
-pub fn read_success(line: &str, timestamps: &mut TimestampReader) -> Option<Stamp> {
+/// Reads the line at the beginning of `bytes` if it says only that a check of the endpoint passed, as most lines of most
+/// logs do: its stamp, and its length with the line end. None for any other, and for one that does not end there.
+pub fn read_success(bytes: &[u8], timestamps: &mut TimestampReader) -> Option<(Stamp, usize)> {
     const WORD: &[u8] = b" SUCCESS ";
     // Behind a stamp without milliseconds, or with them.
-    [19, 23].into_iter().find(|end| line.as_bytes().get(*end..).is_some_and(|rest| rest.starts_with(WORD)))?;
-    let (at, rest) = timestamps.read_local(line)?;
-    rest.strip_prefix(" SUCCESS ")?.parse::<u64>().ok().map(|_| at)
+    let number = [19, 23].into_iter().find_map(|end| bytes.get(end..)?.strip_prefix(WORD))?;
+    let digits = number.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let line_end = match &number[digits..] {
+        [b'\n', ..] => 1,
+        [b'\r', b'\n', ..] => 2,
+        _ => return None,
+    };
+    // Any number of so many digits fits into 64 bits.
+    if !(1..20).contains(&digits) {
+        return None;
+    }
+
+    let before_number = bytes.len() - number.len();
+    let (at, stamp_length) = timestamps.read_local_bytes(bytes)?;
+    (stamp_length + WORD.len() == before_number).then_some((at, before_number + digits + line_end))
 }
 
 /// `2025-08-27 07:35:01 DB 3 FAILURE: reset: Connection reset by peer`.

@@ -38,8 +38,8 @@ struct Minute {
 }
 
 impl Minute {
-    fn read<'t>(&self, text: &'t str) -> Option<(Stamp, &'t str)> {
-        let (minute, rest) = text.as_bytes().split_first_chunk::<16>()?;
+    fn read(&self, bytes: &[u8]) -> Option<(Stamp, usize)> {
+        let (minute, rest) = bytes.split_first_chunk::<16>()?;
         let (nanos, end) = match rest {
             _ if *minute != self.text => return None,
             [_, _, _, b'.', _, _, _, ..] => match number(&rest[4..7]) {
@@ -54,7 +54,7 @@ impl Minute {
         };
         let time = NaiveTime::from_num_seconds_from_midnight_opt(self.second + second, nanos.unwrap_or(0))?;
         let at = DateTime::from_naive_utc_and_offset(self.date.and_time(time), self.offset);
-        Some((Stamp { at, millis: nanos.is_some() }, text.get(end..)?))
+        Some((Stamp { at, millis: nanos.is_some() }, end))
     }
 }
 
@@ -114,29 +114,44 @@ impl TimestampReader {
 
     /// Reads a local stamp at the beginning of `text`, and gives what follows.
     pub fn read_local<'t>(&mut self, text: &'t str) -> Option<(Stamp, &'t str)> {
-        if let Some((stamp, rest)) = self.minute.as_ref().and_then(|minute| minute.read(text)) {
-            self.last = Some(stamp.at);
-            return Some((stamp, rest));
+        let (stamp, end) = self.read_local_bytes(text.as_bytes())?;
+        // A stamp is all ASCII, so its end is a character's.
+        Some((stamp, text.get(end..)?))
+    }
+
+    /// Reads a local stamp at the beginning of `bytes`, and gives its length.
+    pub fn read_local_bytes(&mut self, bytes: &[u8]) -> Option<(Stamp, usize)> {
+        match self.minute.as_ref().and_then(|minute| minute.read(bytes)) {
+            Some((stamp, end)) => {
+                self.last = Some(stamp.at);
+                Some((stamp, end))
+            }
+            None => self.read_new_minute(bytes),
         }
-        let (local, millis, rest) = date_and_time(text, b' ')?;
+    }
+
+    #[cold]
+    fn read_new_minute(&mut self, bytes: &[u8]) -> Option<(Stamp, usize)> {
+        let (local, millis, end) = date_and_time(bytes, b' ')?;
         let at = self.resolve(local);
-        self.minute = self.minute(text, local);
-        Some((Stamp { at, millis }, rest))
+        self.minute = self.minute(bytes, local);
+        Some((Stamp { at, millis }, end))
     }
 
     /// The minute of a stamp that was read, unless its clock runs through it twice or leaps over it.
-    fn minute(&mut self, text: &str, local: NaiveDateTime) -> Option<Minute> {
+    fn minute(&mut self, bytes: &[u8], local: NaiveDateTime) -> Option<Minute> {
         let MappedLocalTime::Single(offset) = self.offset(local) else { return None };
         let utc = local.checked_sub_offset(offset)?;
         // Offsets of long ago have seconds, and then a minute may begin on the day before.
         let second = utc.time().num_seconds_from_midnight().checked_sub(local.second())?;
-        Some(Minute { text: *text.as_bytes().first_chunk()?, date: utc.date(), second, offset })
+        Some(Minute { text: *bytes.first_chunk()?, date: utc.date(), second, offset })
     }
 
     /// Reads a whole RFC 3339 stamp.
     pub fn read_rfc3339(&mut self, text: &str) -> Option<Stamp> {
-        let (local, millis, rest) = date_and_time(text, b'T')?;
-        let offset = offset(rest)?;
+        let (local, millis, end) = date_and_time(text.as_bytes(), b'T')?;
+        // A stamp is all ASCII, so its end is a character's.
+        let offset = offset(text.get(end..)?)?;
         let utc = local.checked_sub_offset(offset)?;
         let at = DateTime::from_naive_utc_and_offset(utc, offset);
         self.last = Some(at);
@@ -144,11 +159,10 @@ impl TimestampReader {
     }
 }
 
-/// `2025-08-27 07:35:01` or `2025-08-27T07:35:01.250`: the time, whether it has milliseconds, and what follows.
+/// `2025-08-27 07:35:01` or `2025-08-27T07:35:01.250`: the time, whether it has milliseconds, and its length.
 ///
 /// By hand, since chrono's own parser takes longer than all else that is done with a line.
-fn date_and_time(text: &str, between: u8) -> Option<(NaiveDateTime, bool, &str)> {
-    let bytes = text.as_bytes();
+fn date_and_time(bytes: &[u8], between: u8) -> Option<(NaiveDateTime, bool, usize)> {
     let shape = [(4, b'-'), (7, b'-'), (10, between), (13, b':'), (16, b':')];
     if bytes.len() < 19 || shape.iter().any(|(at, byte)| bytes[*at] != *byte) {
         return None;
@@ -160,8 +174,7 @@ fn date_and_time(text: &str, between: u8) -> Option<(NaiveDateTime, bool, &str)>
     let millis = if fraction { number(20, 23) } else { None };
     let local = date.and_hms_milli_opt(hour, minute, second, millis.unwrap_or(0))?;
     let end = if millis.is_some() { 23 } else { 19 };
-    // A stamp is all ASCII, so its end is a character's.
-    Some((local, millis.is_some(), text.get(end..)?))
+    Some((local, millis.is_some(), end))
 }
 
 /// Digits and nothing else.

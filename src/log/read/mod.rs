@@ -91,10 +91,10 @@ fn read_folder(
         heads.extend(reader.next(unreadable)?.map(|event| Reverse(Head { event, index })));
     }
 
-    let counted = |event: &LogEvent| range.since.is_none_or(|since| event.at >= since);
+    let counted = |event: &LogEvent| range.since.is_none_or(|since| event.at.at >= since);
     let mut next = heads.pop().map(|Reverse(first)| first);
     while let Some(Head { event, index }) = next {
-        if range.until.is_none_or(|until| event.at < until) {
+        if range.until.is_none_or(|until| event.at.at < until) {
             held_back.add(event);
             while let Some(event) = held_back.take_due() {
                 let counted = counted(&event);
@@ -190,7 +190,7 @@ struct Head {
 
 impl Head {
     fn key(&self) -> (DateTime<FixedOffset>, u8, usize) {
-        (self.event.at, self.event.rank(), self.index)
+        (self.event.at.at, self.event.rank(), self.index)
     }
 }
 
@@ -223,7 +223,7 @@ struct HeldBack {
 
 impl HeldBack {
     fn add(&mut self, event: LogEvent) {
-        let key = (event.at.timestamp_micros(), event.rank());
+        let key = (event.at.at.timestamp_micros(), event.rank());
         // Most come in order, so the place is found from the end.
         let mut place = self.events.len();
         while place > 0 && self.events.get(place - 1).is_some_and(|(micros, event)| (*micros, event.rank()) > key) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset};
 
-use super::reader::{Block, EventKind, LogEvent, LoggedResult};
+use super::reader::{Block, EventKind, LogEvent, LoggedCheck, LoggedResult};
 use crate::history::ledger::{Check, Gap, Ledger};
 use crate::log::record::{Mark, Mode};
 use crate::model::change::Changed;
@@ -31,6 +31,21 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Takes a check. One from before the requested range is not `counted`.
+    fn take(
+        &mut self,
+        at: Stamp,
+        subject: &Subject,
+        result: Result<(), &Failure>,
+        took: Option<Duration>,
+        counted: bool,
+    ) {
+        match counted {
+            true => self.check(at, subject, result, took),
+            false => self.remember(at, subject, result),
+        }
+    }
+
     fn check(&mut self, at: Stamp, subject: &Subject, result: Result<(), &Failure>, took: Option<Duration>) {
         let at = moment(at);
         let overdue = self.usual_interval.gap_before(at);
@@ -101,34 +116,30 @@ impl Replay {
     /// Takes the next event. One from before the requested range is not `counted`: it only sets the state.
     pub fn take(&mut self, LogEvent { at, kind }: LogEvent, counted: bool) {
         match kind {
-            EventKind::Block(block) => self.block(at, *block, counted),
-            EventKind::Check { stamp, mode, subject, result, elapsed } => {
-                if let Err(failure) = &result
-                    && mode != Some(Mode::Cycles)
-                    && self.repeated.take(at, &subject, failure)
-                {
-                    return;
-                }
-
-                let stream = if mode == Some(Mode::Dbs) { &mut self.dbs } else { &mut self.cycles };
-                let result = result.as_ref().copied().map_err(|failure| &**failure);
-                match counted {
-                    true => stream.check(stamp, &subject, result, elapsed),
-                    false => stream.remember(stamp, &subject, result),
-                }
-            }
+            EventKind::Success => self.cycles.take(at, &Subject::default(), Ok(()), None, counted),
+            EventKind::Check(check) => self.check(at, &check, counted),
+            EventKind::Block(block) => self.block(*block, counted),
             EventKind::Mark(mark) => self.mark(*mark, counted),
         }
     }
 
-    fn block(&mut self, at: DateTime<FixedOffset>, block: Block, counted: bool) {
+    fn check(&mut self, at: Stamp, check: &LoggedCheck, counted: bool) {
+        let LoggedCheck { mode, subject, result, elapsed } = check;
+        if let Err(failure) = result
+            && *mode != Some(Mode::Cycles)
+            && self.repeated.take(at.at, subject, failure)
+        {
+            return;
+        }
+
+        let stream = if *mode == Some(Mode::Dbs) { &mut self.dbs } else { &mut self.cycles };
+        stream.take(at, subject, result.as_ref().copied(), *elapsed, counted);
+    }
+
+    fn block(&mut self, block: Block, counted: bool) {
         self.dbs.writes = block.writes;
         for LoggedResult { subject, result, elapsed, connection } in &block.results {
-            let result = result.as_ref().copied();
-            match counted {
-                true => self.dbs.check(block.stamp, subject, result, *elapsed),
-                false => self.dbs.remember(block.stamp, subject, result),
-            }
+            self.dbs.take(block.stamp, subject, result.as_ref().copied(), *elapsed, counted);
             if let Some(connection) = connection {
                 let target = &subject.target;
                 for change in self.observed.entry(target.clone()).or_default().update(connection) {
@@ -140,7 +151,7 @@ impl Replay {
         }
 
         let failures = block.results.into_iter().filter_map(|logged| Some((logged.subject, logged.result.err()?)));
-        self.repeated.add(at, failures);
+        self.repeated.add(block.stamp.at, failures);
     }
 
     fn mark(&mut self, mark: Mark, counted: bool) {
@@ -255,11 +266,11 @@ mod tests {
         let mut replay = Replay::default();
         let check = |second, db| {
             let (stamp, subject) = (at(second).stamp, Subject::db(db));
-            let kind = EventKind::Check { stamp, mode: Some(Mode::Cycles), subject, result: Ok(()), elapsed: None };
-            LogEvent { at: stamp.at, kind }
+            let check = LoggedCheck { mode: Some(Mode::Cycles), subject, result: Ok(()), elapsed: None };
+            LogEvent { at: stamp, kind: EventKind::Check(Box::new(check)) }
         };
         let mark = Mark::RecordsLost { from: at(15).stamp, to: at(45).stamp, count: 3 };
-        let mark = LogEvent { at: at(15).stamp.at, kind: EventKind::Mark(Box::new(mark)) };
+        let mark = LogEvent { at: at(15).stamp, kind: EventKind::Mark(Box::new(mark)) };
         let checks = |seconds: [u64; 3]| seconds.into_iter().flat_map(|second| [check(second, 0), check(second, 1)]);
         for event in checks([0, 5, 10]).chain([mark]).chain(checks([30, 50, 55])) {
             replay.take(event, true);

@@ -128,6 +128,12 @@ impl OutageHistory {
         }
     }
 
+    /// Takes `count` more checks that passed, after one that did; the last of them at `last`.
+    pub fn pass_again(&mut self, count: u64, last: Moment) {
+        self.checks += count;
+        self.last_success = Some(last);
+    }
+
     fn keep(&mut self, outage: Outage) {
         self.ended.push(outage);
         // Only now and then, since it takes a look at all of them.

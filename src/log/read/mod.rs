@@ -117,7 +117,8 @@ fn read_folder(
     }
 
     let skipped_lines = readers.iter().map(|reader| reader.skipped).sum();
-    Ok(Logs { dbs: replay.dbs.ledger, cycles: replay.cycles.ledger, skipped_lines, failures_only })
+    let (dbs, cycles) = replay.into_ledgers();
+    Ok(Logs { dbs, cycles, skipped_lines, failures_only })
 }
 
 /// The files to read, grouped by the log that rotation made them of, each group in the order of its stamps.
@@ -214,29 +215,27 @@ impl Ord for Head {
     }
 }
 
-/// Events that wait for earlier ones that were written later, each with its time in microseconds: stamps have no more
-/// than milliseconds, and numbers are compared faster than dates.
+/// Events that wait for earlier ones that were written later, each with its time in microseconds and its rank: stamps
+/// have no more than milliseconds, and numbers are compared faster than dates.
 #[derive(Default)]
 struct HeldBack {
-    events: VecDeque<(i64, LogEvent)>,
+    events: VecDeque<((i64, u8), LogEvent)>,
 }
 
 impl HeldBack {
     fn add(&mut self, event: LogEvent) {
         let key = (event.at.at.timestamp_micros(), event.rank());
-        // Most come in order, so the place is found from the end.
-        let mut place = self.events.len();
-        while place > 0 && self.events.get(place - 1).is_some_and(|(micros, event)| (*micros, event.rank()) > key) {
-            place -= 1;
-        }
-        match place == self.events.len() {
-            true => self.events.push_back((key.0, event)),
-            false => self.events.insert(place, (key.0, event)),
+        // Most come in order.
+        if self.events.back().is_none_or(|(last, _)| *last <= key) {
+            self.events.push_back((key, event));
+        } else {
+            let place = self.events.partition_point(|(other, _)| *other <= key);
+            self.events.insert(place, (key, event));
         }
     }
 
     fn take_due(&mut self) -> Option<LogEvent> {
-        let ((first, _), (last, _)) = (self.events.front()?, self.events.back()?);
+        let (((first, _), _), ((last, _), _)) = (self.events.front()?, self.events.back()?);
         let due = self.events.len() > HELD_BACK_COUNT || last - first > HELD_BACK_MICROS;
         if due { self.events.pop_front().map(|(_, event)| event) } else { None }
     }

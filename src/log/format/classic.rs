@@ -110,26 +110,33 @@ pub fn read(line: &str, timestamps: &mut TimestampReader) -> Result<Entry, Unrea
     entry.ok_or(Unreadable)
 }
 
-/// Reads the line at the beginning of `bytes` if it says only that a check of the endpoint passed, as most lines of most
-/// logs do: its stamp, and its length with the line end. None for any other, and for one that does not end there.
-pub fn read_success(bytes: &[u8], timestamps: &mut TimestampReader) -> Option<(Stamp, usize)> {
-    const WORD: &[u8] = b" SUCCESS ";
+/// Reads the line at the beginning of `bytes` if it says only that a check of the endpoint or of a database of it passed,
+/// as most lines of most logs do: its stamp, the database, and its length with the line end. None for any other line, and
+/// for one that does not end there.
+pub fn read_success(bytes: &[u8], timestamps: &mut TimestampReader) -> Option<(Stamp, Option<u32>, usize)> {
     // Behind a stamp without milliseconds, or with them.
-    let number = [19, 23].into_iter().find_map(|end| bytes.get(end..)?.strip_prefix(WORD))?;
-    let digits = number.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let line_end = match &number[digits..] {
-        [b'\n', ..] => 1,
-        [b'\r', b'\n', ..] => 2,
-        _ => return None,
+    let rest = [19, 23].into_iter().find_map(|end| bytes.get(end..)?.strip_prefix(b" "))?;
+    let before_subject = bytes.len() - rest.len();
+    let (db, rest) = match rest.strip_prefix(b"DB ") {
+        Some(rest) => {
+            let (db, rest) = split_number(rest)?;
+            (Some(u32::try_from(db).ok()?), rest.strip_prefix(b" ")?)
+        }
+        None => (None, rest),
     };
-    // Any number of so many digits fits into 64 bits.
-    if !(1..20).contains(&digits) {
-        return None;
-    }
+    let (_, rest) = split_number(rest.strip_prefix(b"SUCCESS ")?)?;
+    let rest = rest.strip_prefix(b"\r").unwrap_or(rest).strip_prefix(b"\n")?;
 
-    let before_number = bytes.len() - number.len();
     let (at, stamp_length) = timestamps.read_local_bytes(bytes)?;
-    (stamp_length + WORD.len() == before_number).then_some((at, before_number + digits + line_end))
+    (stamp_length + 1 == before_subject).then_some((at, db, bytes.len() - rest.len()))
+}
+
+/// Reads digits, no more than fit into 64 bits whatever they are, and gives what follows.
+fn split_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let length = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (digits, rest) = bytes.split_at_checked(length)?;
+    let number = digits.iter().fold(0_u64, |sum, digit| sum.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')));
+    (1..20).contains(&length).then_some((number, rest))
 }
 
 /// `2025-08-27 07:35:01 DB 3 FAILURE: reset: Connection reset by peer`.

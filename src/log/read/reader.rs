@@ -31,8 +31,10 @@ pub struct LogEvent {
 /// What was logged. Events wait in a queue and are moved often, so whatever is large or rare is boxed.
 #[derive(Debug)]
 pub enum EventKind {
-    /// A classic line said that a check of the endpoint passed, as most lines of most logs do.
-    Success,
+    /// A classic line said that a check of the endpoint or of a database of it passed, as most lines of most logs do.
+    Success {
+        db: Option<u32>,
+    },
     Check(Box<LoggedCheck>),
     Block(Box<Block>),
     Mark(Box<Mark>),
@@ -70,7 +72,7 @@ impl LogEvent {
         match &self.kind {
             EventKind::Block(_) => 0,
             EventKind::Mark(mark) if matches!(**mark, Mark::CycleStarted { .. } | Mark::Canary { .. }) => 1,
-            EventKind::Success | EventKind::Check(_) => 2,
+            EventKind::Success { .. } | EventKind::Check(_) => 2,
             EventKind::Mark(_) => 3,
         }
     }
@@ -127,14 +129,14 @@ impl LogReader {
         Ok(())
     }
 
-    /// Takes the next line if it says only that a check of the endpoint passed, and all of it is in the buffer. Most lines
-    /// do, so they are read where they lie: without a copy, and without an entry.
-    fn success(&mut self) -> Option<Stamp> {
+    /// Takes the next line if it says only that a check passed, and all of it is in the buffer. Most lines do, so they are
+    /// read where they lie: without a copy, and without an entry.
+    fn success(&mut self) -> Option<LogEvent> {
         let (_, reader) = self.current.as_mut()?;
-        let (at, length) = read_success(reader.buffer(), &mut self.timestamps)?;
+        let (at, db, length) = read_success(reader.buffer(), &mut self.timestamps)?;
         reader.consume(length);
         self.number += 1;
-        Some(at)
+        Some(LogEvent { at, kind: EventKind::Success { db } })
     }
 
     /// Reads the next line into `bytes`; none at the end of the last file.
@@ -177,9 +179,9 @@ impl LogReader {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some(event));
             }
-            if let Some(at) = self.success() {
+            if let Some(event) = self.success() {
                 self.unclosed = false;
-                return Ok(Some(LogEvent { at, kind: EventKind::Success }));
+                return Ok(Some(event));
             }
             if self.line()?.is_none() {
                 // A block without its end still tells what it has.

@@ -157,12 +157,14 @@ impl Replay {
 
     /// Takes the next event. One from before the requested range is not `counted`: it only sets the state.
     pub fn take(&mut self, LogEvent { at, kind }: LogEvent, counted: bool) {
-        if counted && matches!(kind, EventKind::Success) {
+        if counted && matches!(kind, EventKind::Success { db: None }) {
             return self.cycles.success(at);
         }
         self.cycles.end_run();
         match kind {
-            EventKind::Success => self.cycles.take(at, &Subject::default(), Ok(()), None, counted),
+            EventKind::Success { db } => {
+                self.cycles.take(at, &Subject { db, ..Subject::default() }, Ok(()), None, counted);
+            }
             EventKind::Check(check) => self.check(at, &check, counted),
             EventKind::Block(block) => self.block(*block, counted),
             EventKind::Mark(mark) => self.mark(*mark, counted),
@@ -336,7 +338,7 @@ mod tests {
             let mut replay = Replay::default();
             let check = |second: u64, result| {
                 let kind = match result {
-                    Ok(()) if plain => EventKind::Success,
+                    Ok(()) if plain => EventKind::Success { db: None },
                     result => {
                         let subject = Subject::default();
                         EventKind::Check(Box::new(LoggedCheck { mode: None, subject, result, elapsed: None }))

@@ -129,6 +129,12 @@ impl OutageHistory {
         }
     }
 
+    /// Takes `count` more checks that passed, after one that did; the last of them at `last`.
+    pub fn pass_again(&mut self, count: u64, last: Moment) {
+        self.checks += count;
+        self.last_success = Some(last);
+    }
+
     fn keep(&mut self, outage: Outage) {
         self.ended.push(outage);
         // Sorting is expensive, so it is done only once the list has doubled.

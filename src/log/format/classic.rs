@@ -110,13 +110,32 @@ pub fn read(line: &str, timestamps: &mut TimestampReader) -> Result<Entry, Unrea
     entry.ok_or(Unreadable)
 }
 
-/// Reads a SUCCESS line of the endpoint, the most frequent line. None for any other line.
-pub fn read_success(line: &str, timestamps: &mut TimestampReader) -> Option<Stamp> {
-    const WORD: &[u8] = b" SUCCESS ";
+/// Reads a SUCCESS line of the endpoint or of a database of it, the most frequent lines. Returns the timestamp, the
+/// database, and the line's length with its line end. None for any other line, and for one whose end is not in `bytes`.
+pub fn read_success(bytes: &[u8], timestamps: &mut TimestampReader) -> Option<(Stamp, Option<u32>, usize)> {
     // After a timestamp without milliseconds, or with them.
-    [19, 23].into_iter().find(|end| line.as_bytes().get(*end..).is_some_and(|rest| rest.starts_with(WORD)))?;
-    let (at, rest) = timestamps.read_local(line)?;
-    rest.strip_prefix(" SUCCESS ")?.parse::<u64>().ok().map(|_| at)
+    let rest = [19, 23].into_iter().find_map(|end| bytes.get(end..)?.strip_prefix(b" "))?;
+    let before_subject = bytes.len() - rest.len();
+    let (db, rest) = match rest.strip_prefix(b"DB ") {
+        Some(rest) => {
+            let (db, rest) = split_number(rest)?;
+            (Some(u32::try_from(db).ok()?), rest.strip_prefix(b" ")?)
+        }
+        None => (None, rest),
+    };
+    let (_, rest) = split_number(rest.strip_prefix(b"SUCCESS ")?)?;
+    let rest = rest.strip_prefix(b"\r").unwrap_or(rest).strip_prefix(b"\n")?;
+
+    let (at, stamp_length) = timestamps.read_local_bytes(bytes)?;
+    (stamp_length + 1 == before_subject).then_some((at, db, bytes.len() - rest.len()))
+}
+
+/// Reads a number of at most 19 digits, which always fits into 64 bits, and returns it with the rest.
+fn split_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let length = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (digits, rest) = bytes.split_at_checked(length)?;
+    let number = digits.iter().fold(0_u64, |sum, digit| sum.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')));
+    (1..20).contains(&length).then_some((number, rest))
 }
 
 /// `2025-08-27 07:35:01 DB 3 FAILURE: reset: Connection reset by peer`.

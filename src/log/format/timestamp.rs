@@ -38,8 +38,8 @@ struct Minute {
 }
 
 impl Minute {
-    fn read<'t>(&self, text: &'t str) -> Option<(Stamp, &'t str)> {
-        let (minute, rest) = text.as_bytes().split_first_chunk::<16>()?;
+    fn read(&self, bytes: &[u8]) -> Option<(Stamp, usize)> {
+        let (minute, rest) = bytes.split_first_chunk::<16>()?;
         let (nanos, end) = match rest {
             _ if *minute != self.text => return None,
             [_, _, _, b'.', _, _, _, ..] => match number(&rest[4..7]) {
@@ -55,7 +55,7 @@ impl Minute {
 
         let time = NaiveTime::from_num_seconds_from_midnight_opt(self.second + second, nanos.unwrap_or(0))?;
         let at = DateTime::from_naive_utc_and_offset(self.date.and_time(time), self.offset);
-        Some((Stamp { at, millis: nanos.is_some() }, text.get(end..)?))
+        Some((Stamp { at, millis: nanos.is_some() }, end))
     }
 }
 
@@ -116,29 +116,44 @@ impl TimestampReader {
 
     /// Reads a local timestamp at the beginning of `text`, and returns it with the rest.
     pub fn read_local<'t>(&mut self, text: &'t str) -> Option<(Stamp, &'t str)> {
-        if let Some((stamp, rest)) = self.minute.as_ref().and_then(|minute| minute.read(text)) {
-            self.last = Some(stamp.at);
-            return Some((stamp, rest));
+        let (stamp, end) = self.read_local_bytes(text.as_bytes())?;
+        // A stamp is all ASCII, so its end is a character's.
+        Some((stamp, text.get(end..)?))
+    }
+
+    /// Reads a local stamp at the beginning of `bytes`, and gives its length.
+    pub fn read_local_bytes(&mut self, bytes: &[u8]) -> Option<(Stamp, usize)> {
+        match self.minute.as_ref().and_then(|minute| minute.read(bytes)) {
+            Some((stamp, end)) => {
+                self.last = Some(stamp.at);
+                Some((stamp, end))
+            }
+            None => self.read_new_minute(bytes),
         }
-        let (local, millis, rest) = date_and_time(text, b' ')?;
+    }
+
+    #[cold]
+    fn read_new_minute(&mut self, bytes: &[u8]) -> Option<(Stamp, usize)> {
+        let (local, millis, end) = date_and_time(bytes, b' ')?;
         let at = self.resolve(local);
-        self.minute = self.minute(text, local);
-        Some((Stamp { at, millis }, rest))
+        self.minute = self.minute(bytes, local);
+        Some((Stamp { at, millis }, end))
     }
 
     /// The minute of a timestamp, unless it is repeated or skipped by daylight saving time.
-    fn minute(&mut self, text: &str, local: NaiveDateTime) -> Option<Minute> {
+    fn minute(&mut self, bytes: &[u8], local: NaiveDateTime) -> Option<Minute> {
         let MappedLocalTime::Single(offset) = self.offset(local) else { return None };
         let utc = local.checked_sub_offset(offset)?;
         // Historical offsets have seconds, so a minute may begin on the previous day.
         let second = utc.time().num_seconds_from_midnight().checked_sub(local.second())?;
-        Some(Minute { text: *text.as_bytes().first_chunk()?, date: utc.date(), second, offset })
+        Some(Minute { text: *bytes.first_chunk()?, date: utc.date(), second, offset })
     }
 
     /// Reads an RFC 3339 timestamp and nothing else.
     pub fn read_rfc3339(&mut self, text: &str) -> Option<Stamp> {
-        let (local, millis, rest) = date_and_time(text, b'T')?;
-        let offset = offset(rest)?;
+        let (local, millis, end) = date_and_time(text.as_bytes(), b'T')?;
+        // A stamp is all ASCII, so its end is a character's.
+        let offset = offset(text.get(end..)?)?;
         let utc = local.checked_sub_offset(offset)?;
         let at = DateTime::from_naive_utc_and_offset(utc, offset);
         self.last = Some(at);
@@ -146,12 +161,11 @@ impl TimestampReader {
     }
 }
 
-/// Reads `2025-08-27 07:35:01` or `2025-08-27T07:35:01.250`. Returns the time, whether it has milliseconds, and the
-/// rest.
+/// Reads `2025-08-27 07:35:01` or `2025-08-27T07:35:01.250`. Returns the time, whether it has milliseconds, and its
+/// length.
 ///
 /// chrono's parser takes longer than all other processing of a line, so this is written by hand.
-fn date_and_time(text: &str, between: u8) -> Option<(NaiveDateTime, bool, &str)> {
-    let bytes = text.as_bytes();
+fn date_and_time(bytes: &[u8], between: u8) -> Option<(NaiveDateTime, bool, usize)> {
     let shape = [(4, b'-'), (7, b'-'), (10, between), (13, b':'), (16, b':')];
     if bytes.len() < 19 || shape.iter().any(|(at, byte)| bytes[*at] != *byte) {
         return None;
@@ -165,8 +179,7 @@ fn date_and_time(text: &str, between: u8) -> Option<(NaiveDateTime, bool, &str)>
     let millis = if fraction { number(20, 23) } else { None };
     let local = date.and_hms_milli_opt(hour, minute, second, millis.unwrap_or(0))?;
     let end = if millis.is_some() { 23 } else { 19 };
-    // A timestamp is ASCII, so its end is a character boundary.
-    Some((local, millis.is_some(), text.get(end..)?))
+    Some((local, millis.is_some(), end))
 }
 
 /// A number in decimal digits.

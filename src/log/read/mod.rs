@@ -91,10 +91,10 @@ fn read_folder(
         heads.extend(reader.next(unreadable)?.map(|event| Reverse(Head { event, index })));
     }
 
-    let counted = |event: &LogEvent| range.since.is_none_or(|since| event.at >= since);
+    let counted = |event: &LogEvent| range.since.is_none_or(|since| event.at.at >= since);
     let mut next = heads.pop().map(|Reverse(first)| first);
     while let Some(Head { event, index }) = next {
-        if range.until.is_none_or(|until| event.at < until) {
+        if range.until.is_none_or(|until| event.at.at < until) {
             held_back.add(event);
             while let Some(event) = held_back.take_due() {
                 let counted = counted(&event);
@@ -117,7 +117,8 @@ fn read_folder(
     }
 
     let skipped_lines = readers.iter().map(|reader| reader.skipped).sum();
-    Ok(Logs { dbs: replay.dbs.ledger, cycles: replay.cycles.ledger, skipped_lines, failures_only })
+    let (dbs, cycles) = replay.into_ledgers();
+    Ok(Logs { dbs, cycles, skipped_lines, failures_only })
 }
 
 /// The files to read. A log and the files rotated from it are one group, in the order of their timestamps.
@@ -186,7 +187,7 @@ struct Head {
 
 impl Head {
     fn key(&self) -> (DateTime<FixedOffset>, u8, usize) {
-        (self.event.at, self.event.rank(), self.index)
+        (self.event.at.at, self.event.rank(), self.index)
     }
 }
 
@@ -210,29 +211,27 @@ impl Ord for Head {
     }
 }
 
-/// Events held back for sorting, each with its time in microseconds: timestamps have at most milliseconds, and numbers
-/// are compared faster than dates.
+/// Events held back for sorting, each with its time in microseconds and its rank: timestamps have at most
+/// milliseconds, and numbers are compared faster than dates.
 #[derive(Default)]
 struct HeldBack {
-    events: VecDeque<(i64, LogEvent)>,
+    events: VecDeque<((i64, u8), LogEvent)>,
 }
 
 impl HeldBack {
     fn add(&mut self, event: LogEvent) {
-        let key = (event.at.timestamp_micros(), event.rank());
-        // Most events are in order, so the search starts at the end.
-        let mut place = self.events.len();
-        while place > 0 && self.events.get(place - 1).is_some_and(|(micros, event)| (*micros, event.rank()) > key) {
-            place -= 1;
-        }
-        match place == self.events.len() {
-            true => self.events.push_back((key.0, event)),
-            false => self.events.insert(place, (key.0, event)),
+        let key = (event.at.at.timestamp_micros(), event.rank());
+        // Most events are in order.
+        if self.events.back().is_none_or(|(last, _)| *last <= key) {
+            self.events.push_back((key, event));
+        } else {
+            let place = self.events.partition_point(|(other, _)| *other <= key);
+            self.events.insert(place, (key, event));
         }
     }
 
     fn take_due(&mut self) -> Option<LogEvent> {
-        let ((first, _), (last, _)) = (self.events.front()?, self.events.back()?);
+        let (((first, _), _), ((last, _), _)) = (self.events.front()?, self.events.back()?);
         let due = self.events.len() > HELD_BACK_COUNT || last - first > HELD_BACK_MICROS;
         if due { self.events.pop_front().map(|(_, event)| event) } else { None }
     }

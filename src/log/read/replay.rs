@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, FixedOffset};
 
-use super::reader::{Block, EventKind, LogEvent, LoggedResult};
+use super::reader::{Block, EventKind, LogEvent, LoggedCheck, LoggedResult};
 use crate::history::ledger::{Check, Gap, Ledger};
 use crate::log::record::{Mark, Mode};
 use crate::model::change::{Changed, Observed};
@@ -15,8 +15,8 @@ use crate::model::subject::{Subject, Target};
 
 /// The checks of one command, and the gaps between them.
 #[derive(Default)]
-pub struct Stream {
-    pub ledger: Ledger,
+struct Stream {
+    ledger: Ledger,
     usual_interval: UsualInterval,
     /// Since when nothing has been observed. Ends with the next check.
     gap: Option<Moment>,
@@ -26,12 +26,64 @@ pub struct Stream {
     break_duration: Duration,
     /// Each check also writes a canary key.
     writes: bool,
+    /// Plain successes that the ledger was not told of yet: how many, and the last of them.
+    run: Option<(u64, Moment)>,
 }
 
 impl Stream {
-    fn check(&mut self, at: Stamp, subject: &Subject, result: Result<(), &Failure>, took: Option<Duration>) {
+    /// Takes a check. One from before the requested range is not `counted`.
+    fn take(
+        &mut self,
+        at: Stamp,
+        subject: &Subject,
+        result: Result<(), &Failure>,
+        took: Option<Duration>,
+        counted: bool,
+    ) {
         let at = moment(at);
         let overdue = self.usual_interval.gap_before(at);
+        match counted {
+            true => self.check(at, overdue, subject, result, took),
+            false => self.remember(at, subject, result),
+        }
+    }
+
+    /// Takes a check of the endpoint that passed, and of which no more is known. One more of them changes only a count
+    /// and a time, so the ledger is told of a whole run at once: this is what most of a log is.
+    fn success(&mut self, at: Stamp) {
+        let at = moment(at);
+        let overdue = self.usual_interval.gap_before(at);
+        match &mut self.run {
+            Some((count, last)) if overdue.is_none() && last.since <= at.since => {
+                *count += 1;
+                *last = at;
+            }
+            _ => {
+                self.end_run();
+                self.check(at, overdue, &Subject::default(), Ok(()), None);
+                // Otherwise there is more to say of the next one.
+                let plain = self.lost_until.is_none() && !self.writes;
+                self.run = plain.then_some((0, at));
+            }
+        }
+    }
+
+    /// Tells the ledger of the run, before anything else happens.
+    fn end_run(&mut self) {
+        if let Some((count, last)) = self.run.take() {
+            self.ledger.passed_again(&Subject::default(), count, last);
+        }
+    }
+
+    /// Takes a check before which others were due since `overdue`.
+    fn check(
+        &mut self,
+        at: Moment,
+        overdue: Option<Moment>,
+        subject: &Subject,
+        result: Result<(), &Failure>,
+        took: Option<Duration>,
+    ) {
         if let Some(from) = self.gap.take().or(overdue).or_else(|| self.lost_before(at)) {
             self.ledger.gap(Gap { from, to: at });
         }
@@ -50,9 +102,8 @@ impl Stream {
     }
 
     /// Takes a check from before the requested range: it sets the state but is not counted.
-    fn remember(&mut self, at: Stamp, subject: &Subject, result: Result<(), &Failure>) {
-        let at = moment(at);
-        let _ = (self.usual_interval.gap_before(at), self.gap.take());
+    fn remember(&mut self, at: Moment, subject: &Subject, result: Result<(), &Failure>) {
+        self.gap = None;
         let check = Check { subject, at, took: None, result, writes: self.writes, gaps: 0 };
         self.ledger.remember(&check);
     }
@@ -66,8 +117,8 @@ impl Stream {
 /// The state of a replay.
 #[derive(Default)]
 pub struct Replay {
-    pub dbs: Stream,
-    pub cycles: Stream,
+    dbs: Stream,
+    cycles: Stream,
     repeated: Repeated,
     /// The last known address and identity of each target, from scans that contain them.
     observed: BTreeMap<Target, Observed>,
@@ -96,37 +147,45 @@ impl Repeated {
 }
 
 impl Replay {
+    /// The ledgers of `dbs` and of `cycles`, after the last event.
+    pub fn into_ledgers(mut self) -> (Ledger, Ledger) {
+        self.cycles.end_run();
+        (self.dbs.ledger, self.cycles.ledger)
+    }
+
     /// Processes the next event. An event from before the requested range is not `counted`: it only sets the state.
     pub fn take(&mut self, LogEvent { at, kind }: LogEvent, counted: bool) {
+        if counted && matches!(kind, EventKind::Success { db: None }) {
+            return self.cycles.success(at);
+        }
+        self.cycles.end_run();
         match kind {
-            EventKind::Block(block) => self.block(at, *block, counted),
-            EventKind::Check { stamp, mode, subject, result, elapsed } => {
-                if let Err(failure) = &result
-                    && mode != Some(Mode::Cycles)
-                    && self.repeated.take(at, &subject, failure)
-                {
-                    return;
-                }
-
-                let stream = if mode == Some(Mode::Dbs) { &mut self.dbs } else { &mut self.cycles };
-                let result = result.as_ref().copied().map_err(|failure| &**failure);
-                match counted {
-                    true => stream.check(stamp, &subject, result, elapsed),
-                    false => stream.remember(stamp, &subject, result),
-                }
+            EventKind::Success { db } => {
+                self.cycles.take(at, &Subject { db, ..Subject::default() }, Ok(()), None, counted);
             }
+            EventKind::Check(check) => self.check(at, &check, counted),
+            EventKind::Block(block) => self.block(*block, counted),
             EventKind::Mark(mark) => self.mark(*mark, counted),
         }
     }
 
-    fn block(&mut self, at: DateTime<FixedOffset>, block: Block, counted: bool) {
+    fn check(&mut self, at: Stamp, check: &LoggedCheck, counted: bool) {
+        let LoggedCheck { mode, subject, result, elapsed } = check;
+        if let Err(failure) = result
+            && *mode != Some(Mode::Cycles)
+            && self.repeated.take(at.at, subject, failure)
+        {
+            return;
+        }
+
+        let stream = if *mode == Some(Mode::Dbs) { &mut self.dbs } else { &mut self.cycles };
+        stream.take(at, subject, result.as_ref().copied(), *elapsed, counted);
+    }
+
+    fn block(&mut self, block: Block, counted: bool) {
         self.dbs.writes = block.writes;
         for LoggedResult { subject, result, elapsed, connection } in &block.results {
-            let result = result.as_ref().copied();
-            match counted {
-                true => self.dbs.check(block.stamp, subject, result, *elapsed),
-                false => self.dbs.remember(block.stamp, subject, result),
-            }
+            self.dbs.take(block.stamp, subject, result.as_ref().copied(), *elapsed, counted);
             if let Some(connection) = connection {
                 let target = &subject.target;
                 for change in self.observed.entry(target.clone()).or_default().update(connection) {
@@ -138,7 +197,7 @@ impl Replay {
         }
 
         let failures = block.results.into_iter().filter_map(|logged| Some((logged.subject, logged.result.err()?)));
-        self.repeated.add(at, failures);
+        self.repeated.add(block.stamp.at, failures);
     }
 
     fn mark(&mut self, mark: Mark, counted: bool) {
@@ -215,6 +274,7 @@ impl UsualInterval {
     }
 
     /// Adds the next interval. Returns whether it is unusually long.
+    #[cold]
     fn is_unusual(&mut self, interval: Duration) -> bool {
         if interval.is_zero() {
             return false;
@@ -242,6 +302,8 @@ impl UsualInterval {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::failure::Kind;
+    use crate::model::signal::Signal;
 
     fn at(second: u64) -> Moment {
         let at = DateTime::from_timestamp(i64::try_from(second).unwrap(), 0).unwrap().fixed_offset();
@@ -253,19 +315,61 @@ mod tests {
         let mut replay = Replay::default();
         let check = |second, db| {
             let (stamp, subject) = (at(second).stamp, Subject::db(db));
-            let kind = EventKind::Check { stamp, mode: Some(Mode::Cycles), subject, result: Ok(()), elapsed: None };
-            LogEvent { at: stamp.at, kind }
+            let check = LoggedCheck { mode: Some(Mode::Cycles), subject, result: Ok(()), elapsed: None };
+            LogEvent { at: stamp, kind: EventKind::Check(Box::new(check)) }
         };
         let mark = Mark::RecordsLost { from: at(15).stamp, to: at(45).stamp, count: 3 };
-        let mark = LogEvent { at: at(15).stamp.at, kind: EventKind::Mark(Box::new(mark)) };
+        let mark = LogEvent { at: at(15).stamp, kind: EventKind::Mark(Box::new(mark)) };
         let checks = |seconds: [u64; 3]| seconds.into_iter().flat_map(|second| [check(second, 0), check(second, 1)]);
         for event in checks([0, 5, 10]).chain([mark]).chain(checks([30, 50, 55])) {
             replay.take(event, true);
         }
-        let ledger = replay.cycles.ledger;
+        let (_, ledger) = replay.into_ledgers();
         let gaps: Vec<_> = ledger.gaps.iter().map(|gap| (gap.from.since.as_secs(), gap.to.since.as_secs())).collect();
         assert_eq!(gaps, [(15, 30), (30, 50)]);
         assert_eq!((ledger.checks, ledger.missed), (12, 0));
+    }
+
+    #[test]
+    fn a_run_of_successes_counts_as_its_checks_do() {
+        let ledger = |plain: bool| {
+            let mut replay = Replay::default();
+            let check = |second: u64, result| {
+                let kind = match result {
+                    Ok(()) if plain => EventKind::Success { db: None },
+                    result => {
+                        let subject = Subject::default();
+                        EventKind::Check(Box::new(LoggedCheck { mode: None, subject, result, elapsed: None }))
+                    }
+                };
+                LogEvent { at: at(second).stamp, kind }
+            };
+            let mark = |mark| LogEvent { at: at(0).stamp, kind: EventKind::Mark(Box::new(mark)) };
+            let successes = |seconds: std::ops::Range<u64>| seconds.map(|second| check(second, Ok(())));
+            let refused = || Err(Failure::new(Kind::Refused, "Connection refused"));
+
+            let events = successes(5..10)
+                .chain([check(10, refused()), check(11, refused())])
+                // With a gap, and one that comes too late to be sorted in.
+                .chain(successes(12..20))
+                .chain(successes(40..50))
+                .chain([check(30, Ok(()))])
+                .chain(successes(51..60))
+                .chain([mark(Mark::Stopped { signal: Signal::Term, at: at(60).stamp })])
+                .chain(successes(70..80))
+                .chain([mark(Mark::Canary { at: at(80).stamp })])
+                .chain(successes(80..90))
+                .chain([mark(Mark::CycleStarted { cycle: 1, at: at(95).stamp })])
+                .chain(successes(95..99))
+                .chain([mark(Mark::RecordsLost { from: at(99).stamp, to: at(105).stamp, count: 3 })])
+                .chain(successes(102..120));
+            for (index, event) in events.enumerate() {
+                replay.take(event, index > 2);
+            }
+            replay.into_ledgers().1
+        };
+        assert_eq!(format!("{:?}", ledger(true)), format!("{:?}", ledger(false)));
+        assert_eq!((ledger(true).checks, ledger(true).gap_count), (74, 8));
     }
 
     #[test]

@@ -1,14 +1,17 @@
-//! A disk that is slow or stuck delays no check, is not taken for the server's fault, and does not hold up the end.
+//! A disk or a stream that is slow or stuck delays no check, is not taken for the server's fault, and does not hold up
+//! the end.
 
+use std::io::{PipeReader, PipeWriter, Write as _};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use rustix::process::Signal;
 
 use crate::support::env::{Running, TestEnv};
-use crate::support::scripted::{LIMIT, Server, eventually};
+use crate::support::scripted::{Behaviour, LIMIT, Server, eventually};
 
 /// The library that delays writes to log files, built once.
 fn slow_write() -> &'static PathBuf {
@@ -58,7 +61,7 @@ fn a_stuck_disk_keeps_no_signal_waiting() {
         let run = start(&env, Duration::from_secs(600), &format!("{mode} -p {}", server.port()));
         assert!(eventually(LIMIT, || server.finished() > 0));
 
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         run.signal(Signal::TERM);
         if signals == 2 {
             // The second signal must not come together with the first.
@@ -72,5 +75,55 @@ fn a_stuck_disk_keeps_no_signal_waiting() {
         // The records get five seconds after the first signal, and none after the second.
         let in_time = if signals == 1 { took >= Duration::from_secs(4) } else { took < Duration::from_secs(4) };
         assert!(in_time, "{mode} {signals}: {took:?}");
+    }
+}
+
+/// A pipe that accepts nothing more until someone reads it.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
+
+    rustix::fs::fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    while writer.write(&[b'.'; 512]).is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, flags).unwrap();
+    (reader, writer)
+}
+
+#[test]
+fn a_scan_is_logged_before_it_is_printed() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    let (reader, writer) = full_pipe();
+    let mut command = env.command(&format!("dbs -p {}", server.port()));
+    command.stdout(writer).stderr(Stdio::piped());
+    let run = Running::start_as_is(command);
+
+    let block = env.wait_for("redis_db_health.log", |log| log.ends_with("DB 15: RUNNING\n\n"));
+    assert_eq!(block.matches("RUNNING").count(), 16, "{block}");
+    run.signal(Signal::TERM);
+    let output = run.wait();
+    assert_eq!(output.code, Some(143), "{output:?}");
+    assert!(output.stderr.contains("all records were written"), "{output:?}");
+    drop(reader);
+}
+
+#[test]
+fn stuck_streams_keep_no_signal_waiting() {
+    for flags in ["dbs -q", "dbs -v", "dbs --json", "cycles -v --check-interval 50ms", "cycles --json"] {
+        let (env, server) = (TestEnv::new(), Server::start());
+        server.behave(Behaviour::StallAfter(4));
+        let ((out_reader, out), (error_reader, error)) = (full_pipe(), full_pipe());
+        let mut command = env.command(&format!("{flags} -p {}", server.port()));
+        command.stdout(out).stderr(error);
+        let run = Running::start_as_is(command);
+        assert!(server.wait_accepted(1, LIMIT), "{flags}");
+        assert!(eventually(LIMIT, || !server.commands().is_empty()), "{flags}");
+
+        let start = Instant::now();
+        run.signal(Signal::TERM);
+        std::thread::sleep(Duration::from_millis(300));
+        run.signal(Signal::TERM);
+        assert_eq!(run.wait().code, Some(143), "{flags}");
+        assert!(start.elapsed() < Duration::from_secs(4), "{flags}: {:?}", start.elapsed());
+        drop((out_reader, error_reader));
     }
 }

@@ -45,14 +45,14 @@ impl LiveHistory {
             }
             Event::CycleCompleted { at, break_duration, .. } => {
                 if !break_duration.is_zero() {
-                    self.gap.get_or_insert(*at);
+                    self.begin_gap(*at);
                 }
             }
             Event::NotObserved { from, missed, .. } => {
                 self.ledger.missed += missed;
-                self.gap.get_or_insert(*from);
+                self.begin_gap(*from);
             }
-            Event::RecordsLost { from, .. } => _ = self.gap.get_or_insert(*from),
+            Event::RecordsLost { from, .. } => self.begin_gap(*from),
             Event::Stopped { unfinished, .. } => {
                 self.unfinished = *unfinished;
                 self.fold_all(&mut derived);
@@ -70,6 +70,13 @@ impl LiveHistory {
     /// Returns the history, and how many checks a signal interrupted.
     pub fn finish(self) -> (Ledger, u64) {
         (self.ledger, self.unfinished)
+    }
+
+    fn begin_gap(&mut self, from: Moment) {
+        let is_earlier = self.gap.is_none_or(|gap| from.since < gap.since);
+        if is_earlier {
+            self.gap = Some(from);
+        }
     }
 
     fn close_gap(&mut self, tick: Tick) {

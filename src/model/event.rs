@@ -105,6 +105,12 @@ pub struct Scan {
 }
 
 impl Event {
+    /// Whether there are several at each tick. Only these may be dropped when the recorder is too slow: the marks that
+    /// tell what is missing must not be missing too.
+    pub fn is_frequent(&self) -> bool {
+        matches!(self, Event::TickStarted(_) | Event::CheckFinished(_) | Event::CheckEnded { .. })
+    }
+
     /// Whether no other event follows.
     pub fn is_last(&self) -> bool {
         matches!(self, Event::Stopped { .. } | Event::AllFinished { .. } | Event::ScanFinished(_))

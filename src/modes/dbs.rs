@@ -1,5 +1,6 @@
 //! `dbs`: one scan, logged as one block.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,7 +31,7 @@ use crate::output::scan_console::{ScanConsole, Shown};
 /// # Errors
 /// Nothing was checked: a certificate, the password or the log folder is not available.
 pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit> {
-    let console = Console::direct();
+    let console = Console::direct_lines();
     let options = SessionOptions {
         console: console.clone(),
         logs: &[Destination::Health, Destination::Error],
@@ -38,8 +39,11 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         server_info: json || plan.log.format == Format::Json,
         lock: false,
     };
-    let (session, log) = Session::open(&plan, options).await?;
+    let opened = Session::open(&plan, options).await.inspect_err(|_| console.finish_notices());
+    let (session, log) = opened?;
     let checker = session.checker.clone();
+    let (queue, receiver) = queue();
+    let recording = start_recorder(&session, log, (queue.clone(), receiver), shown(quiet, json))?;
     let finished = Arc::<Mutex<Vec<CheckFinished>>>::default();
     let mut prober = session.prober(true, collect_into(&finished));
 
@@ -53,28 +57,34 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     let count = plan.databases.count().filter(|_| !plan.cluster);
     let signal = tokio::select! {
         biased;
-        // First, so that replies received before a signal are not lost.
         () = until_idle(&mut prober) => None,
         signal = signals.next() => Some(signal),
         () = progress::show(count, || checker.settled.load(Ordering::Relaxed)) => None,
+    };
+    let stopped = match signal {
+        Some(_) if is_complete(&mut prober).await => None,
+        signal => signal,
     };
     let took = start.elapsed();
     prober.abort();
 
     let finished = std::mem::take(&mut *finished.lock().unwrap_or_else(PoisonError::into_inner));
     let checks = in_order(finished, &prober.targets());
-    let (queue, receiver) = queue();
     queue.send(Event::ScanFinished(Scan {
         at: at.stamp,
         unchecked: count.map(|count| count.saturating_sub(checks.len() as u64)),
         checks,
         took,
         canary: plan.canary,
-        stopped: signal.map(|signal| (signal, plan.clock.now())),
+        stopped: stopped.map(|signal| (signal, plan.clock.now())),
     }));
-    let recording = start_recorder(&session, log, (queue, receiver), shown(quiet, json))?;
     let ended = recording.end(signal, &mut signals, &console).await;
-    Ok(Exit::of_run(ended.signal, ended.lost, prober.failures()))
+    if ended.is_cut {
+        session.leave();
+        return Ok(Exit::of_run(ended.signal, ended.lost, prober.failures()));
+    }
+    // A signal that came too late to interrupt anything does not change the result.
+    Ok(Exit::of_run(stopped, ended.lost, prober.failures()))
 }
 
 fn shown(quiet: bool, json: bool) -> Shown {
@@ -94,6 +104,16 @@ async fn until_idle(prober: &mut Prober) {
     }
 }
 
+/// Whether every check has ended, or has received all its replies.
+async fn is_complete(prober: &mut Prober) -> bool {
+    prober.settle().await;
+    tokio::select! {
+        biased;
+        () = until_idle(prober) => true,
+        () = std::future::ready(()) => false,
+    }
+}
+
 /// Collects the results of checks as they finish.
 fn collect_into(finished: &Arc<Mutex<Vec<CheckFinished>>>) -> SendEvent {
     let finished = finished.clone();
@@ -107,7 +127,8 @@ fn collect_into(finished: &Arc<Mutex<Vec<CheckFinished>>>) -> SendEvent {
 /// Sorts results by target, because nodes answer in any order. Each target's databases are in order already.
 fn in_order(mut finished: Vec<CheckFinished>, order: &[Target]) -> Vec<CheckResult> {
     if order.len() > 1 {
-        finished.sort_by_key(|check| order.iter().position(|target| *target == check.subject.target));
+        let places: BTreeMap<_, _> = order.iter().zip(0..).collect();
+        finished.sort_by_key(|check| places.get(&check.subject.target).copied());
     }
     let result = |CheckFinished { subject, tick, outcome, .. }: CheckFinished| CheckResult {
         subject,
@@ -129,5 +150,6 @@ fn start_recorder(session: &Session, log: Log, queue: (Queue, Receiver), shown: 
         if lost > 0 {
             console.notice(format_args!("records that could not be written: {lost}"));
         }
+        console.finish_notices();
     })
 }

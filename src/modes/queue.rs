@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::model::event::Event;
 
-/// How many events may wait while a disk is stuck: 9 hours at two events per second, in about 30 MB.
+/// How many events may wait while a disk is stuck: 9 hours at two events per second, in about 30 MB. Rare events are
+/// accepted beyond it.
 const CAPACITY: usize = 1 << 16;
 
 /// How many events the recorder takes at once. The records of one batch share writes.
@@ -44,12 +45,10 @@ pub fn queue() -> (Queue, Receiver) {
 }
 
 impl Queue {
-    /// Sends an event. If the queue is full, its records are counted as lost.
+    /// Sends an event. If the queue is full, the records of a frequent event are counted as lost.
     pub fn send(&self, event: Event) {
         let records = event.records();
-        // The last event is always accepted: the recorder would not end without it.
-        let has_room = event.is_last() || self.counts.waiting.load(Ordering::Relaxed) < CAPACITY;
-        if !has_room {
+        if event.is_frequent() && !self.has_room() {
             self.counts.lost.fetch_add(records, Ordering::Relaxed);
             return;
         }
@@ -59,6 +58,11 @@ impl Queue {
         self.counts.records.fetch_add(records, Ordering::Relaxed);
         // The recorder outlives all senders, so this does not fail.
         let _ = self.sender.send(event);
+    }
+
+    /// Whether frequent events are accepted.
+    pub fn has_room(&self) -> bool {
+        self.counts.waiting.load(Ordering::Relaxed) < CAPACITY
     }
 
     /// How many records were lost because the queue was full.
@@ -99,31 +103,56 @@ impl Receiver {
 mod tests {
     use super::*;
     use crate::model::clock::{Clock, Moment};
+    use crate::model::event::{CheckFinished, Tick};
+    use crate::model::outcome::{Details, Outcome};
+    use crate::model::subject::Subject;
 
-    fn changed() -> Event {
-        let stamp = Clock { utc: true, millis: false }.now();
-        Event::RecordsLost { from: Moment { stamp, since: Duration::ZERO }, to: stamp, count: 1 }
+    fn now() -> Moment {
+        Moment { stamp: Clock { utc: true, millis: false }.now(), since: Duration::ZERO }
+    }
+
+    fn passed() -> Event {
+        let tick = Tick { number: 1, at: now(), gaps: 0, writes: false };
+        let outcome = Outcome { db: 0, write: false, result: Ok(()), details: Details::default() };
+        Event::CheckFinished(CheckFinished { subject: Subject::default(), tick, outcome, oldest: 1 })
     }
 
     #[test]
-    fn events_for_a_full_queue_are_counted_as_lost() {
+    fn checks_for_a_full_queue_are_counted_as_lost() {
         let (queue, receiver) = queue();
         for _ in 0..CAPACITY + 3 {
-            queue.send(changed());
+            queue.send(passed());
         }
-        assert_eq!((queue.lost(), queue.waiting()), (3, CAPACITY as u64));
+        assert_eq!((queue.lost(), queue.waiting(), queue.has_room()), (3, CAPACITY as u64, false));
 
         let batch = receiver.next_batch(Duration::ZERO).unwrap();
         receiver.recorded(batch.len(), batch.iter().map(Event::records).sum());
-        assert_eq!((batch.len(), queue.waiting()), (BATCH, (CAPACITY - BATCH) as u64));
-        queue.send(changed());
+        assert_eq!((batch.len(), queue.waiting(), queue.has_room()), (BATCH, (CAPACITY - BATCH) as u64, true));
+        queue.send(passed());
         assert_eq!(queue.lost(), 3);
+    }
+
+    #[test]
+    fn a_full_queue_accepts_the_mark_of_lost_records() {
+        let (queue, receiver) = queue();
+        for _ in 0..=CAPACITY {
+            queue.send(passed());
+        }
+        queue.send(Event::RecordsLost { from: now(), to: now().stamp, count: 1 });
+        queue.send(Event::AllFinished { at: now().stamp });
+        assert_eq!(queue.lost(), 1);
+
+        let mut last = None;
+        while let Some(batch) = receiver.next_batch(Duration::ZERO).filter(|batch| !batch.is_empty()) {
+            last = batch.into_iter().rev().take(2).collect::<Vec<_>>().into();
+        }
+        assert!(matches!(last.as_deref(), Some([Event::AllFinished { .. }, Event::RecordsLost { count: 1, .. }])));
     }
 
     #[test]
     fn dropping_the_last_sender_ends_the_queue() {
         let (queue, receiver) = queue();
-        queue.clone().send(changed());
+        queue.clone().send(passed());
         drop(queue);
         assert_eq!(receiver.next_batch(Duration::MAX).map(|batch| batch.len()), Some(1));
         assert!(receiver.next_batch(Duration::MAX).is_none());

@@ -22,15 +22,21 @@ use crate::output::console::Console;
 /// Without events, the sinks are still flushed this often, because the status line counts down.
 const FLUSH: Duration = Duration::from_millis(250);
 
-/// The pause after each batch. Waking the waiting recorder costs the sender more than checking one of many databases.
-/// With this pause a scan of thousands wakes it twice, not a thousand times.
+/// The pause after a batch of more than [`FEW`] records. Waking the waiting recorder costs the sender more than checking
+/// one of many databases. With this pause a scan of thousands wakes it a few times, not a thousand times.
 const SPACING: Duration = Duration::from_millis(4);
+
+/// The records of a few databases are written without a pause between them.
+const FEW: u64 = 8;
 
 /// For how long the end of the recording is polled before this thread sleeps.
 const SPIN: Duration = Duration::from_micros(300);
 
 /// How long writing the remaining records may take after a signal.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long writing the records may still take after a second signal.
+const LAST_WAIT: Duration = Duration::from_millis(50);
 
 /// Records the events of a run.
 pub struct Recorder {
@@ -60,6 +66,8 @@ pub struct Ended {
     pub signal: Option<Signal>,
     /// Records that could not be written, or not in time.
     pub lost: u64,
+    /// Writing or printing did not end in time.
+    pub is_cut: bool,
 }
 
 impl Recorder {
@@ -94,16 +102,15 @@ impl Recorder {
 
             let mut records = Vec::new();
             for event in batch {
-                let derived = self.history.take(&event);
-                for event in std::iter::once(event).chain(derived) {
+                for event in self.with_derived(event) {
                     self.sinks.iter_mut().for_each(|sink| sink.take(&event));
                     records_of(event, &mut records);
                 }
             }
             self.log.write(&records);
-            self.sinks.iter_mut().for_each(|sink| sink.flush());
             receiver.recorded(events, count);
-            if events > 0 && !ended {
+            self.sinks.iter_mut().for_each(|sink| sink.flush());
+            if count > FEW && !ended {
                 std::thread::sleep(SPACING);
             }
         }
@@ -111,17 +118,25 @@ impl Recorder {
         let (ledger, unfinished) = self.history.finish();
         Recorded { ledger, unfinished, lost: self.log.lost() + receiver.lost() }
     }
+
+    /// An event and those that the history derives from it, in the order of the log: nothing follows the last event.
+    fn with_derived(&mut self, event: Event) -> Vec<Event> {
+        let mut events = self.history.take(&event);
+        let place = if event.is_last() { events.len() } else { 0 };
+        events.insert(place, event);
+        events
+    }
 }
 
 impl Recording {
-    /// Waits until everything is recorded: after a signal at most [`DRAIN`], after a second signal not at all. Records
+    /// Waits until everything is recorded: after a signal at most [`DRAIN`], after a second signal [`LAST_WAIT`]. Records
     /// that are not written by then are counted and reported as lost.
     pub async fn end(mut self, mut signal: Option<Signal>, signals: &mut Signals, console: &Console) -> Ended {
         // Most recordings end at once, and being woken by another thread takes longer than its remaining work.
         let spun = Instant::now() + SPIN;
         while Instant::now() < spun {
             if let Ok(lost) = self.done.try_recv() {
-                return Ended { signal, lost };
+                return Ended { signal, lost, is_cut: false };
             }
             std::thread::yield_now();
         }
@@ -136,20 +151,25 @@ impl Recording {
             };
             tokio::select! {
                 biased;
-                lost = &mut self.done => return Ended { signal, lost: lost.unwrap_or_else(|_| self.queue.waiting()) },
+                lost = &mut self.done => {
+                    let lost = lost.unwrap_or_else(|_| self.queue.waiting());
+                    return Ended { signal, lost, is_cut: false };
+                }
                 next = signals.next() => {
-                    if signal.is_some() {
-                        break;
-                    }
-                    signal = Some(next);
-                    end = Some(Instant::now() + DRAIN);
+                    let patience = if signal.is_some() { LAST_WAIT } else { DRAIN };
+                    signal.get_or_insert(next);
+                    end = Some(Instant::now() + patience);
                 }
                 () = patience => break,
             }
         }
 
         let lost = self.queue.waiting() + self.queue.lost();
-        console.final_notice(format_args!("records that could not be written in time: {lost}"));
-        Ended { signal, lost }
+        if lost > 0 {
+            console.final_notice(format_args!("records that could not be written in time: {lost}"));
+        } else {
+            console.final_notice("all records were written, but the output could not be printed in time");
+        }
+        Ended { signal, lost, is_cut: true }
     }
 }

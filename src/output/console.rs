@@ -3,9 +3,9 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -30,10 +30,33 @@ pub struct Console {
 }
 
 enum Output {
-    /// Written at once, by the caller.
+    /// Both are written at once, by the caller.
     Direct,
-    /// Written by a separate thread, so that a reader that pauses (`| less`, Ctrl-S) does not delay checks.
+    /// Standard output is written at once, by the caller. Standard error is written by a thread, started with the first
+    /// line: a caller that waited for its reader could not end at a signal.
+    DirectLines(OnceLock<Option<SyncSender<Message>>>),
+    /// Both are written by a separate thread, so that a reader that pauses (`| less`, Ctrl-S) does not delay checks.
     Thread(SyncSender<Message>),
+}
+
+impl Output {
+    /// The thread that writes standard error. None if there is none, or the system refused to start it.
+    fn thread(&self) -> Option<&SyncSender<Message>> {
+        match self {
+            Output::Direct => None,
+            Output::DirectLines(sender) => sender.get_or_init(|| start_thread().ok()).as_ref(),
+            Output::Thread(sender) => Some(sender),
+        }
+    }
+
+    /// The thread that writes standard error, if it was started.
+    fn running_thread(&self) -> Option<&SyncSender<Message>> {
+        match self {
+            Output::Direct => None,
+            Output::DirectLines(sender) => sender.get()?.as_ref(),
+            Output::Thread(sender) => Some(sender),
+        }
+    }
 }
 
 enum Message {
@@ -50,23 +73,24 @@ impl Console {
         Console { output: Arc::new(Output::Direct), dropped: Arc::default() }
     }
 
+    /// A console whose lines on standard output are written at once, and those on standard error by a separate thread.
+    pub fn direct_lines() -> Self {
+        Console { output: Arc::new(Output::DirectLines(OnceLock::new())), dropped: Arc::default() }
+    }
+
     /// A console whose lines are written by a separate thread.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn thread() -> anyhow::Result<Self> {
-        let (sender, receiver) = mpsc::sync_channel(BACKLOG);
-        let thread = std::thread::Builder::new().name("console".to_owned()).spawn(move || serve(&receiver));
-        // Not joined: a thread that is blocked in a write may never end.
-        thread.context("cannot start the console thread; raise the limit of processes")?;
-        Ok(Console { output: Arc::new(Output::Thread(sender)), dropped: Arc::default() })
+        Ok(Console { output: Arc::new(Output::Thread(start_thread()?)), dropped: Arc::default() })
     }
 
     /// Writes one or more lines to standard output.
     pub fn line(&self, text: impl Display) {
         let text = format!("{text}\n");
         match &*self.output {
-            Output::Direct => write(io::stdout(), &text),
+            Output::Direct | Output::DirectLines(_) => write(io::stdout(), &text),
             Output::Thread(sender) => self.pass(sender, Message::Line(text)),
         }
     }
@@ -74,9 +98,9 @@ impl Console {
     /// Writes a line to standard error.
     pub fn notice(&self, text: impl Display) {
         let text = format!("redis-health: {text}\n");
-        match &*self.output {
-            Output::Direct => write(io::stderr(), &text),
-            Output::Thread(sender) => self.pass(sender, Message::Notice(text)),
+        match self.output.thread() {
+            Some(sender) => self.pass(sender, Message::Notice(text)),
+            None => write(io::stderr(), &text),
         }
     }
 
@@ -100,12 +124,22 @@ impl Console {
 
     /// Writes the last lines to standard output, removes the status line, and waits until everything is written.
     pub fn finish(&self, last: impl Display) {
-        let Output::Thread(sender) = &*self.output else { return self.line(last) };
+        match &*self.output {
+            Output::Direct | Output::DirectLines(_) => self.line(last),
+            Output::Thread(sender) => {
+                send_before(Instant::now() + PATIENCE, sender, Message::Line(format!("{last}\n")));
+            }
+        }
+        self.finish_notices();
+    }
+
+    /// Removes the status line, and waits until everything is written.
+    pub fn finish_notices(&self) {
+        let Some(sender) = self.output.running_thread() else { return };
         let end = Instant::now() + PATIENCE;
         let dropped = self.dropped.load(Ordering::Relaxed);
         let notice = format!("redis-health: lines dropped because the terminal or pipe was blocked: {dropped}\n");
 
-        send_before(end, sender, Message::Line(format!("{last}\n")));
         if dropped > 0 {
             send_before(end, sender, Message::Notice(notice));
         }
@@ -115,10 +149,18 @@ impl Console {
     /// Writes a final line to standard error, and waits briefly until it is written: the process is about to exit.
     pub fn final_notice(&self, text: impl Display) {
         self.notice(text);
-        if let Output::Thread(sender) = &*self.output {
+        if let Some(sender) = self.output.running_thread() {
             wait_until_taken(Instant::now() + FINAL_NOTICE, sender);
         }
     }
+}
+
+fn start_thread() -> anyhow::Result<SyncSender<Message>> {
+    let (sender, receiver) = mpsc::sync_channel(BACKLOG);
+    let thread = std::thread::Builder::new().name("console".to_owned()).spawn(move || serve(&receiver));
+    // Not joined: a thread that is blocked in a write may never end.
+    thread.context("cannot start the console thread; raise the limit of processes")?;
+    Ok(sender)
 }
 
 /// Removes the status line, and waits until all earlier lines are written, or until `end`.

@@ -28,24 +28,33 @@ pub struct ScanConsole {
     console: Console,
     endpoint: String,
     shown: Shown,
+    /// What is printed once the scan is logged. Printing may never end.
+    pending: Text,
+}
+
+/// Text for the two standard streams.
+#[derive(Default)]
+struct Text {
+    line: Option<String>,
+    notices: Vec<String>,
 }
 
 impl ScanConsole {
     /// Prints scans of `endpoint`.
     pub fn new(console: Console, endpoint: String, shown: Shown) -> Self {
-        ScanConsole { console, endpoint, shown }
+        ScanConsole { console, endpoint, shown, pending: Text::default() }
     }
 
-    fn show(&self, scan: &Scan) {
+    fn text(&self, scan: &Scan) -> Text {
         let summary = self.summary_of(scan);
         let is_healthy = scan.stopped.is_none() && scan.checks.iter().all(|check| check.result.is_ok());
         match self.shown {
-            Shown::All => self.console.line(format_args!("{}\n{summary}", block(scan))),
-            Shown::Json => self.console.line(block(scan).in_format(Format::Json)),
-            Shown::Failures if is_healthy => {}
+            Shown::All => Text { line: Some(format!("{}\n{summary}", block(scan))), notices: Vec::new() },
+            Shown::Json => Text { line: Some(block(scan).in_format(Format::Json).to_string()), notices: Vec::new() },
+            Shown::Failures if is_healthy => Text::default(),
             Shown::Failures => {
-                folded_failures(&scan.checks).iter().for_each(|line| self.console.notice(line));
-                self.console.notice(summary);
+                let notices = folded_failures(&scan.checks).into_iter().chain([summary]).collect();
+                Text { line: None, notices }
             }
         }
     }
@@ -65,8 +74,14 @@ impl ScanConsole {
 impl Sink for ScanConsole {
     fn take(&mut self, event: &Event) {
         if let Event::ScanFinished(scan) = event {
-            self.show(scan);
+            self.pending = self.text(scan);
         }
+    }
+
+    fn flush(&mut self) {
+        let Text { line, notices } = std::mem::take(&mut self.pending);
+        line.iter().for_each(|line| self.console.line(line));
+        notices.iter().for_each(|notice| self.console.notice(notice));
     }
 }
 

@@ -3,10 +3,11 @@
 //!
 //! A lost trace line does not count as a lost record.
 
+use std::error::Error as _;
 use std::io;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 use tracing::{Level, Subscriber};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
@@ -57,7 +58,11 @@ impl Trace {
 fn files(folder: &Path) -> anyhow::Result<RollingFileAppender> {
     let builder = RollingFileAppender::builder().rotation(Rotation::DAILY);
     let appender = builder.filename_prefix("redis-health").filename_suffix("trace").build(folder);
-    appender.with_context(|| format!("--trace-dir: cannot write in {}; name another folder", folder.display()))
+    // The error's own text repeats its source.
+    appender.map_err(|error| {
+        let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        anyhow!("--trace-dir: cannot write in {}: {reason}; name another folder", folder.display())
+    })
 }
 
 /// One line per event: time, message, and the check that it belongs to.

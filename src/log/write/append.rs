@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ pub struct LogFile {
     path: PathBuf,
     rotate: Option<Rotate>,
     current: Option<OpenFile>,
-    /// The last write ended within a record, so the next one must begin a new line.
+    /// The file ends within a record, so the next one must begin a new line.
     torn: bool,
     /// A failure was reported, and nothing has been written since.
     failing: bool,
@@ -117,7 +118,13 @@ impl LogFile {
     /// Renames the file if rotation is due. Returns whether the path may lead to another file now.
     fn rotate_file(&self, open: &OpenFile, metadata: &Metadata, bytes: usize) -> io::Result<bool> {
         match self.rotate {
-            Some(rotate) if rotate.is_due(metadata, bytes) => rotate.rotate_file(&self.path, &open.file, metadata),
+            Some(rotate) if rotate.is_due(metadata, bytes) => {
+                match rotate.rotate_file(&self.path, &open.file, metadata) {
+                    // Another process renamed it at the same time.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+                    result => result,
+                }
+            }
             _ => Ok(false),
         }
     }
@@ -125,12 +132,22 @@ impl LogFile {
     fn reopen(&mut self) -> io::Result<()> {
         // Closed first, because the space of a deleted file is freed only then.
         self.current = None;
-        self.torn = false;
 
         let file = self.open_or_create()?;
-        let id = FileId::of(&file.metadata()?);
+        let metadata = file.metadata()?;
+        let id = FileId::of(&metadata);
+        // A run that was killed, or a disk that was full, may have left half a record.
+        self.torn = self.ends_within_line(&metadata).unwrap_or(false);
         self.current = Some(OpenFile { file, id });
         Ok(())
+    }
+
+    /// Whether the file's last line has no end. An error if the file cannot be read.
+    fn ends_within_line(&self, metadata: &Metadata) -> io::Result<bool> {
+        let Some(last) = metadata.len().checked_sub(1).filter(|_| metadata.is_file()) else { return Ok(false) };
+        let mut byte = [0];
+        File::open(&self.path)?.read_exact_at(&mut byte, last)?;
+        Ok(byte != *b"\n")
     }
 
     /// Opens the file for appending, and recreates its folder if it was deleted.
@@ -290,6 +307,16 @@ mod tests {
         let mut fixture = Fixture::new();
         fixture.write(&["one\n"], &[Takes(0)]);
         assert_eq!((fixture.text().as_str(), fixture.file.lost()), ("", 1));
+    }
+
+    #[test]
+    fn a_line_that_an_earlier_run_did_not_end_is_ended() {
+        let mut fixture = Fixture::new();
+        let path = fixture.folder.path().join("log");
+        fs::write(&path, "one\ntw").unwrap();
+        fixture.file = LogFile::open(path, None, one_write(), Arc::new(|_| {})).unwrap();
+        fixture.write(&["three\n"], &[]);
+        assert_eq!(fixture.text(), "one\ntw\nthree\n");
     }
 
     #[test]

@@ -18,8 +18,10 @@ pub struct GapTracker {
     missed: Option<Missed>,
     /// The total time that the machine was suspended, as of the last tick.
     suspended: Duration,
-    /// The number of lost records, as of the last tick.
+    /// The number of lost records that a mark was made for.
     lost: u64,
+    /// The last tick before records were lost that have no mark yet.
+    lost_since: Option<Moment>,
     /// How often observation was interrupted, and whether it is interrupted now.
     gaps: u64,
     is_interrupted: bool,
@@ -33,7 +35,16 @@ struct Missed {
 impl GapTracker {
     /// For a run that begins `now`. `suspended` is the total time that the machine was suspended before.
     pub fn new(check_interval: Duration, now: Moment, suspended: Duration) -> Self {
-        GapTracker { check_interval, last_tick: now, missed: None, suspended, lost: 0, gaps: 0, is_interrupted: false }
+        GapTracker {
+            check_interval,
+            last_tick: now,
+            missed: None,
+            suspended,
+            lost: 0,
+            lost_since: None,
+            gaps: 0,
+            is_interrupted: false,
+        }
     }
 
     /// Whether a check that is late by `late` is not run. Once one is not run, all other overdue checks are not run
@@ -78,15 +89,21 @@ impl GapTracker {
         Some(Event::NotObserved { from: now.earlier(slept), to: now.stamp, missed })
     }
 
-    /// The records that were lost since the last tick, if any. Their results are unknown.
-    pub fn take_lost(&mut self, now: Moment, lost: u64) -> Option<Event> {
-        let count = lost - std::mem::replace(&mut self.lost, lost);
-        if count == 0 {
+    /// The records that were lost since the last mark, if any. Their results are unknown. There is no mark until the
+    /// loss `is_over`.
+    pub fn take_lost(&mut self, now: Moment, lost: u64, is_over: bool) -> Option<Event> {
+        if lost == self.lost {
+            return None;
+        }
+        self.is_interrupted = true;
+        let from = *self.lost_since.get_or_insert(self.last_tick);
+        if !is_over {
             return None;
         }
 
-        self.is_interrupted = true;
-        Some(Event::RecordsLost { from: self.last_tick, to: now.stamp, count })
+        self.lost_since = None;
+        let count = lost - std::mem::replace(&mut self.lost, lost);
+        Some(Event::RecordsLost { from, to: now.stamp, count })
     }
 
     /// Begins a tick. Returns how often observation was interrupted before it.
@@ -141,13 +158,18 @@ mod tests {
     }
 
     #[test]
-    fn lost_records_are_a_gap_since_the_last_tick() {
+    fn lost_records_are_one_gap_since_the_last_tick_before() {
         let mut gap_tracker = GapTracker::new(INTERVAL, at(0), Duration::ZERO);
         gap_tracker.begin_tick(at(200));
-        assert!(gap_tracker.take_lost(at(400), 0).is_none());
-        let Some(Event::RecordsLost { from, count, .. }) = gap_tracker.take_lost(at(600), 3) else { unreachable!() };
-        assert_eq!((from, count), (at(200), 3));
-        assert!(gap_tracker.take_lost(at(800), 3).is_none());
-        assert_eq!(gap_tracker.begin_tick(at(800)), 1);
+        assert!(gap_tracker.take_lost(at(400), 0, true).is_none());
+        assert_eq!(gap_tracker.begin_tick(at(400)), 0);
+        assert!(gap_tracker.take_lost(at(600), 3, false).is_none());
+        gap_tracker.begin_tick(at(600));
+        let Some(Event::RecordsLost { from, to, count }) = gap_tracker.take_lost(at(800), 4, true) else {
+            unreachable!()
+        };
+        assert_eq!((from, to, count), (at(400), at(800).stamp, 4));
+        assert!(gap_tracker.take_lost(at(1_000), 4, true).is_none());
+        assert_eq!(gap_tracker.begin_tick(at(1_000)), 2);
     }
 }

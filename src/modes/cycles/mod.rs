@@ -35,13 +35,15 @@ use crate::report::{Report, json, text};
 /// Nothing was checked: a certificate, the password or the log folder is not available, or another run is using the
 /// folder ([`Locked`](crate::exit_code::Locked)).
 pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
+    let console = Console::thread()?;
     let options = SessionOptions {
-        console: Console::thread()?,
+        console: console.clone(),
         logs: &[Destination::Success, Destination::Error],
         server_info: true,
         lock: true,
     };
-    let (session, log) = Session::open(&plan.plan, options).await?;
+    let opened = Session::open(&plan.plan, options).await.inspect_err(|_| console.finish_notices());
+    let (session, log) = opened?;
     let mut signals = Signals::listen()?;
     raise_open_files(&plan);
 
@@ -50,7 +52,6 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
     let prober = session.prober(false, Arc::new(move |event| sender.send(event)));
     let prober = if plan.held { prober.with_held() } else { prober };
 
-    let console = session.console.clone();
     let mut printed = CyclesConsole::new(console.clone(), plan.schedule, plan.json);
     printed.announce(announcement(&plan));
     let sinks = session.metrics().into_iter().chain([Box::new(printed) as Box<dyn Sink>]).collect();
@@ -65,6 +66,9 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
     let probe_thread = ProbeThread::new(plan.schedule, plan.plan.clock, prober, queue, plan.plan.canary);
     let (signal, failures) = probe_thread.run(&mut signals).await;
     let ended = recording.end(signal, &mut signals, &console).await;
+    if ended.is_cut {
+        session.leave();
+    }
     Ok(Exit::of_run(ended.signal, ended.lost, failures))
 }
 

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::gaps::{GapTracker, MAX_DELAY};
@@ -59,7 +58,7 @@ impl ProbeThread {
         match signal {
             Some(signal) => self.stop(signal).await,
             None => {
-                self.send_missed();
+                self.send_marks();
                 self.queue.send(Event::AllFinished { at: self.clock.now() });
             }
         }
@@ -78,7 +77,7 @@ impl ProbeThread {
                 }
             }
             // Checks that have their replies report first, even if this step is late.
-            yield_now().await;
+            self.prober.settle().await;
             self.act(step, due.elapsed());
         }
 
@@ -119,15 +118,26 @@ impl ProbeThread {
     /// Starts the checks of one tick.
     fn start_checks(&mut self) {
         self.send_missed();
-        let now = self.now();
-        let slept = self.gap_tracker.take_suspension(now, machine_suspended());
-        let lost = self.gap_tracker.take_lost(now, self.queue.lost());
-        slept.into_iter().chain(lost).for_each(|event| self.queue.send(event));
+        let suspension = self.gap_tracker.take_suspension(self.now(), machine_suspended());
+        suspension.into_iter().for_each(|event| self.queue.send(event));
+        self.send_lost(self.queue.has_room());
 
         self.number += 1;
         let at = self.now();
         let gaps = self.gap_tracker.begin_tick(at);
         self.prober.start(Tick { number: self.number, at, gaps, writes: self.writes });
+    }
+
+    /// Marks everything since the last tick that the log does not contain.
+    fn send_marks(&mut self) {
+        self.send_missed();
+        self.send_lost(true);
+    }
+
+    fn send_lost(&mut self, is_over: bool) {
+        if let Some(event) = self.gap_tracker.take_lost(self.now(), self.queue.lost(), is_over) {
+            self.queue.send(event);
+        }
     }
 
     fn send_missed(&mut self) {
@@ -139,9 +149,9 @@ impl ProbeThread {
     /// Ends all checks at once.
     async fn stop(&mut self, signal: Signal) {
         // Checks that have their replies are still recorded.
-        yield_now().await;
+        self.prober.settle().await;
         let unfinished = self.prober.abort();
-        self.send_missed();
+        self.send_marks();
         self.queue.send(Event::Stopped { signal, at: self.clock.now(), unfinished });
     }
 

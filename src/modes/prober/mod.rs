@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::Instant;
 use tracing::{Instrument as _, debug_span};
 
@@ -24,6 +24,9 @@ use crate::model::event::{Event, SendEvent, Tick};
 use crate::model::subject::Target;
 use crate::probe::checker::Checker;
 use crate::probe::persistent::PersistentConnection;
+
+/// How many tasks tokio runs before it polls the sockets and the main task again (`event_interval`).
+const TASKS_PER_YIELD: usize = 61;
 
 /// Starts checks, and keeps track of the running ones.
 pub struct Prober {
@@ -104,6 +107,14 @@ impl Prober {
     /// Whether no check is running.
     pub fn is_idle(&self) -> bool {
         self.tasks.is_empty()
+    }
+
+    /// Lets each check report the replies that it has already received.
+    pub async fn settle(&self) {
+        // Each yield polls the sockets and some of the tasks that are ready.
+        for _ in 0..self.tasks.len() / TASKS_PER_YIELD + 2 {
+            yield_now().await;
+        }
     }
 
     /// Ends all checks, and returns how many were running.

@@ -1,4 +1,4 @@
-//! `--cluster`: every node of a real cluster, and the cluster as a whole.
+//! `--cluster`: checks of every node of a real cluster, and of the cluster as a whole.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
@@ -15,12 +15,12 @@ use crate::support::logs::{last_success, normalised};
 use crate::support::real::Real;
 use crate::support::scripted::{LIMIT, Server, eventually};
 
-/// Starts a run over all nodes that lasts until it is ended. It learns within a second that a node hangs.
+/// Starts a run over all nodes that lasts until it is stopped. A node that hangs fails within a second.
 fn endless(env: &TestEnv, port: u16, flags: &str) -> Running {
     env.endless(&format!("-c -p {port} -t 1 --check-interval 100ms {flags}"))
 }
 
-/// The lines of all nodes in a block, in the block's order.
+/// The lines of all nodes in a block, in their order there.
 fn block(cluster: &Cluster, line: impl Fn(usize, &str) -> String) -> String {
     let mut places: Vec<_> = (0..6).collect();
     places.sort_by_key(|place| cluster.nodes[*place].port());
@@ -34,7 +34,7 @@ fn a_scan_checks_every_node_once() {
     let head = "===== Redis DB Health Check at <time> =====\n";
     let mut blocks = String::new();
 
-    // The result depends neither on the node that is asked nor on how the databases are chosen.
+    // The result does not depend on which node is asked or how the databases are chosen.
     for (place, flags) in [(0, ""), (4, "--max-db auto"), (2, "-n 0")] {
         let output = env.run(&format!("dbs -c -p {} {flags}", cluster.port(place)));
         assert_eq!(output.code, Some(0), "{output:?}");
@@ -45,7 +45,7 @@ fn a_scan_checks_every_node_once() {
     assert_eq!(normalised(&env.read("redis_db_health.log")), blocks);
     assert_eq!(env.read("redis_error.log"), "");
 
-    // A database that clusters do not have.
+    // A database that does not exist in a cluster.
     let output = env.run(&format!("dbs -c -p {} -n 1 -q", cluster.port(0)));
     assert_eq!(output.code, Some(1), "{output:?}");
 
@@ -54,7 +54,7 @@ fn a_scan_checks_every_node_once() {
     assert_eq!(normalised(&env.read("redis_error.log")), expected);
     assert!(output.stderr.contains(&format!("NODE {} DB 1: NOT RUNNING ({failure})\n", cluster.name(3))));
 
-    // One JSON document, and the classic log reads back.
+    // The JSON output, and the report of the classic log.
     let scan = env.run(&format!("dbs -c -p {} --json", cluster.port(0))).json();
     let checks = scan["databases"].as_array().unwrap();
 
@@ -73,25 +73,25 @@ fn a_scan_takes_no_longer_than_its_slowest_node() {
     let (env, cluster) = (TestEnv::new(), Cluster::start());
     let elapsed = |value: &Value| value["elapsed_us"].as_u64().unwrap();
 
-    // Another node, and the endpoint itself.
+    // First another node is slow, then the endpoint itself.
     for slow in [1, 0] {
-        // A busy machine may delay one scan, but not each of many.
+        // A busy machine may delay some scans, but not all ten.
         let excess = || {
             cluster.nodes[slow].command("CLIENT PAUSE 600 ALL");
             let scan = env.run(&format!("dbs -c -p {} --json", cluster.port(0))).json();
             let nodes = scan["databases"].as_array().unwrap().iter().filter(|check| check["node"].is_string());
             let slowest = nodes.map(elapsed).max().unwrap();
-            assert!(slowest > 100_000, "nobody was slow: {scan}");
+            assert!(slowest > 100_000, "no node was slow: {scan}");
             elapsed(&scan).saturating_sub(slowest)
         };
 
         let excesses: Vec<_> = (0..10).map(|_| excess()).take_while(|excess| *excess >= 50_000).collect();
-        assert!(excesses.len() < 10, "node {slow}: {excesses:?} µs longer than the slowest node");
+        assert!(excesses.len() < 10, "node {slow}: each scan took {excesses:?} µs longer than its slowest node");
     }
 }
 
 #[test]
-fn slots_without_a_primary_fail_a_scan() {
+fn a_scan_fails_if_slots_have_no_primary() {
     let (env, mut cluster) = (TestEnv::new(), Cluster::start());
     cluster.nodes[3].command("CONFIG SET cluster-replica-no-failover yes");
     cluster.nodes[0].kill();
@@ -136,7 +136,7 @@ fn without_a_node_list_the_endpoint_is_checked() {
     let errors = normalised(&env.read("redis_error.log"));
     assert_eq!(errors.matches(&format!("<time> CLUSTER FAILURE: {failure}\n")).count(), 1 + made, "{errors}");
 
-    // A cluster that does not permit CLUSTER commands.
+    // A cluster in which the user may not run CLUSTER.
     let (env, cluster) = (TestEnv::new(), Cluster::start());
     for node in &cluster.nodes {
         node.command("ACL SETUSER default -cluster");
@@ -157,11 +157,11 @@ fn without_a_node_list_the_endpoint_is_checked() {
 }
 
 #[test]
-fn a_moved_write_without_cluster_names_the_remedy() {
+fn a_redirected_write_without_cluster_suggests_the_flag() {
     let cluster = Cluster::start();
     let (mut moved, mut passed) = (0, 0);
 
-    // Each run has a slot of its own, which stays the same during the run.
+    // Each run uses one random slot.
     for _ in 0..20 {
         let env = TestEnv::new();
         let run = "cycles --cycles 1 --run-duration 0.25 --check-interval 50ms --canary";
@@ -169,15 +169,16 @@ fn a_moved_write_without_cluster_names_the_remedy() {
         let errors = env.read("redis_error.log");
         let failures: Vec<_> = errors.lines().filter(|line| line.contains(" WRITE FAILURE: ")).collect();
         assert!([0, 5 - output.missed()].contains(&failures.len()), "{errors}");
-        let said = |line: &&str| line.contains("error: MOVED ") && line.ends_with(" (a cluster: use --cluster)");
-        assert!(failures.iter().all(said), "{errors}");
+        let is_explained =
+            |line: &&str| line.contains("error: MOVED ") && line.ends_with(" (a cluster: use --cluster)");
+        assert!(failures.iter().all(is_explained), "{errors}");
         *if failures.is_empty() { &mut passed } else { &mut moved } += 1;
         if moved > 0 && passed > 0 {
             return;
         }
     }
 
-    panic!("{moved} of 20 runs were moved");
+    panic!("{moved} of 20 runs were redirected");
 }
 
 #[test]
@@ -191,7 +192,7 @@ fn a_discovery_that_times_out_names_the_timeout() {
 
     assert!(log.contains("CLUSTER: NOT RUNNING (timeout: no reply to CLUSTER SHARDS within 1s)\n"), "{log}");
 
-    // All nodes hang, and each of them gets a part of the time.
+    // If all nodes hang, each of them gets a part of the timeout.
     let (env, cluster) = (TestEnv::new(), Cluster::start());
     let port = cluster.port(0);
     let run = endless(&env, port, "-t 0.5");
@@ -227,17 +228,17 @@ fn each_shard_has_a_canary_in_its_own_slots() {
     assert!(output.stdout.contains("6 databases on 6 nodes checked in"), "{output:?}");
     assert!(output.stdout.contains("; 3 of 3 shards take writes\n"), "{output:?}");
 
-    // Replicas count the replicated write too, which reaches them a little later.
+    // Replicas count the replicated write too, a little later.
     let reached = || (0..6).all(|place| written(place) == before[place] + 1);
     assert!(eventually(LIMIT, reached), "{:?}", (0..6).map(written).collect::<Vec<_>>());
 
-    // A write in a slot of another shard would have been refused with MOVED, and counted there.
+    // A write to a slot of another shard would have been rejected with MOVED, which the node would have counted.
     for (place, (from, to)) in SLOTS.iter().enumerate() {
         let errors = cluster.nodes[place].command("INFO errorstats");
         assert!(!errors.contains("MOVED"), "slots {from} to {to}: {errors}");
     }
 
-    // A primary that takes no writes fails its shard, and nothing else.
+    // If a primary rejects writes, only its shard fails.
     cluster.nodes[1].command("CONFIG SET min-replicas-to-write 5");
     let output = env.run(&format!("dbs -c --canary -p {} --metrics-file metrics.prom", cluster.port(0)));
     assert_eq!(output.code, Some(1), "{output:?}");
@@ -252,29 +253,29 @@ fn each_shard_has_a_canary_in_its_own_slots() {
     assert!(metrics.contains(&format!("shard=\"{from}-{to}\"}} 0\n")) && !metrics.contains("probe"), "{metrics}");
 }
 
-/// The time in which an observer outside saw a change: between these two moments.
-struct Seen {
+/// An external observer saw a change between these two times.
+struct Observed {
     not_before: DateTime<Utc>,
     not_after: DateTime<Utc>,
 }
 
 /// Polls until a condition holds.
-fn watch(condition: impl Fn() -> bool) -> Seen {
+fn observe(condition: impl Fn() -> bool) -> Observed {
     let end = Instant::now() + LIMIT;
     let mut not_before = Utc::now();
 
     loop {
         let looked = Utc::now();
         if condition() {
-            return Seen { not_before, not_after: Utc::now() };
+            return Observed { not_before, not_after: Utc::now() };
         }
         not_before = looked;
-        assert!(Instant::now() < end, "never seen");
+        assert!(Instant::now() < end, "the condition did not become true");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// The checks of a run, by what `is` says, with their beginnings and ends.
+/// The checks of a run that `is` selects, with their start and end.
 fn checks(env: &TestEnv, is: impl Fn(&Value) -> bool) -> Vec<(DateTime<Utc>, DateTime<Utc>, Value)> {
     let records = [env.records("redis_success.log"), env.records("redis_error.log")].concat();
     let mut checks: Vec<_> = records
@@ -283,7 +284,7 @@ fn checks(env: &TestEnv, is: impl Fn(&Value) -> bool) -> Vec<(DateTime<Utc>, Dat
         .map(|record| {
             let at: DateTime<Utc> = record["at"].as_str().unwrap().parse::<DateTime<_>>().unwrap();
             let took = Duration::from_micros(record["elapsed_us"].as_u64().unwrap());
-            // Stamps are cut to the millisecond.
+            // Timestamps are truncated to milliseconds.
             (at, at + took + Duration::from_millis(1), record)
         })
         .collect();
@@ -291,14 +292,22 @@ fn checks(env: &TestEnv, is: impl Fn(&Value) -> bool) -> Vec<(DateTime<Utc>, Dat
     checks
 }
 
-/// Asserts that the first check with a new result fits the time at which an observer saw the change.
-fn holds(what: &str, checks: &[(DateTime<Utc>, DateTime<Utc>, Value)], turned: impl Fn(&Value) -> bool, seen: &Seen) {
-    let turn = checks.iter().position(|(.., check)| turned(check)).unwrap_or_else(|| panic!("no turn: {what}"));
-    assert!(turn > 0, "{what}: nothing before");
+/// Asserts that the first check with a new result is consistent with the time at which an observer saw the change.
+fn assert_consistent(
+    what: &str,
+    checks: &[(DateTime<Utc>, DateTime<Utc>, Value)],
+    turned: impl Fn(&Value) -> bool,
+    seen: &Observed,
+) {
+    let turn = checks
+        .iter()
+        .position(|(.., check)| turned(check))
+        .unwrap_or_else(|| panic!("no check changed its result: {what}"));
+    assert!(turn > 0, "{what}: no check before the change");
 
     let ((before, ..), (_, after, _)) = (&checks[turn - 1], &checks[turn]);
     eprintln!(
-        "{what}: truth {} to {} ({:?}), told {} to {} ({:?})",
+        "{what}: observed {} to {} ({:?}), reported {} to {} ({:?})",
         seen.not_before.time(),
         seen.not_after.time(),
         (seen.not_after - seen.not_before).to_std().unwrap(),
@@ -310,38 +319,38 @@ fn holds(what: &str, checks: &[(DateTime<Utc>, DateTime<Utc>, Value)], turned: i
 }
 
 #[test]
-fn a_killed_primary_is_an_outage_a_promotion_and_an_outage_of_the_cluster() {
+fn a_killed_primary_causes_outages_of_its_node_and_the_cluster_and_a_promotion() {
     let (env, mut cluster) = (TestEnv::new(), Cluster::start());
     let port = cluster.port(1);
     let run = endless(&env, port, "--log-format json");
     let (dead, promoted) = (cluster.name(0), cluster.name(3));
-    let told = |name: &str, times: usize| {
+    let wait_until_checked = |name: &str, times: usize| {
         env.wait_for("redis_success.log", |text| text.matches(&format!("\"node\":\"{name}\"")).count() >= times);
     };
-    told(&dead, 3);
-    told(&promoted, 3);
+    wait_until_checked(&dead, 3);
+    wait_until_checked(&promoted, 3);
 
     let not_before = Utc::now();
     cluster.nodes[0].kill();
-    let killed = Seen { not_before, not_after: Utc::now() };
+    let killed = Observed { not_before, not_after: Utc::now() };
     let (cluster_fails, replica_is_promoted, cluster_serves) = std::thread::scope(|scope| {
-        let promotion = scope.spawn(|| watch(|| cluster.nodes[3].info("INFO replication", "role") == "master"));
-        let fails = watch(|| state(&cluster.nodes[1]) == "fail");
-        let serves = watch(|| state(&cluster.nodes[1]) == "ok");
+        let promotion = scope.spawn(|| observe(|| cluster.nodes[3].info("INFO replication", "role") == "master"));
+        let fails = observe(|| state(&cluster.nodes[1]) == "fail");
+        let serves = observe(|| state(&cluster.nodes[1]) == "ok");
         (fails, promotion.join().unwrap(), serves)
     });
     run.wait_for_stdout(|text| text.contains("=== Outage of CLUSTER ended at "));
     run.wait_for_stdout(|text| text.contains(&format!("=== NODE {promoted} changed from replica to primary at ")));
     let launched = Utc::now();
     cluster.nodes[0].restart();
-    let restarted = Seen { not_before: launched, not_after: Utc::now() };
+    let restarted = Observed { not_before: launched, not_after: Utc::now() };
     let stdout = run.wait_for_stdout(|text| {
         text.contains(&format!("=== Outage of NODE {dead} ended at "))
             && text.contains(&format!("=== NODE {dead} changed from primary to replica at "))
     });
     run.stop();
 
-    assert!(!stdout.contains("absent"), "it only failed: {stdout}");
+    assert!(!stdout.contains("absent"), "a failed node is not absent: {stdout}");
     assert!(stdout.contains("CLUSTER FAILURE: clusterdown: 5461 slots without a primary"), "{stdout}");
 
     let of = |name: &str| {
@@ -350,11 +359,11 @@ fn a_killed_primary_is_an_outage_a_promotion_and_an_outage_of_the_cluster() {
     };
     let whole = checks(&env, |record| record["cluster"] == true);
     let fails = |check: &Value| check["ok"] == false;
-    holds("the node's outage began", &of(&dead), fails, &killed);
+    assert_consistent("the node's outage began", &of(&dead), fails, &killed);
     let since: Vec<_> = of(&dead).into_iter().skip_while(|(.., check)| check["ok"] == true).collect();
-    holds("the node's outage ended", &since, |check| check["ok"] == true, &restarted);
-    holds("the promotion", &of(&promoted), |check| check["role"] == "primary", &replica_is_promoted);
-    holds("the cluster's outage began", &whole, fails, &cluster_fails);
+    assert_consistent("the node's outage ended", &since, |check| check["ok"] == true, &restarted);
+    assert_consistent("the promotion", &of(&promoted), |check| check["role"] == "primary", &replica_is_promoted);
+    assert_consistent("the cluster's outage began", &whole, fails, &cluster_fails);
     let since: Vec<_> = whole.into_iter().skip_while(|(.., check)| check["ok"] == true).collect();
     let marks = env.records("redis_error.log");
     let ended = marks.iter().rfind(|mark| mark["node"] == dead.as_str() && mark["at_most_s"].is_number());
@@ -362,15 +371,15 @@ fn a_killed_primary_is_an_outage_a_promotion_and_an_outage_of_the_cluster() {
     let seconds = |length: chrono::TimeDelta| length.num_microseconds().unwrap() as f64 / 1e6;
     let (shortest, longest) = (restarted.not_before - killed.not_after, restarted.not_after - killed.not_before);
     let (at_least, at_most) = (ended["at_least_s"].as_f64().unwrap(), ended["at_most_s"].as_f64().unwrap());
-    eprintln!("the node was down for {} s, told at least {at_least} s, at most {at_most} s", seconds(longest));
+    eprintln!("the node was down for {} s, reported at least {at_least} s, at most {at_most} s", seconds(longest));
 
     assert!(at_least <= seconds(longest) && at_most >= seconds(shortest), "{ended}");
 
-    holds("the cluster's outage ended", &since, |check| check["ok"] == true, &cluster_serves);
+    assert_consistent("the cluster's outage ended", &since, |check| check["ok"] == true, &cluster_serves);
 }
 
 #[test]
-fn a_dead_endpoint_hides_no_other_node() {
+fn other_nodes_are_checked_while_the_endpoint_is_down() {
     let (env, mut cluster) = (TestEnv::new(), Cluster::start());
     let port = cluster.port(3);
     let run = endless(&env, port, "");
@@ -382,7 +391,7 @@ fn a_dead_endpoint_hides_no_other_node() {
     env.wait_for("redis_error.log", |text| text.matches(&failed).count() >= 2);
     let seen = last_success(&env.read("redis_success.log"), "CLUSTER");
 
-    // The other nodes are still checked, and one of them reports the cluster's state.
+    // The other nodes are still checked, and one of them reports the cluster state.
     env.wait_for("redis_success.log", |text| {
         let others = names.iter().filter(|name| **name != names[3]);
         others.chain([&"CLUSTER".to_owned()]).all(|name| last_success(text, name) > seen + 3)
@@ -393,7 +402,7 @@ fn a_dead_endpoint_hides_no_other_node() {
 }
 
 #[test]
-fn nodes_that_appear_or_vanish_are_changes() {
+fn added_and_removed_nodes_are_marked() {
     let (env, cluster) = (TestEnv::new(), Cluster::start());
     let mut seventh = node("");
     let port = cluster.port(0);
@@ -405,12 +414,12 @@ fn nodes_that_appear_or_vanish_are_changes() {
     let marked = format!("=== {name} was absent and is present at ");
     let text = env.wait_for("redis_success.log", |text| text.contains(&marked) && last_success(text, &name) > 0);
 
-    // The nodes that were there from the beginning have no such mark.
+    // Nodes that were known from the start have no such mark.
     assert_eq!(text.matches("absent").count(), 1, "{text}");
 
     cluster.all_know(7);
 
-    // A node that fails is still present.
+    // A failed node is still present.
     seventh.kill();
     let failure = format!("{name} FAILURE: refused: Connection refused\n");
     env.wait_for("redis_error.log", |text| text.matches(&failure).count() >= 3);
@@ -433,26 +442,26 @@ fn nodes_that_appear_or_vanish_are_changes() {
     assert!(output.stdout.contains(&marked), "{output:?}");
 }
 
-/// The writes of a client that follows redirections: when each one began and ended, and whether a node accepted it.
+/// The writes of a client that follows redirections: start, end, and whether a node accepted it.
 type Written = Vec<(DateTime<Utc>, DateTime<Utc>, bool)>;
 
-/// Writes to the first shard again and again, until told to stop.
-fn write_on(ports: &[u16], patience: Duration, stop: &AtomicBool, count: &AtomicUsize) -> Written {
-    // Its slot is 5061 (redis.io, cluster specification: SET bar).
+/// Writes to the first shard repeatedly until `stop` is set.
+fn write_repeatedly(ports: &[u16], patience: Duration, stop: &AtomicBool, count: &AtomicUsize) -> Written {
+    // The slot of this key is 5061 (redis.io, cluster specification: SET bar).
     let key = "bar";
     let mut written = Written::new();
     let mut known = ports[0];
 
     while !stop.load(Ordering::Relaxed) {
         let began = Utc::now();
-        let mut taken = false;
-        // First the node that accepted the last write, then all others.
+        let mut accepted = false;
+        // The node that accepted the last write is tried first, then all others.
         for first in [known].into_iter().chain(ports.iter().copied()) {
             let mut port = first;
             for _ in 0..2 {
                 let reply = try_set(port, key, patience);
-                taken = reply.as_deref() == Some("+OK");
-                if taken {
+                accepted = reply.as_deref() == Some("+OK");
+                if accepted {
                     known = port;
                     break;
                 }
@@ -462,11 +471,11 @@ fn write_on(ports: &[u16], patience: Duration, stop: &AtomicBool, count: &Atomic
                     _ => break,
                 }
             }
-            if taken {
+            if accepted {
                 break;
             }
         }
-        written.push((began, Utc::now(), taken));
+        written.push((began, Utc::now(), accepted));
         count.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -474,7 +483,7 @@ fn write_on(ports: &[u16], patience: Duration, stop: &AtomicBool, count: &Atomic
     written
 }
 
-/// The reply to one SET; none when there is none.
+/// The reply to one SET. None if there is no reply.
 fn try_set(port: u16, key: &str, patience: Duration) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(patience)).ok()?;
@@ -484,13 +493,13 @@ fn try_set(port: u16, key: &str, patience: Duration) -> Option<String> {
     Some(line.trim_end().to_owned())
 }
 
-/// The rows of shards and nodes in a document, without the values that only a live run knows.
-fn told(mut document: Value) -> Vec<Value> {
+/// The rows of shards and nodes in a JSON document, without the values that only a live run has.
+fn comparable_rows(mut document: Value) -> Vec<Value> {
     let rows = document["databases"].as_array_mut().unwrap();
     for row in rows.iter_mut() {
         row.as_object_mut().unwrap().remove("latency_us");
         for outage in row["outages"].as_array_mut().unwrap() {
-            // The logs have whole milliseconds, and not the moment within a check at which it failed.
+            // Logs have whole milliseconds, and do not contain the moment within a check at which it failed.
             outage.as_object_mut().unwrap().retain(|name, _| !name.ends_with("_s"));
         }
     }
@@ -498,9 +507,10 @@ fn told(mut document: Value) -> Vec<Value> {
     std::mem::take(rows)
 }
 
-/// Runs with a canary beside a client that writes, while something happens to the first shard. Returns the client's
-/// writes, the first shard's row, and the texts of the run, whose document is the same as that of its logs.
-fn written_while(patience: Duration, happens: impl FnOnce(&mut Cluster, &TestEnv)) -> (Written, Value, String) {
+/// Runs with a canary, in parallel with a client that writes, while `event` affects the first shard. Asserts that the
+/// JSON document of the run equals the report of its logs. Returns the client's writes, the row of the first shard, and
+/// the output of the run.
+fn client_writes_during(patience: Duration, event: impl FnOnce(&mut Cluster, &TestEnv)) -> (Written, Value, String) {
     let (env, mut cluster) = (TestEnv::new(), Cluster::start());
     let ports: Vec<_> = cluster.nodes.iter().map(Real::port).collect();
     let port = cluster.port(1);
@@ -508,21 +518,21 @@ fn written_while(patience: Duration, happens: impl FnOnce(&mut Cluster, &TestEnv
     env.wait_for("redis_success.log", |text| text.matches("\"shard\":\"0-5460\"").count() >= 3);
     let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
     let written = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| write_on(&ports, patience, &stop, &count));
-        // It has to write before and after.
-        let goes_on = || {
+        let writer = scope.spawn(|| write_repeatedly(&ports, patience, &stop, &count));
+        // The client must write before and after the event.
+        let wait_for_progress = || {
             let seen = count.load(Ordering::Relaxed);
             assert!(eventually(LIMIT, || count.load(Ordering::Relaxed) > seen + 10), "the writer hangs");
         };
-        goes_on();
-        happens(&mut cluster, &env);
-        goes_on();
+        wait_for_progress();
+        event(&mut cluster, &env);
+        wait_for_progress();
         stop.store(true, Ordering::Relaxed);
         writer.join().unwrap()
     });
     let output = run.stop();
     let report = env.run("report --json logs");
-    let (live, read) = (told(output.json()), told(report.json()));
+    let (live, read) = (comparable_rows(output.json()), comparable_rows(report.json()));
 
     assert_eq!(live, read);
     assert!(live.iter().all(|row| row["write"] != true), "{live:?}");
@@ -535,18 +545,18 @@ fn written_while(patience: Duration, happens: impl FnOnce(&mut Cluster, &TestEnv
 }
 
 #[test]
-fn a_shards_outage_is_its_write_outage() {
+fn the_outage_of_a_shard_is_its_write_outage() {
     outage_of_a_shard(LIMIT, |primary| primary.kill());
 }
 
 #[test]
-fn a_hanging_primary_does_not_hide_its_successor() {
+fn a_new_primary_is_found_while_the_old_one_hangs() {
     outage_of_a_shard(Duration::from_millis(100), |primary| primary.freeze());
 }
 
 fn outage_of_a_shard(patience: Duration, ends: impl FnOnce(&mut Real)) {
     let mut replica = String::new();
-    let (written, shard, told) = written_while(patience, |cluster, env| {
+    let (written, shard, text) = client_writes_during(patience, |cluster, env| {
         replica = cluster.name(3);
         let shard = "\"shard\":\"0-5460\"";
         ends(&mut cluster.nodes[0]);
@@ -562,28 +572,28 @@ fn outage_of_a_shard(patience: Duration, ends: impl FnOnce(&mut Real)) {
 
     let outage = &outages[0];
 
-    // For the client, the outage lasted at most from the last accepted write before it to the first one after it, and at
-    // least from the first refused write to the last one.
-    let first = written.iter().position(|(.., taken)| !taken).expect("an outage");
-    let last = written.iter().rposition(|(.., taken)| !taken).expect("an outage");
+    // For the client, the outage lasted at most from the last accepted write before it to the first one after it, and
+    // at least from the first failed write to the last one.
+    let first = written.iter().position(|(.., accepted)| !accepted).expect("an outage");
+    let last = written.iter().rposition(|(.., accepted)| !accepted).expect("an outage");
     let seconds = |from: DateTime<Utc>, to: DateTime<Utc>| (to - from).num_microseconds().unwrap() as f64 / 1e6;
     let longest = seconds(written[first - 1].0, written[last + 1].1);
     let shortest = seconds(written[first].1, written[last].0);
     let (at_least, at_most) = (outage["at_least_s"].as_f64().unwrap(), outage["at_most_s"].as_f64().unwrap());
-    eprintln!("the write outage: outside {shortest} to {longest} s, told {at_least} to {at_most} s");
+    eprintln!("the write outage: {shortest} to {longest} s for the client, {at_least} to {at_most} s reported");
 
     assert!(at_least <= longest && at_most >= shortest, "{outage}");
 
     let time = |name: &str| outage[name].as_str().unwrap().parse::<DateTime<Utc>>().unwrap();
     assert!(time("last_success_before") <= written[first].1, "{outage}");
     assert!(time("last_failure") <= written[last + 1].1, "{outage}");
-    assert!(told.contains("\"what\":\"address\""), "{told}");
-    assert!(told.contains(&replica), "{told}");
+    assert!(text.contains("\"what\":\"address\""), "{text}");
+    assert!(text.contains(&replica), "{text}");
 }
 
 #[test]
 fn a_graceful_failover_fails_no_check_if_clients_see_no_error() {
-    let (written, shard, told) = written_while(LIMIT, |cluster, env| {
+    let (written, shard, text) = client_writes_during(LIMIT, |cluster, env| {
         assert_eq!(cluster.nodes[3].command("CLUSTER FAILOVER"), "+OK");
         env.wait_for("redis_success.log", |text| {
             text.lines().any(|line| line.contains("\"what\":\"address\"") && line.contains("\"shard\":\"0-5460\""))
@@ -591,27 +601,27 @@ fn a_graceful_failover_fails_no_check_if_clients_see_no_error() {
         let at = last_number(&env.read("redis_success.log"));
         env.wait_for("redis_success.log", |text| last_number(text) > at + 5);
     });
-    let seen = written.iter().filter(|(.., taken)| !taken).count();
+    let seen = written.iter().filter(|(.., accepted)| !accepted).count();
     eprintln!(
-        "a graceful failover: {seen} of {} writes from outside failed, {} of the checks",
+        "a graceful failover: {seen} of {} writes of the client failed, and {} checks",
         written.len(),
         shard["failures"]
     );
 
     if seen == 0 {
-        assert_eq!(shard["failures"], 0, "{shard} {told}");
-        assert!(!told.contains("\"ok\":false"), "{told}");
+        assert_eq!(shard["failures"], 0, "{shard} {text}");
+        assert!(!text.contains("\"ok\":false"), "{text}");
     }
 }
 
-/// The number of the last check in a log of JSON lines.
+/// The number of the last check in a JSON log.
 fn last_number(text: &str) -> u64 {
     let records = text.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     records.filter_map(|record| record["number"].as_u64()).max().unwrap_or(0)
 }
 
 #[test]
-fn a_restarted_node_hides_no_other() {
+fn a_restarted_node_without_a_node_list_removes_no_other_node() {
     let (env, nodes) = (TestEnv::new(), old_cluster());
     let mut replies = Vec::new();
     nodes[0].become_(|nature| replies.clone_from(&nature.replies));
@@ -620,17 +630,17 @@ fn a_restarted_node_hides_no_other() {
     let run = endless(&env, port, "");
     let other = format!("NODE 127.0.0.1:{}", nodes[1].port());
     env.wait_for("redis_success.log", |text| last_success(text, &other) >= 2);
-    let goes_on = || {
+    let wait_for_progress = || {
         let seen = last_success(&env.read("redis_success.log"), "CLUSTER");
         let more = |text: &str| ["CLUSTER", &other].iter().all(|who| last_success(text, who) > seen + 3);
         env.wait_for("redis_success.log", more)
     };
 
-    // First the slots alone, so that a discovery in between sees a complete state.
+    // First only the slots, so that a discovery in between gets consistent replies.
     nodes[0].become_(|nature| nature.replies[1].1 = "*0\r\n".into());
-    goes_on();
+    wait_for_progress();
     nodes[0].become_(|nature| nature.replies[2].1 = "$0\r\n\r\n".into());
-    let text = goes_on();
+    let text = wait_for_progress();
 
     assert!(!text.contains("absent"), "{text}");
     assert_eq!(env.read("redis_error.log"), "");
@@ -638,14 +648,14 @@ fn a_restarted_node_hides_no_other() {
     run.stop();
 }
 
-/// Two scripted nodes that answer as engines before 7.0 do. The second one is a replica that CLUSTER SLOTS leaves out.
+/// Two scripted nodes that answer like engines before 7.0. The second one is a replica that CLUSTER SLOTS leaves out.
 fn old_cluster() -> [Server; 2] {
     let nodes = [Server::start(), Server::start()];
     let [primary, replica] = [0, 1].map(|place: usize| nodes[place].port());
     let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
     let slots = format!("*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n{}:{primary}\r\n{}", bulk("127.0.0.1"), bulk("a"));
 
-    // Longer than other replies may be.
+    // Longer than the limit of other replies.
     let many: String = (0..1000).map(|n| format!("{n} :0@0 master,noaddr {}\n", "-".repeat(100))).collect();
     let listed = format!(
         "a 127.0.0.1:{primary}@1 myself,master - 0 0 1 connected 0-16383\n{many}b 127.0.0.1:{replica}@1 slave a 0 0 1 connected\n"
@@ -664,11 +674,11 @@ fn old_cluster() -> [Server; 2] {
 }
 
 #[test]
-fn older_engines_are_asked_for_their_slots() {
+fn engines_before_7_0_are_asked_for_cluster_slots() {
     let (env, nodes) = (TestEnv::new(), old_cluster());
     let port = nodes[0].port();
 
-    // Clusters of Valkey 9 may have numbered databases.
+    // Clusters of Valkey 9 may have several databases.
     let output = env.run(&format!("dbs -c -p {port} --max-db auto"));
     assert_eq!(output.code, Some(0), "{output:?}");
 
@@ -679,19 +689,19 @@ fn older_engines_are_asked_for_their_slots() {
 
     assert!(output.stdout.contains("32 databases on 2 nodes checked"), "{output:?}");
 
-    let asked = |command: &str| nodes[0].commands().iter().filter(|known| *known == command).count();
-    let before = asked("CLUSTER SHARDS");
+    let count_of = |command: &str| nodes[0].commands().iter().filter(|known| *known == command).count();
+    let before = count_of("CLUSTER SHARDS");
     let output = env.run(&format!("cycles -c -p {port} --cycles 1 --run-duration 0.25 --check-interval 50ms"));
 
     assert_eq!(output.code, Some(0), "{output:?}");
     assert_eq!(env.count("redis_success.log", "CLUSTER SUCCESS "), 5 - output.missed());
 
-    // An unknown command is not sent again.
-    assert_eq!(asked("CLUSTER SHARDS"), before + 1);
+    // A command that the server does not know is not sent again.
+    assert_eq!(count_of("CLUSTER SHARDS"), before + 1);
 }
 
 #[test]
-fn nodes_are_checked_at_their_tls_port_and_announced_name() {
+fn nodes_are_checked_on_their_tls_port_with_their_announced_name() {
     let (env, certificates) = (TestEnv::new(), Certificates::new());
     let ca = certificates.ca();
     let node = certificates.serve(&certificates.leaf("server", "127.0.0.1"), "--tls-cluster yes --cluster-enabled yes");
@@ -706,7 +716,7 @@ fn nodes_are_checked_at_their_tls_port_and_announced_name() {
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.stdout.contains(&format!("NODE 127.0.0.1:{port} DB 0: RUNNING\nCLUSTER: RUNNING\n")), "{output:?}");
 
-    // The certificate is not for the name that the node announces; --sni says which one it is for.
+    // The certificate is not valid for the announced name; --sni gives the name for which it is valid.
     assert_eq!(node.command("CONFIG SET cluster-announce-hostname node.example"), "+OK");
 
     let output = env.run(&scan);
@@ -720,7 +730,7 @@ fn nodes_are_checked_at_their_tls_port_and_announced_name() {
 
 #[test]
 fn every_engine_lists_its_nodes_and_databases() {
-    // Valkey 9 has numbered databases in cluster mode; engines before 7.0 do not know CLUSTER SHARDS.
+    // Valkey 9 has several databases in cluster mode. Engines before 7.0 do not have CLUSTER SHARDS.
     for (name, more, databases) in [
         ("redis-6.2", "", 1),
         ("redis-7.0", "", 1),

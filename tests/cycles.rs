@@ -1,4 +1,4 @@
-//! `cycles`: the schedule, the lines, and how runs end.
+//! `cycles`: the schedule, the log lines, and the end of a run.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -37,7 +37,7 @@ fn a_healthy_run_writes_the_same_bytes_as_the_script() {
 }
 
 #[test]
-fn several_databases_are_distinguished() {
+fn lines_name_the_database_if_there_are_several() {
     let (env, server) = (TestEnv::new(), Real::start("--databases 2"));
     let port = server.port();
     let output = env.run(&format!("cycles -p {port} --max-db 2 --cycles 1 --run-duration 1.2 --check-interval 1"));
@@ -72,9 +72,9 @@ fn an_outage_is_reported_as_it_happens() {
     assert!(errors.contains("=== Outage of endpoint began at "), "{errors}");
     assert!(env.read("redis_success.log").contains("=== Stopped by SIGINT at "));
 
-    let told = ["Checking DB 0 of 127.0.0.1:", "began at", "FAILURE: refused", "ended at", "at least", "SIGINT"];
-    for told in told {
-        assert!(output.stdout.contains(told), "{told} in {}", output.stdout);
+    let parts = ["Checking DB 0 of 127.0.0.1:", "began at", "FAILURE: refused", "ended at", "at least", "SIGINT"];
+    for part in parts {
+        assert!(output.stdout.contains(part), "{part} in {}", output.stdout);
     }
 }
 
@@ -83,7 +83,7 @@ fn every_signal_ends_a_run_with_its_mark_and_summary() {
     let signals = [(Signal::HUP, "SIGHUP", 129), (Signal::INT, "SIGINT", 130), (Signal::TERM, "SIGTERM", 143)];
     for (signal, name, code) in signals {
         let (env, server) = (TestEnv::new(), Server::start());
-        // A hanging check must not delay the end.
+        // A check that hangs must not delay the end of the run.
         server.behave(Behaviour::StallAfter(0));
         let port = server.port();
         let run = env.endless(&format!("-p {port} -t 10m"));
@@ -115,7 +115,7 @@ fn nohup_keeps_a_run_alive() {
 }
 
 #[test]
-fn a_log_folder_has_one_run_at_a_time() {
+fn a_log_folder_can_be_used_by_one_run_at_a_time() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
     let first = env.endless_until(&format!("-p {port}"), "SUCCESS 1\n");
@@ -124,7 +124,7 @@ fn a_log_folder_has_one_run_at_a_time() {
     assert_eq!((second.code, second.stdout.as_str()), (Some(3), ""));
     assert!(second.stderr.contains("--log-dir") && second.stderr.lines().count() == 1, "{}", second.stderr);
 
-    // A scan needs no lock, and another folder has its own.
+    // A scan needs no lock.
     assert_eq!(env.run(&format!("dbs -p {port}")).code, Some(0));
 
     first.signal(Signal::KILL);
@@ -149,12 +149,12 @@ fn a_closed_standard_output_does_not_end_a_run() {
 }
 
 #[test]
-fn a_check_that_hangs_delays_no_other() {
+fn a_check_that_hangs_does_not_delay_others() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::StallAfter(0));
     let port = server.port();
 
-    // Ten checks that each take twenty intervals.
+    // Ten checks, each of which takes twenty intervals.
     let output = env.run(&format!("cycles -p {port} --cycles 1 --run-duration 1 --check-interval 100ms -t 2"));
 
     assert_eq!(output.code, Some(1));
@@ -163,20 +163,20 @@ fn a_check_that_hangs_delays_no_other() {
     let made = 10 - output.missed();
     assert_eq!(errors.matches("FAILURE: timeout: no reply to SELECT within 2s").count(), made, "{output:?}");
 
-    // All checks began before the first one was over.
+    // All checks started before the first one ended.
     let began = stamps(&errors, "FAILURE");
     let first = *began.iter().min().unwrap();
     assert!(made > 1 && began.iter().all(|at| *at < first + TimeDelta::seconds(2)), "{errors}");
 }
 
 #[test]
-fn checks_missed_while_suspended_are_counted_and_not_caught_up() {
+fn checks_missed_while_suspended_are_counted_and_not_run_later() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
     let run = env.endless_until(&format!("-p {port}"), "SUCCESS 2\n");
     run.signal(Signal::STOP);
 
-    // Time has to pass while nothing happens; how much is not important.
+    // The process must be stopped for several intervals; the exact time is not important.
     std::thread::sleep(Duration::from_millis(600));
     let before = server.accepted();
     run.signal(Signal::CONT);
@@ -186,7 +186,7 @@ fn checks_missed_while_suspended_are_counted_and_not_caught_up() {
 
     let output = run.stop();
 
-    // A busy machine may have missed more checks, which have marks of their own.
+    // On a busy machine there may be further missed checks, with their own marks.
     let text = env.read("redis_success.log");
     let marks = text.lines().filter_map(|line| line.split_once("checks missed: ")?.1.split(' ').next()?.parse().ok());
     let missed: Vec<usize> = marks.collect();
@@ -218,11 +218,11 @@ fn changes_are_marked() {
 }
 
 #[test]
-fn steps_of_the_wall_clock_change_nothing() {
+fn changes_of_the_wall_clock_do_not_affect_the_schedule() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
 
-    // libfaketime lets the wall clock run a hundred times as fast, and leaves the monotonic clock alone.
+    // libfaketime makes the wall clock run a hundred times faster, but not the monotonic clock.
     let arguments = format!("cycles -p {port} --cycles 1 --run-duration 3 --check-interval 1 --utc");
     let mut command = env.wrapped("faketime -f '@2025-10-26 00:59:50 x100'", &arguments);
     command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");

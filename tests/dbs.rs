@@ -1,4 +1,4 @@
-//! `dbs`: what a scan says, on standard output, in the logs and by its exit code.
+//! `dbs`: the standard output, the logs and the exit code of a scan.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::support::logs::normalised;
 use crate::support::real::Real;
 use crate::support::scripted::{Behaviour, LIMIT, Server, eventually};
 
-/// The lines between a block's head and the empty line that ends it.
+/// The lines between the header of a block and the empty line at its end.
 fn databases(block: &str) -> Vec<&str> {
     block.lines().filter(|line| line.starts_with("DB ")).collect()
 }
@@ -21,9 +21,9 @@ fn a_block_has_the_same_bytes_as_the_scripts() {
     let output = env.run(&format!("dbs -p {}", server.port()));
     assert_eq!(output.code, Some(0), "{output:?}");
 
-    let ours = env.read("redis_db_health.log");
-    assert_eq!(normalised(&ours), normalised(&read_log(&env, "legacy.log")));
-    assert!(output.stdout.starts_with(&ours), "{}", output.stdout);
+    let block = env.read("redis_db_health.log");
+    assert_eq!(normalised(&block), normalised(&read_log(&env, "legacy.log")));
+    assert!(output.stdout.starts_with(&block), "{}", output.stdout);
     assert!(output.stdout.contains("16 databases checked"), "{}", output.stdout);
     assert_eq!((output.stderr.as_str(), env.read("redis_error.log").as_str()), ("", ""));
 }
@@ -45,7 +45,7 @@ fn a_database_that_does_not_exist_is_not_running() {
 }
 
 #[test]
-fn auto_goes_up_to_the_last_database() {
+fn auto_stops_at_the_last_database() {
     let env = TestEnv::new();
     for count in ["1", "16", "100"] {
         let server = Real::start(&format!("--databases {count}"));
@@ -56,14 +56,14 @@ fn auto_goes_up_to_the_last_database() {
 }
 
 #[test]
-fn auto_ends_where_the_server_refuses_everything() {
+fn auto_stops_if_the_server_rejects_everything() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.become_(|nature| nature.password = Some("secret".into()));
     let output = env.run(&format!("dbs -p {} --max-db auto", server.port()));
 
     assert_eq!(databases(&output.stdout), ["DB 0: NOT RUNNING (auth: NOAUTH Authentication required.)"]);
 
-    // A loading server still tells which databases it has.
+    // A server that is loading still rejects an index out of range.
     server.become_(|nature| nature.password = None);
     server.behave(Behaviour::ErrorFor("PING", "LOADING Redis is loading the dataset in memory".into()));
     let output = env.run(&format!("dbs -p {} --max-db auto", server.port()));
@@ -99,10 +99,10 @@ fn quiet_prints_only_failures_on_standard_error() {
 }
 
 #[test]
-fn a_mid_scan_stall_costs_two_timeouts() {
+fn each_connection_that_stalls_fails_one_index() {
     let (env, server) = (TestEnv::new(), Server::start());
 
-    // Three indexes and one SELECT are answered on each connection, so each loses one index.
+    // Each connection answers three indexes and one SELECT, so one index fails on each.
     server.behave(Behaviour::StallAfter(7));
     let output = env.run(&format!("dbs -p {} -t 1", server.port()));
     let block = env.read("redis_db_health.log");
@@ -117,7 +117,7 @@ fn a_mid_scan_stall_costs_two_timeouts() {
 }
 
 #[test]
-fn an_endpoint_that_hangs_costs_one_timeout_for_any_number() {
+fn an_endpoint_that_hangs_costs_one_timeout_for_any_number_of_databases() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::StallAfter(0));
     let output = env.run(&format!("dbs -p {} -t 1 --max-db 9999", server.port()));
@@ -130,7 +130,7 @@ fn an_endpoint_that_hangs_costs_one_timeout_for_any_number() {
 }
 
 #[test]
-fn a_connection_that_breaks_fails_one_index_and_the_rest_go_on() {
+fn a_broken_connection_fails_one_index_and_the_rest_continue() {
     for (behaviour, text) in [
         (Behaviour::ResetAfter(2), "(reset: Connection reset by peer)"),
         (Behaviour::CloseAfter(2), "(closed: Connection closed by the server)"),
@@ -141,7 +141,7 @@ fn a_connection_that_breaks_fails_one_index_and_the_rest_go_on() {
         let block = env.read("redis_db_health.log");
         let running = databases(&block).into_iter().filter(|line| line.ends_with(": RUNNING")).count();
         assert_eq!(running, 3, "{block}");
-        // How the end of a connection appears depends on what the server had not read yet.
+        // Whether the client sees a reset or a close depends on whether the server has unread data.
         let lost = databases(&block).into_iter().filter(|line| line.contains("reset") || line.contains(text)).count();
         assert_eq!(lost, 3, "{block}");
         assert_eq!(server.accepted(), 3);
@@ -149,7 +149,7 @@ fn a_connection_that_breaks_fails_one_index_and_the_rest_go_on() {
 }
 
 #[test]
-fn the_deadline_ends_a_crawling_scan() {
+fn the_deadline_ends_a_slow_scan() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::Slow(Duration::from_millis(100)));
     let output = env.run(&format!("dbs -p {} --deadline 2", server.port()));
@@ -165,7 +165,7 @@ fn the_deadline_ends_a_crawling_scan() {
 }
 
 #[test]
-fn forty_scans_at_once_leave_forty_whole_blocks() {
+fn forty_concurrent_scans_write_forty_complete_blocks() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
     let runs: Vec<_> = (0..40).map(|_| env.spawn(&format!("dbs -p {port} --max-db 17"))).collect();
@@ -219,7 +219,7 @@ fn verbose_explains_the_phases() {
 }
 
 #[test]
-fn metrics_are_left_for_node_exporter() {
+fn metrics_are_written_for_node_exporter() {
     let (env, server) = (TestEnv::new(), Server::start());
     env.run(&format!("dbs -p {} --max-db 16 --metrics-file redis.prom", server.port()));
     let text = std::fs::read_to_string(env.path().join("redis.prom")).unwrap();

@@ -1,4 +1,4 @@
-//! Both modes against every engine that tests/engines fetched.
+//! Both modes against every engine that tests/engines provides.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::support::certificates::Certificates;
 use crate::support::env::{ENDLESS, Output, TestEnv, engine};
 use crate::support::real::Real;
 
-/// Makes one test for each case and engine, so that a failure names both.
+/// Generates one test for each case and engine, so that a failure shows both.
 macro_rules! on_every_engine {
     ($($case:ident)*) => {
         on_every_engine! { redis_6_2 "redis-6.2", [$($case)*] }
@@ -34,12 +34,12 @@ on_every_engine! {
     records_name_engine_and_version
     roles_are_distinguished
     a_unix_socket_works
-    a_password_is_asked_for
-    a_user_with_minimal_rights_passes
-    a_loading_server_is_not_healthy
+    a_password_is_required
+    a_user_with_minimal_permissions_passes
+    a_loading_server_fails
 }
 
-/// One of the engines, and what its command line says about it.
+/// One of the engines, with the name and version that its command line prints.
 struct Engine {
     path: PathBuf,
     /// `redis` or `valkey`.
@@ -75,7 +75,7 @@ impl Engine {
     }
 }
 
-/// Four checks.
+/// Runs four checks.
 fn cycles(env: &TestEnv, flags: &str) -> Output {
     env.run(&format!("cycles --cycles 1 --run-duration 0.4 --check-interval 100ms {flags}"))
 }
@@ -113,8 +113,8 @@ fn records_name_engine_and_version(engine: &Engine) {
 
     assert_eq!(checks.len(), made);
     for check in checks {
-        let told = ["engine", "version", "role"].map(|field| check[field].as_str().unwrap_or_default());
-        assert_eq!(told, [engine.name.as_str(), &engine.version, "primary"], "{check}");
+        let identity = ["engine", "version", "role"].map(|field| check[field].as_str().unwrap_or_default());
+        assert_eq!(identity, [engine.name.as_str(), &engine.version, "primary"], "{check}");
         assert!(check["ok"] == true && check["run_id"].as_str().is_some_and(|id| id.len() == 40), "{check}");
         assert!(check["write_us"].as_u64().is_some_and(|took| took > 0), "{check}");
     }
@@ -160,7 +160,7 @@ fn a_unix_socket_works(engine: &Engine) {
     assert_eq!(env.read("redis_error.log"), "");
 }
 
-fn a_password_is_asked_for(engine: &Engine) {
+fn a_password_is_required(engine: &Engine) {
     let (env, server) = (TestEnv::new(), engine.start("--requirepass open-sesame"));
     let port = server.port();
     let output = env.run(&format!("dbs -p {port}"));
@@ -178,13 +178,13 @@ fn a_password_is_asked_for(engine: &Engine) {
     }
 }
 
-/// How many entries there are in a server's ACL LOG, each counted as often as it happened.
+/// How many refusals are in the server's ACL LOG. An entry counts as often as it occurred.
 fn refusals(server: &Real) -> u64 {
     let log = server.talk(&["ACL LOG"]);
     log.split("$5\r\ncount\r\n:").skip(1).map(|rest| rest.split('\r').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
-fn a_user_with_minimal_rights_passes(engine: &Engine) {
+fn a_user_with_minimal_permissions_passes(engine: &Engine) {
     let (env, server) = (TestEnv::new(), engine.start(""));
     assert_eq!(server.command("ACL SETUSER probe on >open-sesame +ping +select"), "+OK");
 
@@ -198,7 +198,7 @@ fn a_user_with_minimal_rights_passes(engine: &Engine) {
     let run = env.spawn_with(&variables, &format!("{ENDLESS} -p {port} --user probe"));
     env.wait_for("redis_success.log", |text| text.contains(" SUCCESS 3\n"));
 
-    // INFO and ROLE were asked for once.
+    // INFO and ROLE were sent only once.
     let refused = refusals(&server);
     assert!(refused <= 2, "{refused}");
 
@@ -214,15 +214,15 @@ fn a_user_with_minimal_rights_passes(engine: &Engine) {
 
     assert_eq!(text.lines().filter(other).collect::<Vec<_>>(), Vec::<&str>::new());
 
-    // HELLO, which tells the role, needs no permission.
+    // HELLO, which returns the role, needs no permission.
     for (role, code) in [("primary", 0), ("replica", 1)] {
         let output = scan(&format!("--expect-role {role}"));
         assert_eq!(output.code, Some(code), "{output:?}");
     }
 }
 
-fn a_loading_server_is_not_healthy(engine: &Engine) {
-    // A loading server serves its clients from time to time: Redis 6.2 after each 2 MiB, whatever is configured.
+fn a_loading_server_fails(engine: &Engine) {
+    // While loading, a server answers clients at intervals: Redis 6.2 after every 2 MiB, which cannot be configured.
     let (look, count, size) = match engine.version.starts_with("6.") {
         true => ("", 20, 2 << 20),
         false => ("--loading-process-events-interval-bytes 1024", 200, 1024),
@@ -247,7 +247,7 @@ fn a_loading_server_is_not_healthy(engine: &Engine) {
     let run = env.endless(&format!("-p {port} --check-interval 100ms"));
     env.wait_for("redis_error.log", |text| text.matches(" FAILURE: loading: LOADING ").count() > 18);
 
-    // Redis 6.2 accepts no CONFIG SET while it loads.
+    // Redis 6.2 rejects CONFIG SET while it is loading.
     server.restart_with("--key-load-delay 0");
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint ended at "));
     let output = run.stop();
@@ -256,7 +256,7 @@ fn a_loading_server_is_not_healthy(engine: &Engine) {
 }
 
 #[test]
-fn tls_and_access_rules_go_together() {
+fn tls_and_acl_rules_work_together() {
     let certificates = Certificates::new();
     let server = certificates.serve(&certificates.leaf("valid", "127.0.0.1"), "");
     let rules = "+ping +select +info +role ~redis-health:canary:* +set +get +del";

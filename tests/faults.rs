@@ -1,4 +1,4 @@
-//! Every kind of failure, provoked on the wire, with the server's own text.
+//! Every kind of failure, caused by a real fault, with the server's own text.
 
 use std::fs;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::support::logs::stamps;
 use crate::support::real::{Real, free_port};
 use crate::support::scripted::{Behaviour, LIMIT, Server, eventually};
 
-/// What `dbs` says of database 0, which fails.
+/// The failure that `dbs` reports for database 0.
 fn verdict(env: &TestEnv, flags: &str) -> String {
     text_of(&env.run(&format!("dbs -n 0 {flags}")))
 }
@@ -21,7 +21,7 @@ fn text_of(output: &Output) -> String {
     line.and_then(|line| line.strip_suffix(')')).unwrap_or_else(|| panic!("{output:?}")).to_owned()
 }
 
-/// What `dbs` says of a server that behaves like this.
+/// The failure that `dbs` reports for a server with this behaviour.
 fn scripted(behaviour: Behaviour, flags: &str) -> String {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(behaviour);
@@ -30,7 +30,7 @@ fn scripted(behaviour: Behaviour, flags: &str) -> String {
     text.replace(&server.address().to_string(), "<address>")
 }
 
-/// What `dbs` says in a network namespace that `setup` prepares.
+/// The failure that `dbs` reports in a network namespace that `setup` prepares.
 fn in_namespace(setup: &str, flags: &str) -> String {
     let env = TestEnv::new();
     text_of(
@@ -39,7 +39,7 @@ fn in_namespace(setup: &str, flags: &str) -> String {
     )
 }
 
-/// The shell commands after which only this name server is asked.
+/// Shell commands that set this as the only name server.
 fn name_server(address: &str) -> String {
     format!(
         "printf 'nameserver {address}\\noptions timeout:30 attempts:1\\n' > resolv; \
@@ -48,15 +48,15 @@ fn name_server(address: &str) -> String {
     )
 }
 
-/// The loopback interface of a new network namespace, which is down at first.
+/// Sets up the loopback interface, which is down in a new network namespace.
 const LOOPBACK: &str = "ip link set lo up";
 
 /// A network that drops all packets.
-const VOID: &str = "ip link add v0 type veth peer name v1; ip addr add 10.99.0.1/24 dev v0; ip link set v0 up; \
+const BLACKHOLE: &str = "ip link add v0 type veth peer name v1; ip addr add 10.99.0.1/24 dev v0; ip link set v0 up; \
                     ip link set v1 up; ip neigh add 10.99.0.2 lladdr 02:00:00:00:00:01 dev v0 nud permanent";
 
 #[test]
-fn network_faults_have_their_kinds() {
+fn each_network_fault_has_its_kind() {
     let started = b"+O".to_vec();
     for (behaviour, flags, text) in [
         (Behaviour::Refuse, "", "refused: Connection refused"),
@@ -76,7 +76,7 @@ fn network_faults_have_their_kinds() {
     for (setup, flags, text) in [
         ("ip route add unreachable 10.1.2.3", "-h 10.1.2.3", "unreachable: No route to host"),
         ("true", "-h 10.1.2.3", "unreachable: Network is unreachable"),
-        (VOID, "-h 10.99.0.2 -t 0.5", "timeout: no connection to 10.99.0.2:6379 within 500ms"),
+        (BLACKHOLE, "-h 10.99.0.2 -t 0.5", "timeout: no connection to 10.99.0.2:6379 within 500ms"),
     ] {
         assert_eq!(in_namespace(setup, flags), text, "{setup}");
     }
@@ -89,7 +89,7 @@ fn unknown_names_and_hanging_name_servers_are_distinguished() {
         (files_only, "", "dns: cache.example: Name or service not known"),
         (name_server("127.0.0.1"), "", "dns: cache.example: Temporary failure in name resolution"),
         (
-            format!("{VOID}; {}", name_server("10.99.0.2")),
+            format!("{BLACKHOLE}; {}", name_server("10.99.0.2")),
             "-t 0.5",
             "timeout: no answer to the name look-up of cache.example within 500ms",
         ),
@@ -99,9 +99,9 @@ fn unknown_names_and_hanging_name_servers_are_distinguished() {
 }
 
 #[test]
-fn checks_that_hang_in_the_resolver_share_a_look_up_and_end_in_time() {
+fn checks_that_hang_in_the_resolver_share_a_lookup_and_end_in_time() {
     let env = TestEnv::new();
-    let setup = format!("{LOOPBACK}; {VOID}; {}", name_server("10.99.0.2"));
+    let setup = format!("{LOOPBACK}; {BLACKHOLE}; {}", name_server("10.99.0.2"));
     let run = "cycles -h cache.example --cycles 1 --run-duration 1 --check-interval 50ms -t 500ms";
     let output = Running::start(env.in_namespaces("-rnm", &setup, run)).wait();
 
@@ -111,12 +111,12 @@ fn checks_that_hang_in_the_resolver_share_a_look_up_and_end_in_time() {
     let failures = errors.matches("FAILURE: timeout: no answer to the name look-up").count();
     assert_eq!(failures, 20 - output.missed(), "{errors}");
 
-    // libc itself would wait for thirty seconds.
+    // The resolver itself would wait for 30 s.
     assert!(output.elapsed < Duration::from_secs(20), "{:?}", output.elapsed);
 }
 
 #[test]
-fn a_login_that_hangs_is_named() {
+fn a_login_timeout_names_auth() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.become_(|nature| nature.password = Some("secret".into()));
     server.behave(Behaviour::StallAfter(0));
@@ -149,14 +149,14 @@ fn error_replies_keep_the_servers_text() {
 }
 
 #[test]
-fn an_error_sent_on_accept_is_reported_as_itself() {
+fn an_error_sent_on_accept_is_reported() {
     for (text, kind) in [
         ("ERR max number of clients reached", "maxclients"),
         ("DENIED Redis is running in protected mode because protected mode is enabled", "error"),
     ] {
         let said = scripted(Behaviour::OnAccept(format!("-{text}\r\n").into_bytes()), "");
         assert_eq!(said, format!("{kind}: {text}"));
-        // One connection settles all databases.
+        // One connection is enough for all databases.
         let (env, server) = (TestEnv::new(), Server::start());
         server.behave(Behaviour::OnAccept(format!("-{text}\r\n").into_bytes()));
         let output = env.run(&format!("dbs -p {}", server.port()));
@@ -180,14 +180,14 @@ fn text_that_is_not_the_protocol_is_shown() {
         assert_eq!(scripted(Behaviour::Raw(bytes.to_vec()), ""), text, "{}", bytes.escape_ascii());
     }
 
-    // The alert of a server that expects TLS.
+    // The alert that a TLS server sends.
     assert_eq!(
         scripted(Behaviour::OnAccept(b"\x15\x03\x03\x00\x02\x02\x46".to_vec()), ""),
         "protocol: not a Redis reply: \\u{15}\\u{3}\\u{3}\\u{0}\\u{2}\\u{2}F"
     );
 }
 
-/// Waits until a scan says this of database 0: what makes it fail takes effect a little later.
+/// Waits until a scan reports this text for database 0. The fault takes effect with a delay.
 fn wait_for_verdict(server: &Real, text: &str) {
     let (env, port) = (TestEnv::new(), server.port());
     let mut output = env.run(&format!("dbs -n 0 -p {port}"));
@@ -195,11 +195,11 @@ fn wait_for_verdict(server: &Real, text: &str) {
         output = env.run(&format!("dbs -n 0 -p {port}"));
         output.stdout.contains(text)
     });
-    assert!(said, "not {text}: {output:?}");
+    assert!(said, "{text} is not reported: {output:?}");
 }
 
 #[test]
-fn a_real_server_without_a_free_connection() {
+fn a_real_server_at_its_connection_limit() {
     let server = Real::start("--maxclients 2");
     let _held = [server.send("PING"), server.send("PING")];
     wait_for_verdict(&server, "(maxclients: ERR max number of clients reached)");
@@ -247,7 +247,7 @@ fn a_real_server_that_is_frozen() {
     assert_eq!(said, "timeout: no reply to SELECT within 500ms");
 }
 
-/// Whether all checks are logged up to the first one after an outage. A success tells its number, which counts failed
+/// Whether all checks up to the first success after an outage are logged. The number in a success line counts failed
 /// checks too.
 fn is_complete((success, errors): &(String, String)) -> bool {
     let failures = stamps(errors, "FAILURE");
@@ -296,7 +296,7 @@ fn every_check_of_an_outage_is_logged_and_none_succeeds() {
         let (failures, successes) = (stamps(&errors, "FAILURE"), stamps(&success, "SUCCESS"));
         let (first, last) = (failures.iter().min().unwrap(), failures.iter().max().unwrap());
         assert!(!successes.iter().any(|at| at > first && at < last), "{all}");
-        // Only a check that was under way at an end of the fault may have either result.
+        // Only a check in progress at the start or end of the fault may have either result.
         let (timeout, rounding) = (TimeDelta::milliseconds(600), TimeDelta::milliseconds(1));
         assert!(*first + timeout >= began - rounding && *last <= over, "{all}");
         assert!(!successes.iter().any(|at| *at > in_force && *at + timeout < ending), "{all}");
@@ -309,12 +309,12 @@ fn verbose_suggests_tls_when_a_plain_connection_ends_at_once() {
     let server = Server::start();
     let port = server.port();
 
-    for (behaviour, asked) in [(Behaviour::ResetOnAccept, true), (Behaviour::CloseAfter(1), false)] {
+    for (behaviour, is_suggested) in [(Behaviour::ResetOnAccept, true), (Behaviour::CloseAfter(1), false)] {
         let env = TestEnv::new();
         server.behave(behaviour);
         let output = env.run(&format!("dbs -v -n 0 -p {port}"));
         assert_eq!(output.code, Some(1), "{output:?}");
-        assert_eq!(output.stderr.contains("does the server require --tls?"), asked, "{output:?}");
+        assert_eq!(output.stderr.contains("does the server require --tls?"), is_suggested, "{output:?}");
         assert!(!env.read("redis_db_health.log").contains("--tls"), "{output:?}");
     }
 }

@@ -1,11 +1,11 @@
-//! `cycles --held`: one connection that is kept open beside the fresh ones.
+//! `cycles --held`: checks over a persistent connection in addition to fresh ones.
 
 use crate::support::env::TestEnv;
 use crate::support::logs::{last_success, normalised};
 use crate::support::real::{Real, free_port};
 
 #[test]
-fn a_held_connection_has_its_own_lines() {
+fn the_persistent_connection_has_its_own_lines() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
     let before = connections(&server);
@@ -21,7 +21,7 @@ fn a_held_connection_has_its_own_lines() {
 
     assert!(output.stdout.contains("a persistent one"), "{output:?}");
 
-    // Two fresh ones, the held one, and that of the second count.
+    // Four new connections: two fresh ones, the persistent one, and that of the second `connections` call.
     assert_eq!(connections(&server), before + 4);
 }
 
@@ -30,7 +30,7 @@ fn connections(server: &Real) -> u64 {
 }
 
 #[test]
-fn a_broken_held_connection_is_an_outage_and_is_replaced() {
+fn a_broken_persistent_connection_is_an_outage_and_is_replaced() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
     let run = env.endless(&format!("--held -p {port}"));
@@ -45,12 +45,12 @@ fn a_broken_held_connection_is_an_outage_and_is_replaced() {
     env.wait_for("redis_success.log", |text| last_success(text, "HELD") > seen + 3);
     assert_eq!(run.stop().code, Some(143));
 
-    // The server was there all the time, and only the held connection was cut, or a fresh one in the middle of a check.
+    // The server was always up. Only the persistent connection was closed, and perhaps a fresh one during its check.
     assert_eq!(env.read("redis_error.log").matches(" HELD FAILURE: ").count(), 1);
 }
 
 #[test]
-fn a_held_connection_is_refused_where_nobody_listens() {
+fn a_persistent_connection_can_be_refused() {
     let env = TestEnv::new();
     let port = free_port();
     let run = env.endless(&format!("--held -p {port}"));
@@ -59,7 +59,7 @@ fn a_held_connection_is_refused_where_nobody_listens() {
 }
 
 #[test]
-fn a_demoted_primary_keeps_answering_and_takes_no_more_writes() {
+fn a_demoted_primary_still_answers_but_rejects_writes() {
     let (env, server, other) = (TestEnv::new(), Real::start(""), Real::start(""));
     let port = server.port();
     let run = env.endless_until(&format!("--held -p {port} --canary"), " HELD SUCCESS 2\n");
@@ -81,7 +81,7 @@ fn a_demoted_primary_keeps_answering_and_takes_no_more_writes() {
 }
 
 #[test]
-fn a_demoted_primary_is_healthy_for_a_held_connection_without_writes() {
+fn a_demoted_primary_passes_checks_without_writes() {
     let (env, server, other) = (TestEnv::new(), Real::start(""), Real::start(""));
     let port = server.port();
     let run = env.endless_until(&format!("--held -p {port}"), " HELD SUCCESS 2\n");
@@ -97,7 +97,7 @@ fn a_demoted_primary_is_healthy_for_a_held_connection_without_writes() {
 }
 
 #[test]
-fn the_expected_role_is_checked_on_the_held_connection_too() {
+fn the_expected_role_is_checked_on_the_persistent_connection_too() {
     let (env, server, other) = (TestEnv::new(), Real::start(""), Real::start(""));
     let port = server.port();
     let run = env.endless_until(&format!("--held -p {port} --expect-role primary"), " HELD SUCCESS 2\n");
@@ -111,29 +111,29 @@ fn the_expected_role_is_checked_on_the_held_connection_too() {
 }
 
 #[test]
-fn a_waiting_held_connection_is_not_asked_again() {
+fn nothing_is_sent_over_a_persistent_connection_that_is_waiting() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
     let run = env.endless_until(&format!("--held -p {port} -t 1"), " HELD SUCCESS 2\n");
     server.freeze();
-    let asked = |text: &str| text.matches(" HELD FAILURE: timeout: ").count();
-    let errors = env.wait_for("redis_error.log", |text| asked(text) >= 2);
+    let timeouts = |text: &str| text.matches(" HELD FAILURE: timeout: ").count();
+    let errors = env.wait_for("redis_error.log", |text| timeouts(text) >= 2);
     server.thaw();
 
-    // Fresh connections are asked at every tick, the held one only after each timeout.
+    // A fresh connection is checked on every tick, the persistent one only after each timeout.
     let fresh = errors.lines().filter(|line| line.contains(" FAILURE: ") && !line.contains("HELD")).count();
-    assert!(fresh > 5 * asked(&errors), "{errors}");
+    assert!(fresh > 5 * timeouts(&errors), "{errors}");
 
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of HELD ended at "));
     run.stop();
 }
 
 #[test]
-fn held_cannot_be_combined_with_cluster() {
+fn flags_that_cannot_be_combined_with_cluster() {
     for (flag, arguments) in [("--held", "cycles --cluster --held"), ("--expect-role", "dbs -c --expect-role primary")]
     {
         let env = TestEnv::new();
-        let told = format!("{flag} and --cluster cannot be used together");
-        env.assert_refused(&env.run(arguments), &told, "leave one of them out", arguments);
+        let error = format!("{flag} and --cluster cannot be used together");
+        env.assert_refused(&env.run(arguments), &error, "leave one of them out", arguments);
     }
 }

@@ -1,4 +1,4 @@
-//! Servers that mean harm: a reply is data, whatever it holds.
+//! Hostile servers: no reply crashes the program, exhausts memory or corrupts the log.
 
 use std::fs;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use crate::support::attacks::attacks;
 use crate::support::env::TestEnv;
 use crate::support::scripted::{LIMIT, Server};
 
-/// How many bytes of a failure's text reach a line.
+/// The maximum length of a failure's text in a line, in bytes.
 const MAX_TEXT: usize = 300;
 
 #[test]
-fn no_reply_hurts() {
+fn hostile_replies_are_only_data() {
     let server = Server::start();
     let port = server.port().to_string();
     for attack in attacks() {
@@ -34,7 +34,7 @@ fn no_reply_hurts() {
     }
 }
 
-/// The most memory that a process held until its end, or until it could not be asked any more, in KiB.
+/// The peak memory of a process in KiB, sampled until it exits.
 fn peak_memory(pid: u32) -> u64 {
     let mut peak = 0;
     while let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) {

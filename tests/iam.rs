@@ -1,15 +1,15 @@
-//! Logging in with AWS credentials: the binary, over TLS.
+//! Authentication with AWS credentials over TLS, with the real binary.
 
 use crate::support::aws::metadata_service;
 use crate::support::certificates::Certificates;
 use crate::support::env::{Output, Running, TestEnv};
 
-fn assert_secrets_are_nowhere(output: &Output) {
+fn assert_no_secrets(output: &Output) {
     let text = format!("{output:?}");
     assert!(!text.contains("hunter2") && !text.contains("X-Amz"), "{text}");
 }
 
-/// Runs `dbs` where AWS's tools find nothing but what the variables say.
+/// Runs `dbs` with these variables as the only AWS configuration.
 fn run(env: &TestEnv, variables: &[(&str, &str)], flags: &str) -> Output {
     let mut command = env.command(&format!("dbs --tls --iam --user iam-user {flags}"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
@@ -20,10 +20,10 @@ fn run(env: &TestEnv, variables: &[(&str, &str)], flags: &str) -> Output {
 }
 
 #[test]
-fn the_command_logs_in_over_tls() {
+fn the_command_authenticates_over_tls() {
     let (certificates, service) = (Certificates::new(), metadata_service());
 
-    // A server of our own cannot verify a token, so it takes any from this user and nothing from another.
+    // This server cannot verify tokens, so it accepts any from this user, and rejects other users.
     let users = "--user default off --user iam-user on nopass +@all";
     let server = certificates.serve(&certificates.leaf("server", "127.0.0.1"), users);
 
@@ -33,14 +33,14 @@ fn the_command_logs_in_over_tls() {
 
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.stderr.contains("authenticated after"), "{output:?}");
-    assert_secrets_are_nowhere(&output);
+    assert_no_secrets(&output);
 
     let logs = env.read_all();
     assert!(!logs.contains("hunter2") && !logs.contains("X-Amz"), "{logs}");
 }
 
 #[test]
-fn what_is_missing_is_named_with_its_remedy() {
+fn missing_settings_are_reported_with_a_remedy() {
     let nothing = [("AWS_EC2_METADATA_DISABLED", "true")];
     let region = [("AWS_EC2_METADATA_DISABLED", "true"), ("REDIS_HEALTH_REGION", "eu-central-1")];
     for (variables, missing, remedy) in
@@ -54,7 +54,7 @@ fn what_is_missing_is_named_with_its_remedy() {
 }
 
 #[test]
-fn contradictory_flags_are_named() {
+fn contradictory_flags_are_reported() {
     for (arguments, flag, remedy) in [
         ("--iam", "--iam", "--user"),
         ("--iam --user u", "--iam-cache", "replication group"),

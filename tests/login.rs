@@ -1,4 +1,4 @@
-//! Every way to bring a password, and that it never shows.
+//! Every source of a password, and that no output contains it.
 
 use std::fs;
 use std::io::Write as _;
@@ -16,21 +16,21 @@ use crate::support::scripted::{Behaviour, LIMIT, Server, eventually};
 
 const SECRET: &str = "hunter2-s3cret";
 
-/// A server with a password for `default` and an ACL user `ops` with another.
-fn guarded() -> Real {
+/// A server with a password for `default`, and the ACL users `ops` (another password) and `mute` (may not PING).
+fn protected_server() -> Real {
     let server = Real::start(&format!("--requirepass {SECRET}"));
     as_default(&server, SECRET, &format!("ACL SETUSER ops on >{SECRET}-ops +select +ping"));
     as_default(&server, SECRET, &format!("ACL SETUSER mute on >{SECRET} +select"));
     server
 }
 
-/// Runs a command as the default user with a password.
+/// Runs a command as the default user with this password.
 fn as_default(server: &Real, password: &str, command: &str) {
     let replies = server.talk(&[format!("AUTH {password}").as_str(), command]);
     assert_eq!(replies, "+OK\r\n".repeat(3), "{command}");
 }
 
-fn assert_secret_is_nowhere(env: &TestEnv, output: &Output) {
+fn assert_no_secret(env: &TestEnv, output: &Output) {
     for text in [&output.stdout, &output.stderr, &env.read_all()] {
         assert!(!text.contains("hunter2"), "{text}");
     }
@@ -43,8 +43,8 @@ fn scan(env: &TestEnv, password: Option<&str>, flags: &str) -> Output {
 }
 
 #[test]
-fn every_source_of_a_password_works_and_shows_it_nowhere() {
-    let server = guarded();
+fn every_password_source_works_and_leaks_nothing() {
+    let server = protected_server();
     let port = server.port();
     let folder = tempfile::TempDir::new().unwrap();
     let file = folder.path().join("password");
@@ -65,13 +65,13 @@ fn every_source_of_a_password_works_and_shows_it_nowhere() {
         let output = scan(&env, variable, &format!("-v {flags}"));
         assert_eq!(output.code, Some(0), "{flags}: {output:?}");
         assert_eq!(output.stderr.contains("warning"), warns, "{flags}: {output:?}");
-        assert_secret_is_nowhere(&env, &output);
+        assert_no_secret(&env, &output);
     }
 }
 
 #[test]
-fn refused_logins_say_what_the_server_said() {
-    let server = guarded();
+fn rejected_logins_show_the_servers_text() {
+    let server = protected_server();
     let port = server.port();
     let wrong = "auth: WRONGPASS invalid username-password pair or user is disabled.";
     for (password, flags, text) in [
@@ -85,16 +85,16 @@ fn refused_logins_say_what_the_server_said() {
         assert_eq!(output.code, Some(1), "{password:?} {flags}: {output:?}");
         let count = env.count("redis_db_health.log", &format!("NOT RUNNING ({text})"));
         assert_eq!(count, 16, "{password:?} {flags}: {output:?}");
-        assert_secret_is_nowhere(&env, &output);
+        assert_no_secret(&env, &output);
     }
 
-    // A password that the server never asked for.
+    // A password for a server that needs none.
     let open = Real::start("");
     let output = scan(&TestEnv::new(), Some(SECRET), &format!("-p {}", open.port()));
     assert!(output.stdout.contains("(auth: ERR AUTH <password> called without any password configured"), "{output:?}");
 }
 
-/// The terminal of the process that another one started.
+/// The terminal of the child of a process.
 fn terminal_of_child(pid: u32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{}/fd/0", child_of(pid)?)).ok()
 }
@@ -105,12 +105,12 @@ fn echoes(terminal: &Path) -> bool {
 }
 
 #[test]
-fn a_password_is_asked_for_on_the_terminal() {
-    let server = guarded();
+fn askpass_prompts_on_the_terminal() {
+    let server = protected_server();
     let port = server.port();
     let env = TestEnv::new();
 
-    // script(1) gives the run a terminal of its own and types what stands in its standard input.
+    // script(1) runs the binary in a new terminal, and types its own standard input there.
     let mut command = env.program(&["script", "-qec", &format!("{BINARY} dbs -p {port} --askpass"), "typescript"]);
     let (reader, mut writer) = std::io::pipe().unwrap();
     command.stdin(reader.as_fd().try_clone_to_owned().unwrap());
@@ -125,57 +125,56 @@ fn a_password_is_asked_for_on_the_terminal() {
     writer.write_all(format!("{SECRET}\n").as_bytes()).unwrap();
     let output = run.wait();
     assert_eq!(output.code, Some(0), "{output:?}");
-    assert_secret_is_nowhere(&env, &output);
+    assert_no_secret(&env, &output);
     assert!(env.read("redis_db_health.log").contains("DB 15: RUNNING"));
 }
 
-/// A long run of `cycles` whose time passes forty times as fast, so that a minute takes a second and a half.
+/// A long run of `cycles` whose clock runs forty times faster, so that a minute takes 1.5 s.
 fn fast_run(env: &TestEnv, server: &Real, flags: &str) -> Running {
-    // No check fails for want of time, however busy the machine is.
+    // The timeouts are long, so that no check times out on a busy machine.
     let schedule = "--run-duration 100h --check-interval 3 -t 600 --deadline 600";
     let arguments = format!("cycles -v -p {} {schedule} {flags}", server.port());
     Running::start_behind(env.wrapped("faketime -f '+0 x40'", &arguments))
 }
 
-/// Whether the process whose id a file holds runs a program. One that is dead but not yet reaped has a folder in /proc
-/// still, and no command line.
-fn runs(id: &Path) -> bool {
+/// Whether the process whose id is in this file is running. A zombie still has a folder in /proc, but no command line.
+fn is_running(id: &Path) -> bool {
     let id = fs::read_to_string(id).unwrap();
     fs::read_to_string(format!("/proc/{}/cmdline", id.trim())).is_ok_and(|line| !line.is_empty())
 }
 
 #[test]
 fn a_rotated_password_is_fetched_by_its_command_once_a_minute() {
-    let (server, env) = (guarded(), TestEnv::new());
+    let (server, env) = (protected_server(), TestEnv::new());
     let path = |name: &str| env.path().join(name);
     fs::write(path("password"), format!("{SECRET}\n")).unwrap();
 
-    // The stamps are of the same fast time.
+    // The command sees the same fast clock.
     let run = fast_run(&env, &server, "--password-command 'date +%s >>runs; cat password'");
-    let fetches = || fs::read_to_string(path("runs")).unwrap_or_default().lines().count();
+    let command_runs = || fs::read_to_string(path("runs")).unwrap_or_default().lines().count();
     env.wait_for("redis_success.log", |text| text.contains(" SUCCESS 3\n"));
 
-    assert_eq!(fetches(), 1);
+    assert_eq!(command_runs(), 1);
 
-    // The password changes, and its source is missing.
+    // The password changes while its source is missing.
     fs::remove_file(path("password")).unwrap();
     as_default(&server, SECRET, "CONFIG SET requirepass hunter2-second");
     run.wait_for_stderr(|text| text.contains("--password-command: the command failed"));
 
-    assert_eq!(fetches(), 2);
+    assert_eq!(command_runs(), 2);
 
     let failures = env.count("redis_error.log", "FAILURE: auth: WRONGPASS");
-    assert!(failures >= 5, "the first fetch counts, so the second waited a minute: {failures} failures");
+    assert!(failures >= 5, "the second fetch must wait a minute after the first: {failures} failures");
 
-    // The source comes back, and is read a minute later.
+    // The source is restored, and is read a minute later.
     fs::write(path("password"), "hunter2-second\n").unwrap();
     let successes = env.count("redis_success.log", " SUCCESS ");
     env.wait_for("redis_success.log", |text| text.matches(" SUCCESS ").count() > successes + 3);
 
-    assert_eq!(fetches(), 3);
+    assert_eq!(command_runs(), 3);
     assert!(env.count("redis_error.log", "FAILURE: auth: WRONGPASS") >= failures + 5);
 
-    // The password changes again at once.
+    // The password changes again immediately.
     fs::write(path("password"), "hunter2-third\n").unwrap();
     as_default(&server, "hunter2-second", "CONFIG SET requirepass hunter2-third");
     run.wait_for_stderr(|text| text.matches("gave another password").count() == 2);
@@ -186,19 +185,19 @@ fn a_rotated_password_is_fetched_by_its_command_once_a_minute() {
 
     assert_eq!(times.len(), 4, "{times:?}");
 
-    // Not quite sixty: a stamp is made when the command has started, which takes its time on a busy machine.
+    // Less than 60, because the command prints the time only once it has started, which may be late on a busy machine.
     assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 30), "{times:?}");
 
     let notice = "redis-health: --password-command: the command failed (exit status: 1); run it by hand to see why; \
                   the old password stays in use\n";
     assert_eq!(output.stderr.matches(notice).count(), 1, "{output:?}");
     assert!(env.read("redis_error.log").contains("Outage of endpoint ended"));
-    assert_secret_is_nowhere(&env, &output);
+    assert_no_secret(&env, &output);
 }
 
 #[test]
 fn a_rotated_password_file_is_read_again() {
-    let (server, env) = (guarded(), TestEnv::new());
+    let (server, env) = (protected_server(), TestEnv::new());
     let file = env.path().join("password");
     fs::write(&file, format!("{SECRET}-ops\n")).unwrap();
     let run = fast_run(&env, &server, "--user ops --pass-file password --log-format json --json");
@@ -213,24 +212,24 @@ fn a_rotated_password_file_is_read_again() {
     assert!(error.matches(r#""kind":"auth","detail":"WRONGPASS"#).count() >= 5, "{error}");
     assert_eq!(error.matches("outage_ended").count(), 1, "{error}");
     assert_eq!(output.stderr.matches("--pass-file gave another password").count(), 1, "{output:?}");
-    assert_secret_is_nowhere(&env, &output);
+    assert_no_secret(&env, &output);
 }
 
 #[test]
-fn a_command_that_hangs_delays_no_check() {
-    let (server, env) = (guarded(), TestEnv::new());
+fn a_password_command_that_hangs_delays_no_check() {
+    let (server, env) = (protected_server(), TestEnv::new());
 
-    // The command prints a wrong password first, and hangs the second time. Then all of its processes are killed, not
-    // only the shell.
+    // The first time the command prints a wrong password; the second time it hangs. Then all its processes must be
+    // killed, not only the shell.
     let command = "[ -e runs ] && { sleep 1000 & echo $! >sleeper; wait $!; }; date >>runs; echo hunter2-wrong";
     let run = fast_run(&env, &server, &format!("--password-command '{command}'"));
-    let told = "--password-command: no password after 30s; run it by hand to see what it waits for; the old";
-    run.wait_for_stderr(|text| text.contains(told));
+    let error = "--password-command: no password after 30s; run it by hand to see what it waits for; the old";
+    run.wait_for_stderr(|text| text.contains(error));
     let output = run.stop();
 
-    assert_eq!(output.stderr.matches(told).count(), 1, "{output:?}");
+    assert_eq!(output.stderr.matches(error).count(), 1, "{output:?}");
 
-    // Every check failed at once. One that waited for the command would leave a gap of 30 s.
+    // Every check failed immediately. A check that waited for the command would leave a gap of 30 s.
     let errors = env.read("redis_error.log");
     let mut began = stamps(&errors, "FAILURE: auth: WRONGPASS");
     began.sort_unstable();
@@ -241,13 +240,13 @@ fn a_command_that_hangs_delays_no_check() {
     assert!(longest < TimeDelta::seconds(27), "{errors}");
 
     let sleeper = env.path().join("sleeper");
-    assert!(eventually(LIMIT, || !runs(&sleeper)), "the command still runs");
-    assert_secret_is_nowhere(&env, &output);
+    assert!(eventually(LIMIT, || !is_running(&sleeper)), "the command is still running");
+    assert_no_secret(&env, &output);
 }
 
 #[test]
 fn a_password_is_not_in_the_process_list() {
-    let (server, env) = (guarded(), TestEnv::new());
+    let (server, env) = (protected_server(), TestEnv::new());
     let port = server.port();
     fs::write(env.path().join("password"), SECRET).unwrap();
 
@@ -262,12 +261,12 @@ fn a_password_is_not_in_the_process_list() {
             let text = fs::read_to_string(format!("/proc/{}/{file}", run.pid())).unwrap();
             assert!(!text.contains("hunter2"), "{flags}: {text}");
         }
-        assert_secret_is_nowhere(&env, &run.stop());
+        assert_no_secret(&env, &run.stop());
     }
 }
 
 #[test]
-fn an_unknown_auth_command_does_not_bring_the_password_into_the_logs() {
+fn a_server_without_auth_does_not_leak_the_password() {
     let server = Real::start("--rename-command AUTH ''");
     for flags in ["", "--user ops", "--log-format json"] {
         let env = TestEnv::new();
@@ -275,7 +274,7 @@ fn an_unknown_auth_command_does_not_bring_the_password_into_the_logs() {
         let logged = env.read("redis_db_health.log");
         assert!(logged.contains("ERR unknown command 'AUTH', with args"), "{flags}: {logged}");
         assert!(logged.contains("'[redacted]"), "{flags}: {logged}");
-        assert_secret_is_nowhere(&env, &output);
+        assert_no_secret(&env, &output);
     }
 }
 
@@ -310,7 +309,7 @@ fn a_password_repeated_by_the_server_is_redacted() {
 
     for behaviour in behaviours {
         server.behave(behaviour.clone());
-        // Without HELLO, ROLE tells the role.
+        // If HELLO fails, ROLE returns the role, so the check passes.
         let harmless = matches!(behaviour, Behaviour::ErrorFor("HELLO", _));
         for more in ["", "--log-format json --json"] {
             let env = TestEnv::new();
@@ -327,7 +326,7 @@ fn a_password_repeated_by_the_server_is_redacted() {
 }
 
 #[test]
-fn a_uri_with_an_empty_password_has_none() {
+fn an_empty_password_in_a_uri_counts_as_none() {
     let server = Real::start(&format!("--requirepass {SECRET}"));
     as_default(&server, SECRET, "ACL SETUSER open on nopass +ping +select");
     as_default(&server, SECRET, "ACL SETUSER closed on >hunter2-closed +ping +select");
@@ -341,30 +340,30 @@ fn a_uri_with_an_empty_password_has_none() {
         let output = scan(&env, variable, &format!("-u redis://{user}:@127.0.0.1:{} {more}", server.port()));
         assert_eq!(output.code, Some(code), "{user} {more}: {output:?}");
         assert_eq!(output.stderr, "", "{user} {more}");
-        assert_secret_is_nowhere(&env, &output);
+        assert_no_secret(&env, &output);
     }
 }
 
 #[test]
-fn a_first_command_that_is_given_up_ends_with_its_children() {
+fn a_password_command_that_times_out_is_killed_with_its_children() {
     let env = TestEnv::new();
 
-    // Without a terminal, as from cron.
+    // Without a terminal, like in cron.
     let arguments = r#"dbs --password-command "sh -c 'echo \$\$ >sleeper; exec sleep 1000' | cat""#;
     let output = Running::start_behind(env.wrapped("setsid faketime -f '+0 x40'", arguments)).wait();
 
     assert_eq!(output.code, Some(2), "{output:?}");
 
-    let told = "redis-health: --password-command: no password after 30s; run it by hand to see what it waits for\n";
-    assert_eq!(output.stderr, told);
+    let error = "redis-health: --password-command: no password after 30s; run it by hand to see what it waits for\n";
+    assert_eq!(output.stderr, error);
 
     let sleeper = env.path().join("sleeper");
-    assert!(eventually(LIMIT, || !runs(&sleeper)), "the command still runs");
+    assert!(eventually(LIMIT, || !is_running(&sleeper)), "the command is still running");
 }
 
 #[test]
-fn a_held_connection_authenticates_with_a_rotated_password() {
-    let (server, env) = (guarded(), TestEnv::new());
+fn a_persistent_connection_authenticates_with_a_rotated_password() {
+    let (server, env) = (protected_server(), TestEnv::new());
     let file = env.path().join("password");
     fs::write(&file, format!("{SECRET}\n")).unwrap();
     let run = fast_run(&env, &server, "--held --pass-file password");
@@ -378,12 +377,12 @@ fn a_held_connection_authenticates_with_a_rotated_password() {
 
     assert_eq!(output.stderr.matches("authenticated again").count(), 1, "{output:?}");
     assert_eq!(env.count("redis_error.log", " HELD FAILURE: "), 0, "{}", env.read("redis_error.log"));
-    assert_secret_is_nowhere(&env, &output);
+    assert_no_secret(&env, &output);
 }
 
-/// The users of the README have the rights that it says are needed: these suffice, and the server logs no refusal.
+/// The ACL rules in the README are sufficient: all checks pass, and the server logs no unexpected refusal.
 #[test]
-fn the_rights_that_the_readme_names_suffice() {
+fn the_permissions_in_the_readme_are_sufficient() {
     let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let rules: Vec<&str> = readme.lines().filter_map(|line| line.trim().strip_prefix("ACL SETUSER ")).collect();
     let rule = |user: &str| {
@@ -413,7 +412,7 @@ fn the_rights_that_the_readme_names_suffice() {
         let variables = [("REDISCLI_AUTH", "sesame")];
         let output = env.run_with(&variables, &format!("{arguments} -p {port} --user {user}"));
         assert_eq!(output.code, Some(0), "{user}: {output:?}");
-        // Only the user with the fewest rights was refused something, which does not fail a check.
+        // Only the user with the fewest permissions was refused a command, which does not fail a check.
         let log = server.talk(&["ACL LOG"]);
         let refused: Vec<_> = log.split("$6\r\nobject\r\n").skip(1).filter_map(|entry| entry.lines().nth(1)).collect();
         let expected: &[&str] = if user == "checker" { &["role"] } else { &[] };

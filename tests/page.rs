@@ -11,7 +11,7 @@ use std::thread;
 use crate::support::env::TestEnv;
 use crate::support::logs::second;
 
-/// Inspects the page in a frame of 400 px, from outside, since the page itself has no scripts.
+/// A page that inspects the report in a frame of 400 px. The report itself contains no scripts.
 const PROBE: &str = "<!doctype html><link rel=icon href='data:,'><body><iframe src='/page' style='width:400px;height:800px;border:0'></iframe><script>
     addEventListener('load', () => {
         const frame = document.querySelector('iframe').contentWindow, page = frame.document;
@@ -26,12 +26,12 @@ const PROBE: &str = "<!doctype html><link rel=icon href='data:,'><body><iframe s
     });
 </script></body>";
 
-/// Serves the probe and the page, and notes every path that was asked for.
+/// Serves the probe and the report, and records every requested path.
 fn serve(page: String) -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let asked = Arc::<Mutex<Vec<String>>>::default();
-    let noted = asked.clone();
+    let requested = Arc::<Mutex<Vec<String>>>::default();
+    let recorded = requested.clone();
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(stream) = stream else { return };
@@ -40,19 +40,19 @@ fn serve(page: String) -> (u16, Arc<Mutex<Vec<String>>>) {
             let path = path.split(' ').nth(1).unwrap_or_default().to_owned();
             while lines.next().and_then(Result::ok).is_some_and(|line| !line.is_empty()) {}
             let body = if path == "/page" { &page } else { PROBE };
-            noted.lock().unwrap().push(path);
+            recorded.lock().unwrap().push(path);
             let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nConnection: close";
             let _ = write!(&stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         }
     });
-    (port, asked)
+    (port, requested)
 }
 
-/// What the probe found in the page of these logs.
-fn look_at(env: &TestEnv) -> serde_json::Value {
+/// What the probe found in the report of these logs.
+fn inspect(env: &TestEnv) -> serde_json::Value {
     env.run("report --html page.html");
     let page = fs::read_to_string(env.path().join("page.html")).unwrap();
-    let (port, asked) = serve(page);
+    let (port, requested) = serve(page);
     let profile = env.path().join("profile");
     let output = Command::new("chromium")
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
@@ -62,23 +62,23 @@ fn look_at(env: &TestEnv) -> serde_json::Value {
         .arg(format!("http://127.0.0.1:{port}/"))
         .output()
         .unwrap_or_else(|error| panic!("chromium: {error}; tests/run installs it"));
-    let (dom, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (dom, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let found = dom.split("<pre>").nth(1).and_then(|rest| rest.split("</pre>").next());
-    let found = found.unwrap_or_else(|| panic!("the probe found nothing:\n{dom}\n{said}"));
+    let found = found.unwrap_or_else(|| panic!("the probe returned nothing:\n{dom}\n{stderr}"));
 
-    assert!(!said.contains("CONSOLE"), "{said}");
+    assert!(!stderr.contains("CONSOLE"), "{stderr}");
 
-    let mut asked = asked.lock().unwrap().clone();
+    let mut requested = requested.lock().unwrap().clone();
 
-    // A browser may open a connection ahead and ask nothing over it.
-    asked.retain(|path| !path.is_empty());
-    assert_eq!(asked, ["/", "/page"]);
+    // A browser may open a connection in advance and send nothing over it.
+    requested.retain(|path| !path.is_empty());
+    assert_eq!(requested, ["/", "/page"]);
 
     serde_json::from_str(found).unwrap()
 }
 
 #[test]
-fn a_page_is_whole_narrow_and_silent() {
+fn a_page_is_complete_fits_narrow_screens_and_loads_nothing() {
     let env = TestEnv::new();
     let (mut success, mut errors) = (String::new(), String::new());
 
@@ -95,21 +95,21 @@ fn a_page_is_whole_narrow_and_silent() {
     writeln!(success, "=== Endpoint moved from <b>10.0.1.5 to 10.0.2.9 at {} ===", second(141)).unwrap();
     env.write("redis_success.log", &success);
     env.write("redis_error.log", &errors);
-    let found = look_at(&env);
+    let found = inspect(&env);
 
     assert!(found["wide"].as_u64().unwrap() <= 400, "{found}");
     assert_eq!((found["scripts"].as_u64(), found["loaded"].as_u64()), (Some(0), Some(0)), "{found}");
 
-    // Bands: the changes and the endpoint. Rows: two outages, a change, the endpoint. Both outages have a title.
+    // Two bands: changes, endpoint. Four rows: two outages, a change, the endpoint. Both outages have a title.
     assert_eq!((found["bands"].as_u64(), found["rows"].as_u64()), (Some(2), Some(4)), "{found}");
     assert_eq!((found["marks"].as_u64(), found["hover"].as_u64()), (Some(2), Some(2)), "{found}");
 }
 
 #[test]
-fn a_page_of_next_to_nothing_and_one_of_very_much() {
+fn pages_of_a_single_check_and_of_many_checks() {
     let env = TestEnv::new();
     env.write("redis_success.log", &format!("{} SUCCESS 1\n", second(0)));
-    let found = look_at(&env);
+    let found = inspect(&env);
 
     assert!(found["wide"].as_u64().unwrap() <= 400 && found["text"].as_u64().unwrap() > 50, "{found}");
 
@@ -126,7 +126,7 @@ fn a_page_of_next_to_nothing_and_one_of_very_much() {
     }
 
     env.write("redis_db_health.log", &blocks);
-    let found = look_at(&env);
+    let found = inspect(&env);
     assert!(found["wide"].as_u64().unwrap() <= 400, "{found}");
     assert_eq!(found["bands"], 17);
 }

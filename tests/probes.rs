@@ -1,4 +1,4 @@
-//! The probes that go beyond PING: `--canary` and `--expect-role`.
+//! The checks beyond PING: `--canary` and `--expect-role`.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -9,13 +9,13 @@ use crate::support::env::{Output, TestEnv};
 use crate::support::real::Real;
 use crate::support::scripted::{Behaviour, LIMIT, Server, eventually};
 
-/// The arguments of a run of one cycle.
+/// The arguments for a run with one cycle.
 fn cycle(port: u16, lasts: &str, flags: &str) -> String {
     format!("cycles -p {port} --cycles 1 --run-duration {lasts} --check-interval 50ms {flags}")
 }
 
 #[test]
-fn a_canary_expires_and_is_gone_at_once() {
+fn a_canary_key_has_an_expiry_and_is_deleted_at_once() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let monitor = server.send("MONITOR");
     let mut monitor = BufReader::new(monitor).lines().map(Result::unwrap);
@@ -50,7 +50,7 @@ fn a_canary_expires_and_is_gone_at_once() {
 }
 
 #[test]
-fn nothing_is_written_unless_it_is_asked_for() {
+fn nothing_is_written_without_canary() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
     assert_eq!(env.run(&format!("dbs -p {port} --expect-role primary")).code, Some(0));
@@ -63,7 +63,7 @@ fn nothing_is_written_unless_it_is_asked_for() {
 }
 
 #[test]
-fn a_read_only_replica_fails_the_writes_alone() {
+fn a_read_only_replica_fails_only_the_writes() {
     let (env, primary) = (TestEnv::new(), Real::start("--repl-diskless-sync-delay 0"));
     let replica = Real::start(&format!("--replicaof 127.0.0.1 {}", primary.port()));
     replica.wait_in_sync();
@@ -78,7 +78,7 @@ fn a_read_only_replica_fails_the_writes_alone() {
     assert_eq!(errors.matches(" FAILURE: ").count(), made, "{errors}");
     assert_eq!((output.row("endpoint"), output.row("endpoint WRITE")), ((made, 0), (made, made)));
 
-    // Of several databases too.
+    // The same with several databases.
     let output = env.run(&cycle(port, "0.1", "--canary --max-db 1"));
     let made = 2 - output.missed();
     assert_eq!((output.row("DB 0"), output.row("DB 1 WRITE")), ((made, 0), (made, made)), "{output:?}");
@@ -88,7 +88,7 @@ fn a_read_only_replica_fails_the_writes_alone() {
 }
 
 #[test]
-fn only_a_canary_sees_paused_writes_and_it_costs_one_timeout() {
+fn only_a_canary_detects_paused_writes_at_the_cost_of_one_timeout() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
     assert_eq!(server.command("CLIENT PAUSE 60000 WRITE"), "+OK");
@@ -130,7 +130,7 @@ fn an_unexpected_role_is_a_failure() {
         assert_eq!(output.stdout.matches(&text).count(), 16, "{output:?}");
     }
 
-    // A run reports when it began and ended.
+    // `cycles` reports when the unexpected role began and ended.
     let run = env.endless(&format!("-p {port} --expect-role primary"));
     env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint began at "));
     server.become_(|nature| nature.role = "master");
@@ -159,7 +159,7 @@ fn missing_write_permissions_are_reported() {
         assert_eq!(output.row("endpoint"), (made, 0), "{output:?}");
     }
 
-    // Keys that may not be deleted expire.
+    // Keys that the user may not delete expire.
     let keys = server.talk(&["KEYS redis-health:canary:*"]);
     let keys: Vec<&str> = keys.lines().filter(|line| line.starts_with("redis-health:")).collect();
     assert_eq!(keys.len(), made);
@@ -171,7 +171,7 @@ fn missing_write_permissions_are_reported() {
 }
 
 #[test]
-fn refused_writes_keep_the_servers_text() {
+fn rejected_writes_show_the_servers_text() {
     for (arguments, text) in [
         ("--min-replicas-to-write 1", "NOREPLICAS Not enough good replicas to write."),
         ("--maxmemory 1", "OOM command not allowed when used memory > 'maxmemory'."),
@@ -189,7 +189,7 @@ fn overlapping_canaries_use_different_keys() {
     server.behave(Behaviour::Slow(Duration::from_millis(100)));
     let port = server.port();
 
-    // A check waits for seven replies, so fourteen checks overlap. The second run has keys of its own.
+    // A check waits for seven replies, so fourteen checks overlap. The two runs use different keys.
     let (other, arguments) = (TestEnv::new(), cycle(port, "1", "--canary"));
     let outputs = thread::scope(|scope| {
         let runs = [&env, &other].map(|env| scope.spawn(|| env.run(&arguments)));

@@ -1,4 +1,4 @@
-//! Records: what was seen is on disk, whatever happens to the files.
+//! Log records: they reach the disk even if files are renamed, deleted or full.
 
 use std::fs;
 use std::os::fd::AsRawFd as _;
@@ -10,13 +10,13 @@ use rustix::process::Signal;
 use crate::support::env::{Running, TestEnv};
 use crate::support::scripted::{LIMIT, Server, eventually};
 
-/// The numbers behind SUCCESS in a text.
+/// The numbers after SUCCESS in a text.
 fn numbers(text: &str) -> Vec<u64> {
     text.lines().filter_map(|line| line.split(" SUCCESS ").nth(1)?.parse().ok()).collect()
 }
 
-/// Whether no number is missing between the first and the last one. Checks that overlap may end, and be logged, in
-/// another order than they began.
+/// Whether no number is missing between the lowest and the highest. Overlapping checks may be logged in another order
+/// than they started.
 fn are_consecutive(numbers: &[u64]) -> bool {
     let mut sorted = numbers.to_vec();
     sorted.sort_unstable();
@@ -29,37 +29,37 @@ fn logs_follow_their_path() {
     let run = env.endless(&format!("-p {}", server.port()));
     let log = env.logs().join("redis_success.log");
     let logged = || numbers(&env.read("redis_success.log"));
-    let goes_on = || env.wait_for("redis_success.log", |text| numbers(text).len() >= 3);
-    goes_on();
+    let wait_for_records = || env.wait_for("redis_success.log", |text| numbers(text).len() >= 3);
+    wait_for_records();
 
-    // Renamed: nothing is lost.
+    // After a rename nothing is lost.
     fs::rename(&log, env.logs().join("renamed")).unwrap();
-    goes_on();
+    wait_for_records();
     let all = || [numbers(&env.read("renamed")), logged()].concat();
 
     assert!(eventually(LIMIT, || are_consecutive(&all())), "{:?}", all());
 
-    // Copied and truncated: it goes on from the beginning, without a hole.
+    // After truncation the log continues at the start of the file, without a hole.
     fs::File::options().write(true).open(&log).unwrap().set_len(0).unwrap();
-    let text = goes_on();
+    let text = wait_for_records();
     assert!(!text.contains('\0'), "{text:?}");
     assert!(eventually(LIMIT, || are_consecutive(&logged())), "{:?}", logged());
 
-    // Deleted, also with its folder: the next record creates both again.
+    // After deletion, even of the folder, the next record recreates them.
     let last = logged().into_iter().max().unwrap();
     fs::remove_file(&log).unwrap();
-    assert!(numbers(&goes_on())[0] > last);
+    assert!(numbers(&wait_for_records())[0] > last);
 
     fs::remove_dir_all(env.logs()).unwrap();
-    goes_on();
+    wait_for_records();
     assert_eq!(run.stop().code, Some(143));
 }
 
 #[test]
-fn rotation_loses_nothing_and_deletes_only_its_own() {
+fn rotation_loses_no_record_and_deletes_only_its_own_files() {
     let (env, server) = (TestEnv::new(), Server::start());
     let foreign = [".1", ".2024-01-01.gz", ".bak", "x"].map(|end| format!("redis_success.log{end}"));
-    foreign.iter().for_each(|name| env.write(name, "not ours"));
+    foreign.iter().for_each(|name| env.write(name, "another file"));
 
     let run = env.endless(&format!("-p {} --check-interval 20ms --rotate 500 --keep 3", server.port()));
     let rotated = || {
@@ -74,22 +74,22 @@ fn rotation_loses_nothing_and_deletes_only_its_own() {
     assert_eq!(rotated().len(), 3);
 
     for name in foreign {
-        assert_eq!(env.read(&name), "not ours");
+        assert_eq!(env.read(&name), "another file");
     }
 
-    // What is left has no hole.
+    // No record is missing in the remaining files.
     let mut kept: Vec<_> = rotated().iter().flat_map(|name| numbers(&env.read(name))).collect();
     kept.extend(numbers(&env.read("redis_success.log")));
     kept.sort_unstable();
 
-    // Checks overlap, so their order may be another one at both ends: where the last file was deleted, and where the run
+    // Checks overlap, so numbers may be missing near both ends: where the oldest file was deleted, and where the run
     // was stopped.
     assert!(kept.len() > 25, "{kept:?}");
     assert!(are_consecutive(&kept[10..kept.len() - 10]), "{kept:?}");
 }
 
 #[test]
-fn several_processes_rotate_at_once() {
+fn several_processes_can_rotate_at_the_same_time() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
     let runs: Vec<_> = (0..30).map(|_| env.spawn(&format!("dbs -p {port} --rotate 1000"))).collect();
@@ -122,14 +122,14 @@ fn a_log_of_an_earlier_day_is_rotated_under_its_date() {
 }
 
 #[test]
-fn a_kill_loses_no_check_that_was_over() {
+fn a_kill_loses_no_finished_check() {
     for round in 0..50_u64 {
         let (env, server) = (TestEnv::new(), Server::start());
         let run = env.endless(&format!("-p {} --check-interval 5ms", server.port()));
         assert!(eventually(LIMIT, || server.finished() > round % 9));
-        // A moment that does not depend on the schedule of checks.
+        // A time that does not depend on the schedule of checks.
         std::thread::sleep(Duration::from_micros(round * 7_919 % 10_000));
-        // A check closes its connection just before its record is made.
+        // A check closes its connection just before its record is written.
         let over = server.finished() as usize;
         run.signal(Signal::KILL);
         assert_eq!(run.wait().signal, Some(9));
@@ -138,18 +138,18 @@ fn a_kill_loses_no_check_that_was_over() {
         whole.sort_unstable();
         assert!(whole.windows(2).all(|pair| pair[0] < pair[1]), "{logged}");
         assert!(logged.is_empty() || logged.ends_with('\n'), "{logged:?}");
-        assert!(whole.len() + 1 >= over, "{over} checks were over, {} lines:\n{logged}", whole.len());
+        assert!(whole.len() + 1 >= over, "{over} checks had ended, {} lines:\n{logged}", whole.len());
     }
 }
 
 #[test]
-fn a_full_disk_is_survived_and_its_losses_are_counted() {
+fn a_full_disk_does_not_end_a_run_and_lost_records_are_counted() {
     let (env, server) = (TestEnv::new(), Server::start());
     let schedule = "--cycles 1 --run-duration 6 --check-interval 50ms";
     let arguments = format!("cycles -p {} {schedule}", server.port());
     let run = Running::start(env.in_namespaces("-rm", "mount -t tmpfs -o size=64k none logs", &arguments));
 
-    // The file system exists only in that process's mount namespace, and for as long as somebody has it open.
+    // The file system exists only in the mount namespace of that process, and only while it is in use.
     let written = |path: &Path| numbers(&fs::read_to_string(path).unwrap_or_default());
     let there = PathBuf::from(format!("/proc/{}/root{}", run.pid(), env.logs().display()));
     assert!(eventually(LIMIT, || written(&there.join("redis_success.log")).len() >= 10));
@@ -158,7 +158,7 @@ fn a_full_disk_is_survived_and_its_losses_are_counted() {
     let folder = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
     let (log, before, filler) = (folder.join("redis_success.log"), folder.join("before"), folder.join("filler"));
 
-    // A file has room to the end of its page; a new one has none.
+    // An existing file can still grow within its last page, so the log is renamed: a new file has no space.
     let _ = fs::write(&filler, vec![0; 1 << 17]);
     fs::rename(&log, &before).unwrap();
     let notice = run.wait_for_stderr(|text| text.contains("cannot write a record"));
@@ -177,22 +177,22 @@ fn a_full_disk_is_survived_and_its_losses_are_counted() {
 
     let kept = [written(&before), written(&log)].concat();
 
-    // A busy machine misses checks, which the summary counts.
+    // On a busy machine some checks are missed, which the summary counts.
     let started = 120 - output.missed();
-    let lost = output.figure("records that could not be written: ");
+    let lost = output.summary_number("records that could not be written: ");
     assert_eq!(lost, started - kept.len(), "{output:?}\n{kept:?}");
     assert!(kept.contains(&1) && kept.contains(&(started as u64)) && lost > 5, "{kept:?}");
 }
 
 #[test]
-fn a_folder_that_vanishes_is_survived() {
+fn a_missing_log_folder_does_not_end_a_run() {
     let (env, server) = (TestEnv::new(), Server::start());
     let run = env.endless(&format!("-p {} --check-interval 20ms", server.port()));
     env.wait_for("redis_success.log", |text| numbers(text).len() >= 3);
     let away = env.path().join("away");
     fs::rename(env.logs(), &away).unwrap();
 
-    // A file in its place prevents that it is created again.
+    // A file with this name prevents the folder from being recreated.
     fs::write(env.logs(), "").unwrap();
     run.wait_for_stderr(|text| text.contains("cannot write a record: Not a directory"));
     fs::remove_file(env.logs()).unwrap();
@@ -200,7 +200,7 @@ fn a_folder_that_vanishes_is_survived() {
     run.wait_for_stderr(|text| text.contains("records can be written again"));
     let output = run.stop();
 
-    // The signal decides the exit code; the loss is still reported.
+    // The signal determines the exit code, but the loss is still reported.
     assert_eq!(output.code, Some(143));
     assert!(output.stdout.contains("records that could not be written: "), "{output:?}");
 }

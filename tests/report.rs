@@ -1,4 +1,4 @@
-//! `report`: logs of every kind, read back to figures that were computed while they were made.
+//! `report`: logs of every kind. The expected numbers are computed while a test generates the log.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::support::env::{Output, TestEnv};
 use crate::support::logs::second;
 use crate::support::scripted::{Behaviour, Server};
 
-/// The exit code and the document of a report in JSON.
+/// The exit code and the JSON document of a report.
 fn json(env: &TestEnv, flags: &str) -> (Option<i32>, Value) {
     let output = env.run(&format!("report --json {flags}"));
     (output.code, output.json())
@@ -20,18 +20,18 @@ fn text(env: &TestEnv, flags: &str) -> Output {
     env.run(&format!("report {flags}"))
 }
 
-/// The database of a number, or the endpoint.
+/// The row of a database, or of the endpoint.
 fn row(document: &Value, db: Option<u64>) -> &Value {
     let rows = document["databases"].as_array().unwrap();
     rows.iter().find(|row| row["db"].as_u64() == db).unwrap_or_else(|| panic!("{db:?} in {document}"))
 }
 
 #[test]
-fn a_legacy_pair_of_forty_minutes() {
+fn forty_minutes_of_script_logs() {
     let env = TestEnv::new();
     let (mut success, mut errors) = (String::new(), String::new());
 
-    // Four cycles of five minutes with breaks of five, a check a minute; the ninth to the eleventh check fail: the
+    // Four cycles of five minutes with breaks of five minutes and one check per minute. Checks 9 to 11 fail, so the
     // outage begins in the second cycle and ends in the third.
     let mut number = 0;
     for cycle in 0..4 {
@@ -77,8 +77,8 @@ fn a_legacy_pair_of_forty_minutes() {
     assert_eq!(outage["kinds"]["refused"], 3);
 
     let output = text(&env, "");
-    for told in ["20 checks, 3 failed, availability 85.000 %", "part of it was not", "Timeline"] {
-        assert!(output.stdout.contains(told), "{told} in\n{}", output.stdout);
+    for expected in ["20 checks, 3 failed, availability 85.000 %", "part of it was not", "Timeline"] {
+        assert!(output.stdout.contains(expected), "{expected} in\n{}", output.stdout);
     }
 
     assert!(output.stdout.lines().all(|line| line.chars().count() <= 80) && !output.stdout.contains('\x1b'));
@@ -91,7 +91,7 @@ fn a_day_of_cron_blocks() {
     let failing = |block: i64, db: u64| (100..=102).contains(&block) || (db == 5 && block == 200);
 
     for block in 0..288 {
-        // One cron run in the night was left out.
+        // One cron run is missing.
         if block == 250 {
             continue;
         }
@@ -128,13 +128,13 @@ fn a_day_of_cron_blocks() {
     }
 
     let output = text(&env, "");
-    for told in ["\nDB 0-4 ", "\nDB 5 ", "\nDB 6-15 ", "\nDB 0-15: 2025-08-27 15:55:01 to 2025-08-27 16:10:01"] {
-        assert!(output.stdout.contains(told), "{told} in\n{}", output.stdout);
+    for expected in ["\nDB 0-4 ", "\nDB 5 ", "\nDB 6-15 ", "\nDB 0-15: 2025-08-27 15:55:01 to 2025-08-27 16:10:01"] {
+        assert!(output.stdout.contains(expected), "{expected} in\n{}", output.stdout);
     }
 }
 
 #[test]
-fn a_day_of_json_lines_at_one_a_second() {
+fn a_day_of_json_lines_with_one_check_per_second() {
     let env = TestEnv::new();
     let (mut success, mut errors, mut failures) = (String::new(), String::new(), 0);
     let mut latencies = Vec::new();
@@ -167,15 +167,15 @@ fn a_day_of_json_lines_at_one_a_second() {
     let outage = &endpoint["outages"][0];
     assert_eq!(outage["at_least_s"], 60.0);
 
-    // From the last success before to the end of the first successful check after, which took 461 µs.
+    // From the last success before it to the end of the first success after it, which took 461 µs.
     assert_eq!(outage["at_most_s"], 62.000_461);
     assert_eq!((&outage["kinds"]["reset"], &outage["kinds"]["loading"]), (&Value::from(30), &Value::from(31)));
 
     latencies.sort_unstable();
     for (name, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)] {
         let exact = latencies[((latencies.len() as f64 * quantile).ceil() as usize).saturating_sub(1)] as f64;
-        let told = endpoint["latency_us"][name].as_f64().unwrap();
-        assert!((told - exact).abs() <= exact * 0.01, "{name}: {told} for {exact}");
+        let reported = endpoint["latency_us"][name].as_f64().unwrap();
+        assert!((reported - exact).abs() <= exact * 0.01, "{name}: {reported} instead of {exact}");
     }
 }
 
@@ -186,7 +186,7 @@ fn mixed_formats_rotated_files_and_lines_that_cannot_be_read() {
         (from..to).map(|tick| format!("{} SUCCESS {}\n", second(tick), tick + 1)).collect()
     };
 
-    // Rotated names sort neither by age nor by number; their stamps do.
+    // Neither the names nor the numbers of rotated files give their order; their timestamps do.
     env.write("redis_success.log.2", &classic(0, 10));
     env.write("redis_success.log.10", &classic(10, 20));
     env.write("redis_success.log-20250827", &classic(20, 30));
@@ -208,7 +208,7 @@ fn mixed_formats_rotated_files_and_lines_that_cannot_be_read() {
     assert!(output.stderr.contains("redis_success.log:6: cannot be read: half a li\n"), "{}", output.stderr);
     assert!(!output.stderr.contains('\0'));
 
-    // A time range in each notation, and single files.
+    // Time ranges in each format, and single files.
     let part = |flags: &str| json(&env, flags).1["checks"].as_u64().unwrap();
     assert_eq!(part("--utc --since '2025-08-27 07:35:11' --until 2025-08-27T07:35:21Z"), 10);
     assert_eq!(part("--utc --since 2025-08-27T09:35:11+02:00"), 30);
@@ -217,10 +217,11 @@ fn mixed_formats_rotated_files_and_lines_that_cannot_be_read() {
 }
 
 #[test]
-fn the_scripts_flaws_are_understood() {
+fn flaws_in_script_logs_are_handled() {
     let env = TestEnv::new();
 
-    // Under dash every healthy check was logged as a failure, and a text with a line end broke a block's line.
+    // Under dash the script logged every healthy check as a failure, and an error text with a line break split a line
+    // of a block.
     env.write("redis_error.log", &format!("{} FAILURE: PONG\n{} FAILURE: PONG\n", second(0), second(60)));
     env.write(
         "redis_db_health.log",
@@ -241,8 +242,8 @@ fn the_scripts_flaws_are_understood() {
 fn the_repeated_hour_when_daylight_saving_ends() {
     let env = TestEnv::new();
 
-    // Central European time ends at 03:00 on 26 October 2025, and the clock shows 02:00 again. Checks go on minute by
-    // minute all the while; in each of the two hours one of them fails, and nothing is ever unobserved.
+    // Daylight saving ended in Central Europe on 26 October 2025 at 03:00, when clocks were set back to 02:00. There is
+    // one check per minute; some fail in the first and in the second hour from 02:00, and no time is unobserved.
     let begin = DateTime::parse_from_rfc3339("2025-10-26T01:30:00+02:00").unwrap();
     let changes = DateTime::parse_from_rfc3339("2025-10-26T03:00:00+02:00").unwrap();
     let (mut success, mut errors) = (String::new(), String::new());
@@ -276,10 +277,10 @@ fn the_repeated_hour_when_daylight_saving_ends() {
 }
 
 #[test]
-fn runs_of_the_script_that_overlap() {
+fn overlapping_script_runs() {
     let env = TestEnv::new();
 
-    // The first run hangs in its second database until after the next one is through.
+    // The first run hangs in its second database until the second run has finished.
     let (one, two) = (second(0), second(300));
     env.write(
         "redis_db_health.log",
@@ -294,18 +295,18 @@ fn runs_of_the_script_that_overlap() {
     assert_eq!((code, document["checks"].as_u64(), document["failures"].as_u64()), (Some(1), Some(4), Some(1)));
     assert_eq!(row(&document, Some(1))["outages"][0]["first_failure"], "2025-08-27T07:35:01.000+00:00");
 
-    // A line that belongs to no block is counted as unreadable.
+    // A line outside any block is counted as unreadable.
     assert_eq!(document["skipped_lines"], 1);
 }
 
 #[test]
-fn a_flood_of_outages_hides_no_long_one() {
+fn many_short_outages_do_not_hide_a_long_one() {
     let env = TestEnv::new();
     let (mut success, mut errors) = (String::new(), String::new());
 
     for tick in 0..9_000 {
         let at = second(tick);
-        // Every other check fails, and then ten minutes of them.
+        // Every other check fails; later all checks fail for ten minutes.
         match tick {
             8_000..8_600 => writeln!(errors, "{at} FAILURE: refused: Connection refused").unwrap(),
             tick if tick % 2 == 0 => writeln!(errors, "{at} FAILURE: reset: Connection reset by peer").unwrap(),
@@ -325,7 +326,7 @@ fn a_flood_of_outages_hides_no_long_one() {
     let output = text(&env, "--html page.html");
     assert!(output.stdout.lines().count() < 500 && output.stdout.contains("more; --json lists"), "{}", output.stdout);
 
-    // No part of the bar is drawn as up.
+    // No part of the timeline is shown as up.
     let bar = output.stdout.lines().find_map(|line| line.strip_prefix("endpoint X")).unwrap();
     assert!(!bar.contains('='), "{bar}");
     assert!(fs::metadata(env.path().join("page.html")).unwrap().len() < 300_000);
@@ -353,7 +354,7 @@ fn several_folders_are_reported_separately() {
 }
 
 #[test]
-fn an_error_log_alone_tells_only_of_failures() {
+fn an_error_log_alone_shows_only_failures() {
     let env = TestEnv::new();
     env.write("redis_error.log", &format!("{} FAILURE: refused: Connection refused\n", second(0)));
     let (code, document) = json(&env, "");
@@ -363,7 +364,7 @@ fn an_error_log_alone_tells_only_of_failures() {
 }
 
 #[test]
-fn a_time_range_knows_what_was_before_it() {
+fn a_time_range_considers_the_check_before_it() {
     let env = TestEnv::new();
     let mut lines =
         format!("=== Cycle 1 started at {0} ===\n=== Each check writes a canary key from {0} ===\n", second(0));
@@ -383,7 +384,7 @@ fn a_time_range_knows_what_was_before_it() {
 }
 
 #[test]
-fn cron_runs_that_log_json_tell_what_changed() {
+fn json_scans_from_cron_show_changes() {
     let env = TestEnv::new();
     let block = |minute: i64, peer: &str, role: &str, version: &str| {
         let at = second(minute * 60).and_utc().to_rfc3339();
@@ -407,7 +408,7 @@ fn cron_runs_that_log_json_tell_what_changed() {
 }
 
 #[test]
-fn what_a_run_logs_is_what_report_reads() {
+fn report_reads_what_a_run_logged() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
     let run = env.endless(&format!("-p {port} --log-format json --json"));
@@ -439,7 +440,7 @@ fn what_a_run_logs_is_what_report_reads() {
 fn logs_without_checks_are_an_error() {
     let env = TestEnv::new();
     fs::create_dir(env.logs()).unwrap();
-    for (arguments, told) in [
+    for (arguments, error) in [
         ("", "no health log found in logs"),
         ("nowhere", "cannot read nowhere"),
         ("--since soon", "--since: soon is not a time"),
@@ -447,7 +448,7 @@ fn logs_without_checks_are_an_error() {
     ] {
         let output = text(&env, arguments);
         assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{arguments}: {output:?}");
-        assert!(output.stderr.contains(told) && output.stderr.lines().count() == 1, "{arguments}: {output:?}");
+        assert!(output.stderr.contains(error) && output.stderr.lines().count() == 1, "{arguments}: {output:?}");
     }
     env.write("redis_success.log", "something else\n");
     let output = text(&env, "");

@@ -30,10 +30,10 @@ fn flags_and_variables_of_the_samples_exist() {
     assert!(flags.contains("--max-db") && variables.contains("REDIS_HEALTH_MAX_DB"));
     for name in ["crontab", "nohup.sh", "redis-health.service", "redis-health.timer", "kubernetes-cronjob.yaml"] {
         let text = sample(name);
-        // Other programs have flags of their own.
-        let ours: Vec<_> =
+        // Lines for other programs contain other flags.
+        let lines: Vec<_> =
             text.lines().filter(|line| !line.contains("kubectl") && !line.contains("systemctl")).collect();
-        let unknown: Vec<_> = words(&ours.join("\n"), "--", flag).difference(&flags).cloned().collect();
+        let unknown: Vec<_> = words(&lines.join("\n"), "--", flag).difference(&flags).cloned().collect();
         assert!(unknown.is_empty(), "{name}: {unknown:?}");
         let unknown: Vec<_> = words(&text, "REDIS_HEALTH_", variable).difference(&variables).cloned().collect();
         assert!(unknown.is_empty(), "{name}: {unknown:?}");

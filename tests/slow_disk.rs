@@ -1,5 +1,5 @@
-//! A disk or a stream that is slow or stuck delays no check, is not taken for the server's fault, and does not hold up
-//! the end.
+//! A slow or stuck disk or output stream delays no check, is not reported as a failure of the server, and does not
+//! block signals.
 
 use std::io::{PipeReader, PipeWriter, Write as _};
 use std::path::PathBuf;
@@ -25,14 +25,14 @@ fn slow_write() -> &'static PathBuf {
     })
 }
 
-/// Starts the binary on a disk that takes so long for each write.
+/// Starts the binary with a disk on which each write takes `delay`.
 fn start(env: &TestEnv, delay: Duration, arguments: &str) -> Running {
     let mut command = env.command(arguments);
     command.env("LD_PRELOAD", slow_write()).env("SLOW_WRITE_MILLIS", delay.as_millis().to_string());
     Running::start(command)
 }
 
-/// The numbers behind SUCCESS in the log, sorted.
+/// The numbers after SUCCESS in the log, sorted.
 fn logged(env: &TestEnv) -> Vec<u64> {
     let text = env.read("redis_success.log");
     let mut numbers: Vec<_> = text.lines().filter_map(|line| line.split(" SUCCESS ").nth(1)?.parse().ok()).collect();
@@ -47,7 +47,7 @@ fn a_slow_disk_delays_no_check() {
     let output = start(&env, Duration::from_millis(300), &arguments).wait();
 
     assert_eq!(output.code, Some(0), "{output:?}");
-    // Every check that was made in time is there, and one write of 300 ms would be seven of them.
+    // Every check is logged, although each write takes longer than seven intervals.
     let made = 50 - output.missed() as u64;
     assert_eq!(logged(&env).len() as u64, made, "{output:?}");
     assert!(output.stdout.contains(&format!("{made} checks, none failed")), "{}", output.stdout);
@@ -55,7 +55,7 @@ fn a_slow_disk_delays_no_check() {
 }
 
 #[test]
-fn a_stuck_disk_keeps_no_signal_waiting() {
+fn a_stuck_disk_does_not_block_signals() {
     for (mode, signals) in [("cycles --check-interval 50ms", 1), ("cycles --check-interval 50ms", 2), ("dbs", 2)] {
         let (env, server) = (TestEnv::new(), Server::start());
         let run = start(&env, Duration::from_secs(600), &format!("{mode} -p {}", server.port()));
@@ -64,7 +64,7 @@ fn a_stuck_disk_keeps_no_signal_waiting() {
         let start = Instant::now();
         run.signal(Signal::TERM);
         if signals == 2 {
-            // The second signal must not come together with the first.
+            // If both signals arrived together, they would count as one.
             std::thread::sleep(Duration::from_millis(300));
             run.signal(Signal::TERM);
         }
@@ -72,13 +72,13 @@ fn a_stuck_disk_keeps_no_signal_waiting() {
         let took = start.elapsed();
         assert_eq!(output.code, Some(143), "{mode} {signals}: {output:?}");
         assert!(output.stderr.contains("records that could not be written in time: "), "{mode} {signals}: {output:?}");
-        // The records get five seconds after the first signal, and none after the second.
+        // After the first signal the records get 5 s to be written, after the second signal none.
         let in_time = if signals == 1 { took >= Duration::from_secs(4) } else { took < Duration::from_secs(4) };
         assert!(in_time, "{mode} {signals}: {took:?}");
     }
 }
 
-/// A pipe that accepts nothing more until someone reads it.
+/// A full pipe: writes to it block until it is read.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
@@ -107,7 +107,7 @@ fn a_scan_is_logged_before_it_is_printed() {
 }
 
 #[test]
-fn stuck_streams_keep_no_signal_waiting() {
+fn stuck_streams_do_not_block_signals() {
     for flags in ["dbs -q", "dbs -v", "dbs --json", "cycles -v --check-interval 50ms", "cycles --json"] {
         let (env, server) = (TestEnv::new(), Server::start());
         server.behave(Behaviour::StallAfter(4));

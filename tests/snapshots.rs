@@ -1,12 +1,12 @@
-//! Texts that people read, as they are: the help of each mode, and a report of fixed logs in each format.
+//! Snapshots of whole outputs: the help of each mode, and a report of fixed logs in each format.
 //!
-//! `INSTA_UPDATE=always cargo test snapshots` writes them again; `git diff` then shows the difference.
+//! `INSTA_UPDATE=always cargo test snapshots` updates them; `git diff` then shows the changes.
 
 #[cfg(not(feature = "iam"))]
 use crate::support::env::Running;
 use crate::support::env::TestEnv;
 
-/// The marks and successes of two cycles, in which the endpoint fails, moves and is upgraded.
+/// The success log of two cycles, in which the endpoint fails, moves and is upgraded.
 const SUCCESS: &str = "\
 === Cycle 1 started at 2025-08-27 07:35:01 ===
 2025-08-27 07:35:01 SUCCESS 1
@@ -30,7 +30,7 @@ const ERRORS: &str = "\
 2025-08-27 07:45:01 FAILURE: loading: LOADING Redis is loading the dataset in memory
 ";
 
-/// Scans from cron, in the second of which a database hangs.
+/// Scans from cron. In the second one a database hangs.
 const SCANS: &str = "\
 ===== Redis DB Health Check at 2025-08-27 07:30:00 =====
 DB 0: RUNNING
@@ -49,7 +49,7 @@ DB 2: RUNNING
 
 ";
 
-/// The help as users see it: none of the environment variables that the tests set show in it.
+/// The help as users see it, without the environment variables that the tests set.
 #[cfg(not(feature = "iam"))]
 fn help(mode: &str) -> String {
     let env = TestEnv::new();
@@ -74,8 +74,8 @@ fn without_version(text: &str) -> String {
     text.replace(env!("CARGO_PKG_VERSION"), "<version>")
 }
 
-/// A JSON document with line breaks, so that a difference is seen; its fields and their order are as they were. The
-/// text format has nothing to break.
+/// Adds line breaks to a JSON document, so that a diff is readable. The fields and their order do not change. The text
+/// report contains nothing to split.
 fn one_field_a_line(text: &str) -> String {
     text.replace("{\"", "{\n\"").replace(",\"", ",\n\"")
 }

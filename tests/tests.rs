@@ -1,6 +1,6 @@
-//! All tests at the process boundary: the real binary against real and scripted servers, and the files it leaves.
+//! Integration tests: they run the real binary against real and scripted servers, and check its output and its files.
 
-// A table of cases is as long as it has rows.
+// Tests with a table of cases can be long.
 #![allow(clippy::too_many_lines)]
 
 mod support;

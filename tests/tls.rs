@@ -1,4 +1,4 @@
-//! TLS with real servers: what is accepted, and that each failure says which it is.
+//! TLS with real servers: which certificates are accepted, and how each failure is described.
 
 use std::io::Read as _;
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ use crate::support::env::{Output, TestEnv};
 use crate::support::real::Real;
 use crate::support::scripted::{Behaviour, LIMIT, Server};
 
-/// `dbs` against the TLS port: its output and its block.
+/// Runs `dbs` against a TLS port, and returns its output and its block in the log.
 fn check(port: u16, flags: &str) -> (Output, String) {
     let env = TestEnv::new();
     let output = env.run(&format!("dbs -p {port} {flags}"));
@@ -29,15 +29,19 @@ fn assert_healthy(port: u16, flags: &str) {
     assert_eq!(block.matches(": RUNNING").count(), 16, "{flags}: {block}");
 }
 
-/// All databases fail for this reason, word for word.
+/// Asserts that all databases fail with exactly this reason.
 fn assert_fails(port: u16, flags: &str, reason: &str) {
     let (output, block) = check(port, flags);
     assert_eq!(output.code, Some(1), "{flags}: {output:?}");
-    assert_eq!(block.matches(&format!(": NOT RUNNING ({reason})\n")).count(), 16, "{flags}, not {reason}: {block}");
+    assert_eq!(
+        block.matches(&format!(": NOT RUNNING ({reason})\n")).count(),
+        16,
+        "{flags}, expected {reason}: {block}"
+    );
 }
 
 #[test]
-fn each_bad_certificate_is_named_and_insecure_accepts_it() {
+fn each_bad_certificate_is_described_and_insecure_accepts_it() {
     let certificates = Certificates::new();
     let ca = certificates.ca();
     let many = (1..=7).map(|number| format!("{number}.example")).collect::<Vec<_>>().join(" ");
@@ -84,7 +88,7 @@ fn each_bad_certificate_is_named_and_insecure_accepts_it() {
         assert_healthy(port, "--tls --insecure");
         assert_healthy(port, &format!("--tls --insecure --cacert {ca}"));
         if name.starts_with("self-signed") {
-            // It is trusted when it is given itself, but only for its own name.
+            // With --cacert it is trusted, but only for its own name.
             assert_healthy(port, &format!("--tls --cacert {}", pair.certificate()));
             let flags = format!("--tls --cacert {} --sni cache.example", pair.certificate());
             assert_fails(port, &flags, "tls: certificate is for 127.0.0.1, not for cache.example");
@@ -93,7 +97,7 @@ fn each_bad_certificate_is_named_and_insecure_accepts_it() {
 }
 
 #[test]
-fn a_certificate_of_an_unknown_issuer_is_named() {
+fn a_certificate_from_an_unknown_issuer_is_reported() {
     let certificates = Certificates::new();
     let server = certificates.serve(&certificates.leaf("valid", "127.0.0.1"), "");
     let unknown = "tls: unknown issuer (give its CA with --cacert)";
@@ -101,11 +105,11 @@ fn a_certificate_of_an_unknown_issuer_is_named() {
 
     assert_fails(server.tls_port(), &format!("--tls --cacert {}", other.certificate()), unknown);
 
-    // The system's roots do not know it either.
+    // The system's CAs do not include it either.
     assert_fails(server.tls_port(), "--tls", unknown);
     assert_healthy(server.tls_port(), "--tls --insecure");
 
-    // A CA of the same name, as when somebody created the CA again.
+    // Another CA with the same name, as after recreating a CA.
     let namesake = Certificates::new();
     assert_fails(
         server.tls_port(),
@@ -148,7 +152,7 @@ fn a_client_certificate_is_presented_or_reported_missing() {
 }
 
 #[test]
-fn tls_1_2_and_1_3_are_supported_and_nothing_older() {
+fn only_tls_1_2_and_1_3_are_supported() {
     let certificates = Certificates::new();
     let ca = certificates.ca();
     let own = certificates.leaf("server", "127.0.0.1");
@@ -171,24 +175,24 @@ fn tls_1_2_and_1_3_are_supported_and_nothing_older() {
 }
 
 #[test]
-fn a_plain_server_is_named() {
+fn a_server_without_tls_is_reported() {
     let certificates = Certificates::new();
     let ca = certificates.ca();
     let reason = "tls: the server does not speak TLS";
     let http = Server::start();
     http.behave(Behaviour::OnAccept(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()));
-    let (open, guarded) = (Real::start(""), Real::start("--requirepass x"));
+    let (open, protected) = (Real::start(""), Real::start("--requirepass x"));
 
     for trust in [&format!("--tls --cacert {ca}"), "--tls --insecure"] {
         assert_fails(http.port(), trust, reason);
-        for server in [&open, &guarded] {
+        for server in [&open, &protected] {
             assert_fails(server.port(), &format!("{trust} -t 2"), reason);
         }
     }
 }
 
 #[test]
-fn a_handshake_that_hangs_or_breaks_keeps_its_own_kind() {
+fn handshakes_that_hang_or_break_are_not_tls_failures() {
     let certificates = Certificates::new();
     let server = certificates.serve(&certificates.leaf("server", "127.0.0.1"), "");
     server.freeze();
@@ -226,7 +230,7 @@ fn the_server_name_is_the_host_or_the_sni_flag() {
         "tls: certificate is for *.cache.example, localhost, not for other.example",
     );
 
-    // The name that arrives at the server, whether its certificate is verified or not.
+    // The server name that the client sends, with and without verification.
     for (flags, name) in [
         ("-h localhost --insecure", Some("localhost")),
         (&format!("-h localhost --cacert {ca}"), Some("localhost")),
@@ -235,14 +239,14 @@ fn the_server_name_is_the_host_or_the_sni_flag() {
     ] {
         let listener = Listener::start(&pair);
         let (_, block) = check(listener.port, &format!("--tls {flags}"));
-        assert_eq!(listener.asked_for().as_deref(), name, "{flags}: {block}");
-        // The server ends the connection without a TLS alert, as if it were killed.
+        assert_eq!(listener.requested_name().as_deref(), name, "{flags}: {block}");
+        // The server closes the connection without a TLS alert, like a killed process.
         let closed = "NOT RUNNING (closed: Connection closed by the server)";
         assert_eq!(block.matches(closed).count(), 16, "{flags}: {block}");
     }
 }
 
-/// A server that completes one handshake, reads a first request, and is gone.
+/// A server that completes one handshake, reads one request, and exits.
 struct Listener {
     port: u16,
     thread: JoinHandle<Option<String>>,
@@ -270,7 +274,7 @@ impl Listener {
         Listener { port, thread }
     }
 
-    fn asked_for(self) -> Option<String> {
+    fn requested_name(self) -> Option<String> {
         self.thread.join().unwrap()
     }
 }
@@ -295,14 +299,14 @@ fn cacert_is_a_file_or_folder_and_skips_bad_certificates() {
     assert_healthy(port, &format!("--tls --cacert {bundle}"));
     assert_healthy(port, &format!("--tls --cacert {}", folder.path().to_str().unwrap()));
 
-    // The system's own bundle is read the same way.
+    // The system's CA bundle is read in the same way.
     let folder = folder.path().to_str().unwrap();
     for variable in [("SSL_CERT_FILE", bundle.as_str()), ("SSL_CERT_DIR", folder)] {
         let output = TestEnv::new().run_with(&[variable], &format!("dbs -p {port} --tls"));
         assert_eq!(output.code, Some(0), "{variable:?}: {output:?}");
     }
 
-    // No usable certificate is an error, and nothing is written.
+    // If there is no usable certificate, nothing is checked or written.
     std::fs::write(&bundle, &bad).unwrap();
     for (flags, flag, remedy) in [
         (format!("--cacert {bundle}"), "redis-health: --cacert", "PEM"),
@@ -316,7 +320,7 @@ fn cacert_is_a_file_or_folder_and_skips_bad_certificates() {
 }
 
 #[test]
-fn a_key_that_cannot_be_used_is_named_and_not_shown() {
+fn an_unusable_key_is_reported_but_not_shown() {
     let certificates = Certificates::new();
     let (pair, other) = (certificates.leaf("client", "client"), certificates.leaf("other", "other"));
     let path = |name: &str| certificates.folder().join(name).to_str().unwrap().to_owned();
@@ -363,7 +367,7 @@ fn uris_and_the_environment_enable_tls() {
     assert_eq!(run(&[tls, ("REDIS_HEALTH_CACERT", &ca)], &format!("dbs -p {port}")).code, Some(0));
     assert_eq!(run(&[tls, ("REDIS_HEALTH_INSECURE", "1")], &format!("dbs -p {port}")).code, Some(0));
 
-    // Without TLS, the variables of TLS are ignored.
+    // Without TLS, TLS variables are ignored.
     let around = [
         ("REDIS_HEALTH_TLS", "0"),
         ("REDIS_HEALTH_CACERT", "/nowhere"),
@@ -376,7 +380,7 @@ fn uris_and_the_environment_enable_tls() {
     let lonely = run(&around, &format!("dbs -p {port} --tls --cacert {ca}"));
     assert!(lonely.code == Some(2) && lonely.stderr.contains("REDIS_HEALTH_CERT needs --key"), "{lonely:?}");
 
-    // A socket flag overrides TLS in the environment; a socket variable contradicts it.
+    // A socket flag overrides TLS in the environment; with a socket variable this is a contradiction.
     let socket = server.socket().to_str().unwrap().to_owned();
     assert_eq!(run(&[tls], &format!("dbs -s {socket}")).code, Some(0));
 
@@ -385,7 +389,7 @@ fn uris_and_the_environment_enable_tls() {
 }
 
 #[test]
-fn cycles_see_a_certificate_that_goes_bad() {
+fn cycles_report_a_certificate_that_becomes_invalid() {
     let certificates = Certificates::new();
     let ca = certificates.ca();
     let pair = certificates.leaf("server", "127.0.0.1");

@@ -6,7 +6,7 @@ use crate::support::env::TestEnv;
 use crate::support::scripted::{Behaviour, Server};
 
 #[test]
-fn a_trace_line_has_its_time_and_its_check() {
+fn a_trace_line_shows_its_time_and_its_check() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
     let run = env.spawn(&format!("cycles -v --held -p {port} --run-duration 1h --check-interval 50ms"));
@@ -23,7 +23,7 @@ fn a_trace_line_has_its_time_and_its_check() {
 }
 
 #[test]
-fn a_trace_folder_gets_a_file_a_day_and_no_record() {
+fn a_trace_folder_gets_one_file_per_day_and_no_records() {
     for (mode, more) in [("dbs", ""), ("cycles", "--cycles 1 --run-duration 0.2 --check-interval 0.1")] {
         let (env, server) = (TestEnv::new(), Server::start());
         server.behave(Behaviour::Error("LOADING Redis is loading the dataset in memory".to_owned()));
@@ -44,7 +44,7 @@ fn a_trace_folder_gets_a_file_a_day_and_no_record() {
 }
 
 #[test]
-fn a_trace_folder_that_cannot_be_written_is_named() {
+fn a_trace_folder_that_cannot_be_written_is_reported() {
     let (env, server) = (TestEnv::new(), Server::start());
     let output = env.run(&format!("dbs -p {} --trace-dir /dev/null/traces", server.port()));
     env.assert_refused(&output, "--trace-dir", "name another folder", "a folder in a file");

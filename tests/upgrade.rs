@@ -1,4 +1,4 @@
-//! The upgrade rehearsed with real engines, and what the run says of it held against what a client went through.
+//! A simulated upgrade with real engines. What the run reports is compared with what a client observed.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -15,24 +15,24 @@ use crate::support::logs::parse_stamp;
 use crate::support::scripted::{LIMIT, eventually};
 use crate::support::upgrade::{NAME, Upgrade};
 
-/// Time from one check to the next.
+/// The time from one check to the next.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// By how much a busy machine may be late with a check.
+/// How late a check may be on a busy machine.
 const SLACK: Duration = INTERVAL.saturating_mul(2);
 
-/// A client that writes again and again to the server that the name points to.
+/// A client that writes repeatedly to the server to which the name points.
 struct Writer {
     writes: JoinHandle<Vec<Wrote>>,
     done: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
 }
 
-/// One write: when it was sent, when it was answered, and whether it was taken.
+/// One write: when it was sent and answered, and whether it was accepted.
 struct Wrote {
     sent: Instant,
     answered: Instant,
-    taken: bool,
+    accepted: bool,
 }
 
 impl Writer {
@@ -43,13 +43,13 @@ impl Writer {
             let (mut writes, mut connection) = (Vec::new(), None);
             while !end.load(Ordering::Relaxed) {
                 let sent = Instant::now();
-                let taken = write(upgrade.endpoint(), &mut connection).unwrap_or_else(|_| {
+                let accepted = write(upgrade.endpoint(), &mut connection).unwrap_or_else(|_| {
                     connection = None;
                     false
                 });
-                writes.push(Wrote { sent, answered: Instant::now(), taken });
+                writes.push(Wrote { sent, answered: Instant::now(), accepted });
                 count.fetch_add(1, Ordering::Relaxed);
-                // Leaves the processor to the servers and the run.
+                // Leaves CPU time to the servers and the run.
                 thread::sleep(Duration::from_millis(1));
             }
             writes
@@ -57,7 +57,7 @@ impl Writer {
         Writer { writes, done, ended }
     }
 
-    /// Waits for a random number of writes of a millisecond or so, for a moment that does not depend on the schedule of
+    /// Waits for a random number of writes, each about 1 ms, so that the next step does not depend on the schedule of
     /// checks.
     fn wait(&self) {
         let writes = RandomState::new().hash_one(()) % 60;
@@ -65,20 +65,20 @@ impl Writer {
         assert!(eventually(LIMIT, || self.done.load(Ordering::Relaxed) >= until), "the writer hangs");
     }
 
-    /// How long no write was accepted, at least and at most, and how long the machine delayed the writer at most. There
-    /// must be one outage.
+    /// How long no write was accepted, at least and at most, and the longest delay of the writer by the machine.
+    /// Asserts that there was one outage.
     fn outage(self) -> (Duration, Duration, Duration) {
         self.ended.store(true, Ordering::Relaxed);
         let writes = self.writes.join().unwrap();
-        let first = writes.iter().position(|write| !write.taken).expect("writes failed");
-        let last = writes.iter().rposition(|write| !write.taken).expect("writes failed");
-        assert!(writes[first..=last].iter().all(|write| !write.taken), "more than one outage");
+        let first = writes.iter().position(|write| !write.accepted).expect("writes failed");
+        let last = writes.iter().rposition(|write| !write.accepted).expect("writes failed");
+        assert!(writes[first..=last].iter().all(|write| !write.accepted), "more than one outage");
         let held_up = writes.windows(2).map(|pair| pair[1].sent - pair[0].answered).max().unwrap_or_default();
         (writes[last].sent - writes[first].sent, writes[last + 1].answered - writes[first - 1].sent, held_up)
     }
 }
 
-/// Writes once. The open connection is used unless the name has moved.
+/// Writes once, over the open connection unless the name has moved.
 fn write(
     endpoint: SocketAddrV4,
     connection: &mut Option<(SocketAddrV4, BufReader<TcpStream>)>,
@@ -101,28 +101,28 @@ fn write(
     }
 }
 
-/// The stamp that ends the mark beginning with these words, or follows them up to a comma.
+/// The timestamp after this text, up to a comma or the end of the mark.
 fn stamp(log: &str, mark: &str) -> DateTime<Utc> {
-    let rest = log.split(mark).nth(1).unwrap_or_else(|| panic!("no {mark} in\n{log}"));
+    let rest = log.split(mark).nth(1).unwrap_or_else(|| panic!("{mark} is missing in\n{log}"));
     let text = &rest[..rest.find([',', '=']).unwrap()];
     parse_stamp(text).and_utc()
 }
 
-/// The seconds that follow these words.
+/// The number of seconds after this text.
 fn seconds<'a>(text: &'a str, before: &str) -> &'a str {
     text.split(before).nth(1).unwrap().split(' ').next().unwrap()
 }
 
-/// Asserts that a change was marked with the check that began right after it, or that was under way then.
+/// Asserts that a change was marked at the start of the next check, or of the check in progress at that time.
 fn assert_marked(log: &str, mark: &str, (before, after): (DateTime<Utc>, DateTime<Utc>), held_up: Duration) {
     let at = stamp(log, mark);
     let late = TimeDelta::from_std(INTERVAL + SLACK + held_up).unwrap();
     let early = TimeDelta::from_std(INTERVAL).unwrap();
     println!("{mark}{at}: {} ms after the event", (at - after).num_milliseconds());
-    assert!(before - early <= at && at <= after + late, "{mark}{at} of an event at {before} to {after}");
+    assert!(before - early <= at && at <= after + late, "{mark}{at}, but the event was from {before} to {after}");
 }
 
-/// The longest time in which the run says that it made no check, as on a busy machine.
+/// The longest time that the run marked as not observed. On a busy machine there may be some.
 fn longest_gap(log: &str) -> Duration {
     let gaps = log.lines().filter_map(|line| {
         let (from, rest) = line.strip_prefix("=== Not observed from ")?.split_once(" to ")?;
@@ -132,7 +132,7 @@ fn longest_gap(log: &str) -> Duration {
     gaps.max().unwrap_or_default()
 }
 
-/// Does something, and gives the time in which it was done.
+/// Runs `work`, and returns its start and end.
 fn timed(work: impl FnOnce()) -> (DateTime<Utc>, DateTime<Utc>) {
     let before = Utc::now();
     work();
@@ -151,7 +151,7 @@ fn rehearse(old: &str, new: &str) {
 
     writer.wait();
 
-    // The replica takes over. The name still points to the old primary, which takes no more writes.
+    // The replica takes over. The name still points to the old primary, which now rejects writes.
     let demoted = timed(|| {
         upgrade.fail_over();
         upgrade.wait_failed_over();
@@ -165,16 +165,16 @@ fn rehearse(old: &str, new: &str) {
     let (least, most, held_up) = writer.outage();
     eventually(LIMIT, || Arc::get_mut(&mut upgrade).is_some());
 
-    // A check that was under way began a little before.
+    // A check in progress may have started up to one interval earlier.
     let gone = Utc::now() - INTERVAL;
-    Arc::get_mut(&mut upgrade).expect("the writer is gone").retire();
+    Arc::get_mut(&mut upgrade).expect("the writer has exited").retire();
     let seen = env.read("redis_success.log").lines().count();
     env.wait_for("redis_success.log", |text| text.lines().count() >= seen + 10);
     let output = run.stop();
 
     assert_eq!(output.code, Some(143), "{output:?}");
 
-    // The log.
+    // The log files.
     let (success, errors) = (env.read("redis_success.log"), env.read("redis_error.log"));
     let held_up = held_up + longest_gap(&success);
     let [was, is] = [old, new].map(|name| name.split_once('-').unwrap());
@@ -195,15 +195,15 @@ fn rehearse(old: &str, new: &str) {
         assert_eq!(success.matches(&format!("=== Endpoint {what} ")).count(), count, "{success}");
     }
 
-    // How long it was: the bounds hold the true length, and are two intervals apart.
+    // The bounds include the true duration, and are two intervals apart.
     let ended = errors.lines().find(|line| line.starts_with("=== Outage of endpoint WRITE ended at ")).unwrap();
     let bounds = [seconds(ended, "at least "), seconds(ended, "at most ")];
     let [at_least, at_most] = bounds.map(|text| Duration::from_secs_f64(text.parse().unwrap()));
-    println!("{old} to {new}: {least:?} to {most:?} by the writer; {at_least:?} to {at_most:?} by the log");
+    println!("{old} to {new}: {least:?} to {most:?} for the writer; {at_least:?} to {at_most:?} in the log");
 
     assert!(
         at_least <= most && least <= at_most,
-        "{least:?} to {most:?}, and the log says {at_least:?} to {at_most:?}"
+        "{least:?} to {most:?} for the writer, but {at_least:?} to {at_most:?} in the log"
     );
     assert!(at_most - at_least <= 2 * INTERVAL + SLACK + held_up, "{at_least:?} to {at_most:?}");
 
@@ -211,31 +211,31 @@ fn rehearse(old: &str, new: &str) {
     let summary = output.stdout.split("=== Stopped by SIGTERM").nth(1).unwrap();
     let failed = errors.lines().filter(|line| line.contains(" WRITE FAILURE: ") && !line.contains(" HELD ")).count();
 
-    // Only a check that was under way when the connections were cut can have failed to read.
+    // A read can only have failed in a check in progress when the connections were closed.
     let reads = errors.lines().filter(|line| line.contains(" FAILURE: ") && !line.contains(" WRITE "));
     let reads: Vec<_> = reads.filter(|line| !line.contains(" HELD ")).collect();
     let late = TimeDelta::from_std(INTERVAL + SLACK + held_up).unwrap();
 
     for read in &reads {
         let began = parse_stamp(&read[..23]).and_utc();
-        assert!(cut.0 - late <= began && began <= cut.1, "{read}, and the cut was at {cut:?}");
+        assert!(cut.0 - late <= began && began <= cut.1, "{read}, but connections were closed at {cut:?}");
     }
 
     let failed_of = |row: &str| output.row(row).1;
     assert_eq!(failed_of("endpoint"), reads.len(), "{summary}");
     assert_eq!(failed_of("endpoint WRITE"), failed + reads.len(), "{summary}");
 
-    for told in [
+    for expected in [
         &format!("at least {} s, at most {} s", bounds[0], bounds[1]),
         "readonly: READONLY You can't write against a read only replica.",
         "Endpoint changed from primary to replica",
         "Endpoint moved from 127.0.0.1 to 127.0.0.2",
         "Endpoint changed from replica to primary",
     ] {
-        assert!(summary.contains(told), "{told} in {summary}");
+        assert!(summary.contains(expected), "{expected} in {summary}");
     }
 
-    // The held connection stays with the old primary as long as that lives, wherever the name points.
+    // The persistent connection stays on the old primary until that stops, although the name has moved.
     assert!(errors.contains(" HELD WRITE FAILURE: readonly: "), "{errors}");
     assert!(stamp(&success, "=== HELD moved from 127.0.0.1 to 127.0.0.2 at ") >= gone, "{success}");
     assert!(stamp(&errors, "=== Outage of HELD WRITE ended at ") >= gone, "{errors}");

@@ -1,10 +1,10 @@
-//! Bad input: exit 2, one line that names the flag and the remedy, nothing written.
+//! Bad input: exit code 2, one line that names the flag and the remedy, and no file written.
 
 use crate::support::env::TestEnv;
 use crate::support::scripted::Server;
 
 #[test]
-fn bad_input_is_named_with_its_remedy() {
+fn bad_input_is_reported_with_a_remedy() {
     for (arguments, flag, remedy) in [
         ("dbs -p 0", "--port", "1 to 65535"),
         ("dbs -p 65536", "--port", "1 to 65535"),
@@ -104,16 +104,16 @@ fn flags_override_the_environment() {
     let output = env.run_with(&[("REDIS_HEALTH_HOST", "a"), ("REDIS_HEALTH_SOCKET", "b")], "dbs");
     assert!(output.stderr.contains("REDIS_HEALTH_SOCKET and REDIS_HEALTH_HOST in the environment"), "{output:?}");
 
-    // A switch that is off in the environment is not a choice.
+    // A switch that is off in the environment has no effect.
     let off = [("REDIS_HEALTH_ASKPASS", "0"), ("REDIS_HEALTH_PORT", &port)];
     assert_eq!(env.run_with(&off, "dbs").code, Some(0));
 
-    // A switch that only the environment sets has its effect.
+    // A switch that is on in the environment has its effect.
     assert_eq!(env.run_with(&[("REDIS_HEALTH_QUIET", "1"), ("REDIS_HEALTH_PORT", &port)], "dbs").stdout, "");
 }
 
 #[test]
-fn help_is_help_and_h_is_host() {
+fn help_has_no_short_flag_and_h_is_the_host() {
     let env = TestEnv::new();
     let help = env.run("dbs --help");
     assert_eq!(help.code, Some(0));

@@ -1,8 +1,8 @@
-//! What a hostile server may send instead of replies.
+//! What a hostile server may send instead of valid replies.
 
 use super::scripted::Behaviour;
 
-/// What a hostile server may send, over and over where that makes sense.
+/// Replies of a hostile server, some of them repeated endlessly.
 pub fn attacks() -> Vec<Behaviour> {
     let nested = |mark: &str| mark.repeat(200_000).into_bytes();
     let mut attacks = vec![

@@ -1,4 +1,4 @@
-//! A metadata service as an EC2 instance has it.
+//! The metadata service of an EC2 instance.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -8,8 +8,8 @@ pub const KEY: &str = "AKIDEXAMPLE";
 pub const SECRET_KEY: &str = "hunter2/K7MDENG+bPxRfiCYEXAMPLEKEY";
 pub const SESSION: &str = "hunter2-session+token==";
 
-/// The metadata service of an EC2 instance with a role (EC2 user guide, "Use IMDSv2"). It serves this test's process
-/// for as long as that lives. Returns its address.
+/// Starts the metadata service of an EC2 instance with a role (EC2 user guide, "Use IMDSv2"), which runs until the
+/// process ends. Returns its address.
 pub fn metadata_service() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -21,7 +21,7 @@ pub fn metadata_service() -> String {
     address
 }
 
-/// Answers one request; none at the connection's end.
+/// Answers one request. Returns none at the end of the connection.
 fn serve(mut stream: &TcpStream) -> Option<()> {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     let request = lines.next()?;

@@ -1,4 +1,4 @@
-//! A CA of the tests' own, and certificates for servers and clients, good and bad, as files.
+//! A test CA, and valid and invalid certificates for servers and clients, as files.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::real::Real;
 
-/// A folder with a CA and what it signs.
+/// A folder with a CA and the certificates that it signed.
 pub struct Certificates {
     folder: TempDir,
     ca: Issuer<'static, KeyPair>,
@@ -37,7 +37,7 @@ impl Certificates {
         text(&self.folder.path().join("ca.crt"))
     }
 
-    /// A redis-server that shows a certificate. It asks clients for none unless `more` says so.
+    /// Starts a redis-server with this certificate. It requires no client certificate unless `more` says so.
     pub fn serve(&self, pair: &Pair, more: &str) -> Real {
         let (ca, certificate, key) = (self.ca(), pair.certificate(), pair.key());
         Real::start_tls(&format!(
@@ -58,7 +58,7 @@ impl Certificates {
         self.signed(file, params)
     }
 
-    /// A certificate that nobody but its own key signed; as a CA's, as `openssl req -x509` makes it, or as a server's.
+    /// A self-signed certificate, either of a CA (as from `openssl req -x509`) or of a server.
     pub fn self_signed(&self, file: &str, as_ca: bool) -> Pair {
         let mut params = params("127.0.0.1");
         params.distinguished_name.push(DnType::CommonName, file);

@@ -1,4 +1,4 @@
-//! A real cluster: three primaries with a replica each.
+//! A real cluster of three primaries with one replica each.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ impl Cluster {
         Self::start_with(|_| String::new())
     }
 
-    /// Starts each node with more arguments, by its place.
+    /// Starts the nodes. `more` returns further arguments for the node with this index.
     pub fn start_with(more: impl Fn(usize) -> String) -> Self {
         let cluster = Cluster { nodes: (0..6).map(|place| node(&more(place))).collect() };
 
@@ -38,7 +38,7 @@ impl Cluster {
         }
 
         for node in &cluster.nodes {
-            // A replica that is still loading is asked in vain for its part, and left out by CLUSTER SLOTS.
+            // CLUSTER SLOTS leaves out a replica that is still loading.
             let complete = || {
                 let shards = node.command("CLUSTER NODES");
                 state(node) == "ok" && shards.matches("slave").count() == 3 && shards.matches(" connected").count() == 6
@@ -50,7 +50,7 @@ impl Cluster {
         cluster
     }
 
-    /// As redis-health names the node.
+    /// The name of the node in redis-health's output.
     pub fn name(&self, place: usize) -> String {
         format!("127.0.0.1:{}", self.nodes[place].port())
     }
@@ -63,12 +63,12 @@ impl Cluster {
         self.nodes[place].command("CLUSTER MYID")
     }
 
-    /// Has the first node meet another one.
+    /// Makes the first node meet another one.
     pub fn meet(&self, node: &Real) {
         assert_eq!(self.nodes[0].command(&format!("CLUSTER MEET 127.0.0.1 {}", node.port())), "+OK");
     }
 
-    /// Waits until all nodes know so many.
+    /// Waits until every node knows `count` nodes.
     pub fn all_know(&self, count: usize) {
         for node in &self.nodes {
             let known = || node.info("CLUSTER INFO", "cluster_known_nodes") == count.to_string();
@@ -77,8 +77,8 @@ impl Cluster {
     }
 }
 
-/// A node that knows nobody. Its second port, ten thousand above the first, has to be free too: where it is not, the
-/// server ends at once and another port is tried.
+/// A node that knows no other node. The cluster bus uses the port plus 10,000: if that one is taken, the server exits
+/// at once and another port is tried.
 pub fn node(more: &str) -> Real {
     Real::start(&format!(
         "--cluster-enabled yes --cluster-node-timeout 1000 --cluster-allow-replica-migration no \
@@ -86,11 +86,11 @@ pub fn node(more: &str) -> Real {
     ))
 }
 
-/// A cluster of one node of a given engine.
+/// A cluster of a single node of this engine.
 pub fn alone(engine: &Path, more: &str) -> Real {
     let node = Real::start_binary(engine, &format!("--cluster-enabled yes {more}"));
 
-    // ADDSLOTSRANGE is younger than some engines.
+    // Engines before 7.0 do not have ADDSLOTSRANGE.
     let slots: Vec<String> = (0..16_384).map(|slot| slot.to_string()).collect();
     assert_eq!(node.command(&format!("CLUSTER ADDSLOTS {}", slots.join(" "))), "+OK");
 
@@ -98,12 +98,12 @@ pub fn alone(engine: &Path, more: &str) -> Real {
     node
 }
 
-/// Waits until a node finds that the cluster works.
+/// Waits until a node reports the cluster state `ok`.
 pub fn wait_ok(node: &Real) {
     assert!(eventually(LIMIT, || state(node) == "ok"), "{}", node.command("CLUSTER INFO"));
 }
 
-/// What a node thinks of the cluster: `ok` or `fail`.
+/// The cluster state that a node reports: `ok` or `fail`.
 pub fn state(node: &Real) -> String {
     node.info("CLUSTER INFO", "cluster_state")
 }

@@ -1,4 +1,4 @@
-//! A folder of its own for a test, and the real binary run in it.
+//! A temporary folder for each test, and the real binary run in it.
 
 use std::fs;
 use std::io::Read;
@@ -19,7 +19,7 @@ use super::scripted::{LIMIT, eventually};
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_redis-health");
 
-/// A run that lasts until it is ended. Flags that follow win.
+/// A run that lasts until it is stopped. Later flags override these.
 pub const ENDLESS: &str = "cycles --run-duration 1h --check-interval 50ms";
 
 /// A folder for one test. The logs go to `logs` inside it.
@@ -27,7 +27,7 @@ pub struct TestEnv {
     folder: TempDir,
 }
 
-/// What a run that is over left.
+/// The result of a finished run.
 #[derive(Debug)]
 pub struct Output {
     pub code: Option<i32>,
@@ -38,17 +38,17 @@ pub struct Output {
 }
 
 impl Output {
-    /// How many checks a run of `cycles` says that it missed, as on a busy machine.
+    /// How many checks a run of `cycles` reported as missed. On a busy machine there may be some.
     pub fn missed(&self) -> usize {
-        self.figure("checks scheduled but not run: ")
+        self.summary_number("checks scheduled but not run: ")
     }
 
-    /// The number on the summary's line that begins with these words; 0 when there is no such line.
-    pub fn figure(&self, words: &str) -> usize {
+    /// The number in the summary line that starts with this text; 0 if there is no such line.
+    pub fn summary_number(&self, words: &str) -> usize {
         self.stdout.lines().find_map(|line| line.strip_prefix(words)?.parse().ok()).unwrap_or(0)
     }
 
-    /// One row of the summary's table: the number of checks, and of failed ones.
+    /// One row of the summary table: the number of checks and of failed checks.
     pub fn row(&self, name: &str) -> (usize, usize) {
         let figures = |line: &str| {
             let mut words = line.strip_prefix(name)?.strip_prefix(' ')?.split_whitespace();
@@ -82,13 +82,13 @@ impl TestEnv {
         self.wrapped("", arguments)
     }
 
-    /// The binary behind another program, such as `nohup` or `faketime`.
+    /// The binary run by another program, such as `nohup` or `faketime`.
     pub fn wrapped(&self, before: &(impl Words + ?Sized), arguments: &(impl Words + ?Sized)) -> Command {
         self.program(&[before.words(), vec![BINARY.into()], arguments.words()].concat())
     }
 
-    /// The binary as root of new namespaces, which these flags of unshare(1) name and the shell commands in `setup`
-    /// prepare.
+    /// The binary, run as root in new namespaces. `flags` are those of unshare(1); the shell commands in `setup`
+    /// prepare the namespaces.
     pub fn in_namespaces(&self, flags: &str, setup: &str, arguments: &str) -> Command {
         fs::create_dir(self.logs()).expect("a folder for the logs");
         self.program(&["unshare", flags, "sh", "-c", &format!("set -e; {setup}; exec {BINARY} {arguments}")])
@@ -106,23 +106,23 @@ impl TestEnv {
             }
         }
 
-        // On a busy machine, no check fails for want of time unless the test itself asks for a short timeout.
+        // Long, so that no check times out on a busy machine unless the test sets a short timeout.
         command.env("REDIS_HEALTH_TIMEOUT", "20");
         command.env("REDIS_HEALTH_LOG_DIR", "logs").env("TZ", "UTC").env("LC_ALL", "C").env("RUST_LOG", "trace");
         command
     }
 
-    /// Runs the binary to its end.
+    /// Runs the binary until it exits.
     pub fn run(&self, arguments: &(impl Words + ?Sized)) -> Output {
         self.spawn(arguments).wait()
     }
 
-    /// Runs the binary to its end, with further environment variables.
+    /// Runs the binary until it exits, with further environment variables.
     pub fn run_with(&self, variables: &[(&str, &str)], arguments: &(impl Words + ?Sized)) -> Output {
         self.spawn_with(variables, arguments).wait()
     }
 
-    /// Runs the binary with a standard output that nobody reads.
+    /// Runs the binary with a standard output whose reader is gone.
     pub fn run_unread(&self, arguments: &str) -> Output {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
@@ -144,19 +144,19 @@ impl TestEnv {
         Running::start(command)
     }
 
-    /// Starts a run of `cycles` that lasts until it is ended.
+    /// Starts a run of `cycles` that lasts until it is stopped.
     pub fn endless(&self, flags: &str) -> Running {
         self.spawn(&format!("{ENDLESS} {flags}"))
     }
 
-    /// Starts such a run, and waits until its log of successes contains a text.
+    /// Starts such a run, and waits until its success log contains a text.
     pub fn endless_until(&self, flags: &str, text: &str) -> Running {
         let run = self.endless(flags);
         self.wait_for("redis_success.log", |log| log.contains(text));
         run
     }
 
-    /// A log file's text; empty when there is none.
+    /// The text of a log file; empty if the file is missing.
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.logs().join(name)).unwrap_or_default()
     }
@@ -172,25 +172,25 @@ impl TestEnv {
         fs::write(self.logs().join(name), text).expect("a log file");
     }
 
-    /// How often a text stands in a log file.
+    /// How often a text occurs in a log file.
     pub fn count(&self, name: &str, text: &str) -> usize {
         self.read(name).matches(text).count()
     }
 
-    /// The records of a log file in JSON.
+    /// The records of a JSON log file.
     pub fn records(&self, name: &str) -> Vec<Value> {
         let record = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         self.read(name).lines().map(record).collect()
     }
 
-    /// Waits until a log file's text fulfils a condition, and returns it.
+    /// Waits until the text of a log file meets a condition, and returns it.
     pub fn wait_for(&self, name: &str, condition: impl Fn(&str) -> bool) -> String {
         let mut text = String::new();
-        let fulfilled = eventually(LIMIT, || {
+        let met = eventually(LIMIT, || {
             text = self.read(name);
             condition(&text)
         });
-        assert!(fulfilled, "{name} never became as awaited:\n{text}");
+        assert!(met, "timed out; {name} contains:\n{text}");
         text
     }
 
@@ -202,7 +202,7 @@ impl TestEnv {
         names
     }
 
-    /// Asserts that a run was refused for wrong usage: exit 2, one line that holds both texts, and nothing written.
+    /// Asserts that a run ended because of wrong usage: exit code 2, one line with both texts, and no file written.
     pub fn assert_refused(&self, output: &Output, flag: &str, remedy: &str, case: &str) {
         assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{case}: {output:?}");
 
@@ -214,17 +214,17 @@ impl TestEnv {
     }
 }
 
-/// A run under way. It is killed when dropped.
+/// A running process. It is killed on drop.
 pub struct Running {
     child: Child,
-    /// The process that gets the signals: the child, or its own child where that waits for one.
+    /// The process that receives signals: the child, or the child's child if a wrapper waits for it.
     pid: u32,
     start: Instant,
     stdout: Arc<Collected>,
     stderr: Arc<Collected>,
 }
 
-/// What a stream has brought so far.
+/// The text received from a stream so far.
 #[derive(Default)]
 struct Collected {
     text: Mutex<(String, bool)>,
@@ -261,7 +261,7 @@ impl Collected {
         let guard = self.text.lock().unwrap();
         let (guard, timeout) =
             self.grown.wait_timeout_while(guard, LIMIT, |(text, ended)| !condition(text) && !*ended).unwrap();
-        assert!(!timeout.timed_out() && condition(&guard.0), "the output never became as awaited:\n{}", guard.0);
+        assert!(!timeout.timed_out() && condition(&guard.0), "timed out; the output is:\n{}", guard.0);
         guard.0.clone()
     }
 
@@ -277,7 +277,7 @@ impl Running {
         Self::start_as_is(command)
     }
 
-    /// Starts a command whose streams were set already.
+    /// Starts a command whose streams are already set.
     pub fn start_as_is(mut command: Command) -> Self {
         let start = Instant::now();
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -286,10 +286,10 @@ impl Running {
         Running { child, pid, start, stdout, stderr }
     }
 
-    /// Starts a command that runs the binary in a child of its own and waits for it, as faketime does.
+    /// Starts a wrapper such as faketime, which runs the binary as its child process and waits for it.
     pub fn start_behind(command: Command) -> Self {
         let mut run = Self::start(command);
-        assert!(eventually(LIMIT, || child_of(run.pid).is_some()), "no process was started");
+        assert!(eventually(LIMIT, || child_of(run.pid).is_some()), "the wrapper started no process");
         run.pid = child_of(run.pid).expect("a process");
         run
     }
@@ -299,14 +299,14 @@ impl Running {
     }
 
     pub fn signal(&self, signal: Signal) {
-        kill_process(self.raw_pid(), signal).expect("the process is there");
+        kill_process(self.raw_pid(), signal).expect("the process exists");
     }
 
     fn raw_pid(&self) -> Pid {
         i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a process id")
     }
 
-    /// Waits until standard output fulfils a condition, and returns it.
+    /// Waits until standard output meets a condition, and returns it.
     pub fn wait_for_stdout(&self, condition: impl Fn(&str) -> bool) -> String {
         self.stdout.wait(condition)
     }
@@ -315,12 +315,12 @@ impl Running {
         self.stderr.wait(condition)
     }
 
-    /// Whether the process ended.
+    /// Whether the process has exited.
     pub fn has_ended(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
-    /// Ends it with SIGTERM.
+    /// Stops it with SIGTERM.
     pub fn stop(self) -> Output {
         self.signal(Signal::TERM);
         self.wait()
@@ -329,7 +329,7 @@ impl Running {
     fn kill(&mut self) {
         if !self.has_ended() {
             let _ = kill_process(self.raw_pid(), Signal::KILL);
-            // A program that waits for the binary puts its own things in order.
+            // A wrapper that waits for the binary cleans up itself.
             eventually(Duration::from_secs(1), || self.has_ended());
         }
 
@@ -337,7 +337,7 @@ impl Running {
         let _ = self.child.wait();
     }
 
-    /// Waits for the end.
+    /// Waits until it exits.
     pub fn wait(mut self) -> Output {
         let mut status: Option<ExitStatus> = None;
 
@@ -348,7 +348,7 @@ impl Running {
         let elapsed = self.start.elapsed();
         let Some(status) = status else {
             self.kill();
-            panic!("did not end; stdout:\n{}\nstderr:\n{}", self.stdout.whole(), self.stderr.whole());
+            panic!("did not exit; stdout:\n{}\nstderr:\n{}", self.stdout.whole(), self.stderr.whole());
         };
         Output {
             code: status.code(),
@@ -366,16 +366,16 @@ impl Drop for Running {
     }
 }
 
-/// The process that another one started.
+/// The child process of a process.
 pub fn child_of(pid: u32) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
     children.split_whitespace().next()?.parse().ok()
 }
 
-/// An engine that tests/engines fetched, by its name and version: `redis-6.2`, `redis-7.0`, `valkey-8.1`, `valkey-9.1`.
+/// An engine that tests/engines provided: `redis-6.2`, `redis-7.0`, `valkey-8.1` or `valkey-9.1`.
 pub fn engine(name: &str) -> PathBuf {
-    // Cargo's folder for tests lies in the target folder.
+    // CARGO_TARGET_TMPDIR is in the target folder.
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("engines").join(name);
-    assert!(path.exists(), "{} is missing; run tests/run, which fetches it", path.display());
+    assert!(path.exists(), "{} is missing; tests/run installs it", path.display());
     path
 }

@@ -5,15 +5,15 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use super::env::{Running, TestEnv};
 
-/// A `date` that tells the time that the file $CLOCK holds, and a `sleep` that moves it on. So a script's schedule does
-/// not depend on how fast the machine is.
+/// A `date` that prints the time in the file $CLOCK, and a `sleep` that advances it. So the schedule of a script does
+/// not depend on the speed of the machine.
 const PROGRAMS: [(&str, &str); 2] = [
     ("date", "#!/bin/sh\nexec /bin/date -u -d \"@$(cat \"$CLOCK\")\" \"$@\"\n"),
     ("sleep", "#!/bin/sh\nnow=$(cat \"$CLOCK\")\necho $((now + $1)) >\"$CLOCK\"\n"),
 ];
 
-/// Runs one of the scripts in tests/legacy to its end with these settings. They name its log files, which then lie in
-/// the test's folder.
+/// Runs one of the scripts in tests/legacy until it exits. Its log files, which the settings name, are created in the
+/// test's folder.
 pub fn run_script(env: &TestEnv, script: &str, port: u16, settings: &[(&str, &str)]) {
     let programs = env.path().join("programs");
     fs::create_dir(&programs).expect("a folder");
@@ -32,7 +32,7 @@ pub fn run_script(env: &TestEnv, script: &str, port: u16, settings: &[(&str, &st
     assert_eq!(Running::start(command).wait().code, Some(0));
 }
 
-/// A log of the script.
+/// A log file of the script.
 pub fn read_log(env: &TestEnv, name: &str) -> String {
     fs::read_to_string(env.path().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }

@@ -1,4 +1,4 @@
-//! What the tests stand on: a folder and the binary, a scripted server, real servers.
+//! Shared test helpers: the binary in a temporary folder, a scripted server, real servers.
 
 #![allow(dead_code)]
 

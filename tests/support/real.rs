@@ -1,4 +1,4 @@
-//! Real servers, started on free ports and ended with the test.
+//! Real servers, started on free ports and stopped at the end of the test.
 
 use std::ffi::OsString;
 use std::io::{BufReader, Read as _, Write as _};
@@ -13,12 +13,12 @@ use tempfile::TempDir;
 
 use super::scripted::{LIMIT, eventually};
 
-// This file is also part of the examples, which name each file that they need.
+// The examples include this file too, together with the files that it needs.
 #[path = "words.rs"]
 mod words;
 pub use words::Words;
 
-/// A redis-server, or another engine that takes its arguments.
+/// A redis-server, or another engine that accepts the same arguments.
 pub struct Real {
     child: Child,
     address: Ipv4Addr,
@@ -30,12 +30,12 @@ pub struct Real {
 }
 
 impl Real {
-    /// Starts the redis-server of the system.
+    /// Starts the system's redis-server.
     pub fn start(arguments: &(impl Words + ?Sized)) -> Self {
         Self::start_binary(Path::new("redis-server"), arguments)
     }
 
-    /// Starts the redis-server of the system with a second port, for TLS.
+    /// Starts the system's redis-server with a second port for TLS.
     pub fn start_tls(arguments: &(impl Words + ?Sized)) -> Self {
         Self::launched(Path::new("redis-server"), arguments.words(), true)
     }
@@ -45,7 +45,7 @@ impl Real {
         Self::launched(binary, arguments.words(), false)
     }
 
-    /// Starts an engine on another address of this machine, and there on a given port; none when somebody has it.
+    /// Starts an engine on another address of this machine and on this port. Returns none if the port is taken.
     pub fn start_at(binary: &Path, address: Ipv4Addr, port: u16, arguments: &(impl Words + ?Sized)) -> Option<Self> {
         Self::try_launch(binary, address, port, None, arguments.words())
     }
@@ -74,7 +74,7 @@ impl Real {
         let folder = TempDir::new().expect("a temporary folder");
         let child = launch(binary, address, port, folder.path(), &arguments);
         let mut real = Real { child, address, port, tls_port, folder, binary: binary.to_owned(), arguments };
-        came_up(&mut real.child, address, port).then_some(real)
+        has_started(&mut real.child, address, port).then_some(real)
     }
 
     pub fn address(&self) -> Ipv4Addr {
@@ -85,7 +85,7 @@ impl Real {
         self.port
     }
 
-    /// The port that speaks TLS, of a server that was started with one.
+    /// The TLS port of a server that was started with one.
     pub fn tls_port(&self) -> u16 {
         self.tls_port.expect("started with a TLS port")
     }
@@ -98,20 +98,20 @@ impl Real {
         self.folder.path().join("redis.sock")
     }
 
-    /// Runs one command and returns its reply as text: the first line, or the content of a bulk string.
+    /// Runs a command and returns its reply as text: the first line, or the content of a bulk string.
     pub fn command(&self, command: &(impl Words + ?Sized)) -> String {
         reply(&mut BufReader::new(self.send(command)))
     }
 
-    /// Runs a command whose reply is a line of info such as `role:master`, and returns what follows the colon; empty
-    /// when there is no such line.
+    /// Runs a command whose reply has lines such as `role:master`, and returns the value of one field; empty if there
+    /// is no such line.
     pub fn info(&self, command: &str, field: &str) -> String {
         let text = self.command(command);
         let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         value.unwrap_or_default().to_owned()
     }
 
-    /// Runs commands on one connection and returns everything that the server sent, as it came over the wire.
+    /// Runs commands over one connection and returns everything that the server sent, as raw RESP.
     pub fn talk(&self, commands: &[impl AsRef<str>]) -> String {
         let mut stream = self.connect();
         let bytes: Vec<u8> = commands.iter().map(AsRef::as_ref).chain(["QUIT"]).flat_map(packed).collect();
@@ -122,13 +122,13 @@ impl Real {
         text
     }
 
-    /// Waits until this server, which was started as a replica, holds what its primary holds.
+    /// Waits until this server, a replica, has all data of its primary.
     pub fn wait_in_sync(&self) {
         let in_sync = || self.info("INFO replication", "master_link_status") == "up";
-        assert!(eventually(LIMIT, in_sync), "the replica never came to hold its primary's data");
+        assert!(eventually(LIMIT, in_sync), "the replica is not in sync with its primary");
     }
 
-    /// Sends a command and does not wait for its reply; the connection lives as long as what is returned.
+    /// Sends a command without waiting for the reply. Dropping the result closes the connection.
     pub fn send(&self, command: &(impl Words + ?Sized)) -> TcpStream {
         let mut stream = self.connect();
         stream.write_all(&packed(command)).expect("the server reads");
@@ -146,7 +146,7 @@ impl Real {
         kill_process(pid, signal).expect("the process is there");
     }
 
-    /// Freezes the process: the kernel still accepts connections, and nobody answers.
+    /// Freezes the process: the kernel still accepts connections, but the server does not answer.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
@@ -160,17 +160,17 @@ impl Real {
         let _ = self.child.wait();
     }
 
-    /// Starts it again after a kill, on the same port.
+    /// Restarts it after a kill, on the same port.
     pub fn restart(&mut self) {
         self.restart_with("");
     }
 
-    /// Starts it again with further arguments.
+    /// Restarts it with further arguments.
     pub fn restart_with(&mut self, more: &str) {
         self.kill();
         self.arguments.extend(more.words());
         self.child = launch(&self.binary, self.address, self.port, self.folder.path(), &self.arguments);
-        assert!(came_up(&mut self.child, self.address, self.port), "the server does not come back");
+        assert!(has_started(&mut self.child, self.address, self.port), "the server did not restart");
     }
 }
 
@@ -180,7 +180,7 @@ impl Drop for Real {
     }
 }
 
-/// A port that was free a moment ago, and not the one where somebody's own server may be.
+/// A port that was free a moment ago, and not 6379, where the user's own server may be running.
 pub fn free_port() -> u16 {
     loop {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
@@ -200,20 +200,20 @@ fn launch(binary: &Path, address: Ipv4Addr, port: u16, folder: &Path, arguments:
     command.spawn().unwrap_or_else(|error| panic!("{}: {error}; tests/run installs it", binary.display()))
 }
 
-/// Waits until a server answers. Another process may have taken its port before it; then it ends at once.
-fn came_up(child: &mut Child, address: Ipv4Addr, port: u16) -> bool {
+/// Waits until a server answers. If another process has taken its port, the server exits at once.
+fn has_started(child: &mut Child, address: Ipv4Addr, port: u16) -> bool {
     eventually(LIMIT, || answers(address, port) || child.try_wait().is_ok_and(|status| status.is_some()))
         && child.try_wait().is_ok_and(|status| status.is_none())
 }
 
-/// Whether a server says anything in reply to PING.
+/// Whether a server sends any reply to PING.
 fn answers(address: Ipv4Addr, port: u16) -> bool {
     let Ok(mut stream) = TcpStream::connect((address, port)) else { return false };
     let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
     stream.write_all(b"PING\r\n").is_ok() && stream.read(&mut [0; 1]).is_ok_and(|read| read == 1)
 }
 
-/// A command as it goes over the wire.
+/// A command encoded as RESP.
 fn packed(command: &(impl Words + ?Sized)) -> Vec<u8> {
     let words = command.words();
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();

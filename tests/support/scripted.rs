@@ -1,5 +1,5 @@
-//! A scripted RESP server in this process, on plain threads. It serves as a small Redis does until it is told to fail
-//! in one of the ways that servers fail.
+//! A scripted RESP server in this process, on plain threads. It behaves like a small Redis until a test makes it fail
+//! in a particular way.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -10,51 +10,51 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-/// No test waits longer for anything; it is far more than any of them needs, also on a busy machine.
+/// The longest time that a test waits for anything. It is far more than any test needs, even on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// How the server treats connections and commands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Behaviour {
     Serve,
-    /// Connects are refused; the port stays ours.
+    /// Connections are refused; the port stays reserved.
     Refuse,
-    /// Connects hang, as when a firewall drops packets.
+    /// Connection attempts hang, as behind a firewall that drops packets.
     DropPackets,
     ResetOnAccept,
-    /// Serves so many replies on a connection, then resets it.
+    /// Sends this many replies on a connection, then resets it.
     ResetAfter(usize),
-    /// Serves so many replies on a connection, then closes it.
+    /// Sends this many replies on a connection, then closes it.
     CloseAfter(usize),
-    /// Serves so many replies on a connection, then answers no more.
+    /// Sends this many replies on a connection, then stops answering.
     StallAfter(usize),
-    /// Sends the first byte of a reply and no more.
+    /// Sends only the first byte of a reply.
     HalfReply,
     /// Waits before each reply.
     Slow(Duration),
     /// Answers every command with this error, without the `-`.
     Error(String),
-    /// Answers this command with this error and serves the others.
+    /// Answers this command with this error, and other commands normally.
     ErrorFor(&'static str, String),
-    /// Sends this at accept, before any command, and closes.
+    /// Sends these bytes on accept, before any command, and closes the connection.
     OnAccept(Vec<u8>),
     /// Answers every command with these bytes.
     Raw(Vec<u8>),
-    /// Answers the first command with these bytes, over and over, until the client is gone.
+    /// Answers the first command with these bytes, repeated until the client disconnects.
     Endless(Vec<u8>),
 }
 
-/// What the server says of itself.
+/// What the server reports about itself.
 #[derive(Clone, Debug)]
 pub struct Nature {
     pub databases: u32,
     pub user: String,
-    /// Asked for with AUTH when set.
+    /// If set, clients must authenticate with it.
     pub password: Option<String>,
     pub role: &'static str,
     /// The lines of `INFO server`, without line ends.
     pub info: Vec<String>,
-    /// Whole commands, as `CLUSTER SLOTS`, with the bytes of their replies.
+    /// Fixed replies to whole commands such as `CLUSTER SLOTS`.
     pub replies: Vec<(&'static str, String)>,
 }
 
@@ -71,7 +71,7 @@ impl Default for Nature {
     }
 }
 
-/// A running server; it ends when dropped.
+/// A running server. It stops on drop.
 pub struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -84,13 +84,13 @@ struct Shared {
 
 struct State {
     behaviour: Behaviour,
-    /// The listening thread has taken the behaviour over.
+    /// The listening thread has applied the behaviour.
     in_force: bool,
     nature: Nature,
     accepted: u64,
-    /// Open connections, by number, to be cut from outside.
+    /// Open connections by number, so that a test can reset them.
     live: BTreeMap<u64, TcpStream>,
-    /// The last commands received, the oldest first.
+    /// The last commands received, oldest first.
     commands: VecDeque<String>,
     keys: BTreeMap<String, String>,
     ended: bool,
@@ -110,7 +110,8 @@ impl Server {
 
     /// Listens on the given address.
     pub fn start_at(address: SocketAddr) -> Self {
-        // Held without listening for as long as the server lives, so that the port stays ours while it refuses.
+        // Bound without listening for the lifetime of the server, so that the port stays reserved while it refuses
+        // connections.
         let reserved = bound(address).expect("the address is free");
         let address = reserved.local_addr().expect("bound").as_socket().expect("an IP socket");
         let state = State {
@@ -138,7 +139,7 @@ impl Server {
         self.address.port()
     }
 
-    /// Changes the behaviour, for live connections from their next command on. When this returns, it is in force.
+    /// Changes the behaviour; open connections change with their next command. The change is in force on return.
     pub fn behave(&self, behaviour: Behaviour) {
         let mut state = self.shared.state();
         state.behaviour = behaviour;
@@ -148,7 +149,7 @@ impl Server {
         assert!(waited.is_ok_and(|(state, _)| state.in_force), "the listening thread is gone");
     }
 
-    /// Changes what the server says of itself.
+    /// Changes what the server reports about itself.
     pub fn become_(&self, change: impl FnOnce(&mut Nature)) {
         change(&mut self.shared.state().nature);
     }
@@ -165,18 +166,18 @@ impl Server {
         self.shared.state().accepted
     }
 
-    /// How many connections are over.
+    /// How many connections have ended.
     pub fn finished(&self) -> u64 {
         let state = self.shared.state();
         state.accepted - state.live.len() as u64
     }
 
-    /// The last commands received, as `SELECT 0`.
+    /// The last commands received, such as `SELECT 0`.
     pub fn commands(&self) -> Vec<String> {
         self.shared.state().commands.iter().cloned().collect()
     }
 
-    /// Waits until so many connections were accepted in all.
+    /// Waits until this many connections were accepted in total.
     pub fn wait_accepted(&self, count: u64, limit: Duration) -> bool {
         let state = self.shared.state();
         let (state, _) = self.shared.changed.wait_timeout_while(state, limit, |state| state.accepted < count).unwrap();
@@ -225,10 +226,10 @@ fn full(address: SocketAddr) -> io::Result<(Socket, Vec<Socket>)> {
 fn reset(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
     let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Read);
-    // The connection's own thread holds a clone; both have to be closed for the reset to go out.
+    // The thread of the connection has a clone. The reset is sent only when both are closed.
 }
 
-/// Accepts connections for as long as the server lives. `reserved` keeps the port.
+/// Accepts connections until the server stops. `reserved` keeps the port.
 fn listen(shared: &Arc<Shared>, address: SocketAddr, reserved: Socket, listener: Socket) {
     let mut listener = Some(listener);
     let mut full_queue = None;
@@ -285,7 +286,7 @@ fn listen(shared: &Arc<Shared>, address: SocketAddr, reserved: Socket, listener:
                 });
             }
             _ => {
-                // Accepting has no condition variable, so this looks often.
+                // There is no condition variable for accepting, so this polls.
                 let state = shared.state();
                 drop(shared.changed.wait_timeout(state, Duration::from_millis(1)));
             }
@@ -293,7 +294,7 @@ fn listen(shared: &Arc<Shared>, address: SocketAddr, reserved: Socket, listener:
     }
 }
 
-/// Serves one connection until either side ends it.
+/// Serves one connection until either side closes it.
 fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
     let behaviour = shared.state().behaviour.clone();
     match behaviour {
@@ -323,7 +324,7 @@ fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
             (&*stream).write_all(&replies)?;
             replies.clear();
         }
-        if !goes_on(shared, stream, &behaviour, answered)? {
+        if !continues(shared, stream, &behaviour, answered)? {
             return Ok(());
         }
 
@@ -342,7 +343,7 @@ fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
         }
         if ends {
             if matches!(behaviour, Behaviour::ResetAfter(_)) {
-                // The replies have to leave before the reset, which would discard them on the other side.
+                // The client must receive the replies before the reset, which would discard them.
                 thread::sleep(Duration::from_millis(2));
                 return Ok(());
             }
@@ -351,8 +352,8 @@ fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Does what a behaviour asks for before a command is answered. Gives false when the connection ends instead.
-fn goes_on(shared: &Shared, stream: &TcpStream, behaviour: &Behaviour, answered: usize) -> io::Result<bool> {
+/// Applies the behaviour before a command is answered. Returns false if the connection ends instead.
+fn continues(shared: &Shared, stream: &TcpStream, behaviour: &Behaviour, answered: usize) -> io::Result<bool> {
     match behaviour {
         Behaviour::StallAfter(limit) if answered >= *limit => Ok(stalled(shared, stream, behaviour)),
         Behaviour::HalfReply => {
@@ -371,7 +372,7 @@ fn goes_on(shared: &Shared, stream: &TcpStream, behaviour: &Behaviour, answered:
     }
 }
 
-/// Closes without a reset, which a plain close would send while there is something unread.
+/// Closes without a reset. A plain close would send one if there is unread data.
 fn close(mut stream: &TcpStream) -> io::Result<()> {
     stream.shutdown(std::net::Shutdown::Write)?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
@@ -379,7 +380,7 @@ fn close(mut stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits while the server must not answer; false when the client is gone or the server ended.
+/// Waits while the server must not answer. Returns false if the client disconnected or the server stopped.
 fn stalled(shared: &Shared, stream: &TcpStream, stalling: &Behaviour) -> bool {
     let _ = stream.set_nonblocking(true);
     let mut byte = [0; 1];
@@ -396,7 +397,7 @@ fn stalled(shared: &Shared, stream: &TcpStream, stalling: &Behaviour) -> bool {
     }
 }
 
-/// One command as RESP arrays of bulk strings, its name in upper case; none at the end of the stream.
+/// Reads one command, a RESP array of bulk strings. Its name is converted to upper case. None at the end of the stream.
 fn read_command(reader: &mut impl BufRead) -> io::Result<Option<Vec<String>>> {
     let Some(count) = read_number(reader, b'*')? else { return Ok(None) };
     let mut words = Vec::new();
@@ -494,7 +495,7 @@ fn answer(
     }
 }
 
-/// Waits until `condition` holds, looking every few milliseconds: for conditions that nothing announces.
+/// Polls until `condition` holds. Returns false if it does not hold within `limit`.
 pub fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + limit;
     while !condition() {

@@ -1,4 +1,4 @@
-/* Delays every write to a file whose name ends in .log, as a slow or stuck disk does: loaded by LD_PRELOAD. */
+/* Loaded with LD_PRELOAD: delays every write to a file whose name ends in .log, like a slow or stuck disk. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

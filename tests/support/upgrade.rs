@@ -1,8 +1,8 @@
-//! An engine upgrade with real servers, in the steps that ElastiCache takes: a replica of the new engine is brought in
-//! sync, becomes the primary, and gets the endpoint's name; the old primary answers READONLY and then goes.
+//! An engine upgrade with real servers, in the same steps as ElastiCache: a replica of the new engine synchronises,
+//! becomes the primary, and gets the endpoint's name; the old primary answers READONLY and is then stopped.
 //!
-//! Both servers have the same port, at two of this machine's addresses (Linux answers at all of 127.0.0.0/8), and the
-//! name is a line of a hosts file that a mount namespace shows in the place of /etc/hosts.
+//! Both servers use the same port, on two loopback addresses (Linux accepts all of 127.0.0.0/8). The name is a line in
+//! a hosts file, which a mount namespace shows as /etc/hosts.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -20,7 +20,7 @@ pub const NAME: &str = "cache.test";
 const OLD: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const NEW: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// The two servers and the name. The steps are taken in the order in which they stand here.
+/// The two servers and the name. The methods are listed in the order of the upgrade steps.
 pub struct Upgrade {
     pub old: Real,
     pub new: Real,
@@ -28,7 +28,7 @@ pub struct Upgrade {
 }
 
 impl Upgrade {
-    /// Starts the old engine as the primary that has the name, and the new one as its replica, in sync with it.
+    /// Starts the old engine as the primary, to which the name points, and the new one as its replica, in sync with it.
     pub fn start(old: &Path, new: &Path) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         fs::write(folder.path().join("hosts"), hosts(OLD)).expect("a hosts file");
@@ -43,43 +43,43 @@ impl Upgrade {
             new.wait_in_sync();
             return Upgrade { old, new, folder };
         }
-        panic!("no port is free at both addresses, or a server does not start");
+        panic!("no port is free on both addresses, or a server did not start");
     }
 
     pub fn port(&self) -> u16 {
         self.old.port()
     }
 
-    /// What the name points to now.
+    /// The address to which the name points now.
     pub fn endpoint(&self) -> SocketAddrV4 {
         let text = fs::read_to_string(self.hosts()).expect("the hosts file");
         SocketAddrV4::new(if text == hosts(NEW) { NEW } else { OLD }, self.port())
     }
 
-    /// Words to write before a command line for it to see the name.
+    /// The words before a command line with which the command can resolve the name.
     pub fn surroundings(&self) -> Vec<String> {
         let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
         let hosts = self.hosts().display().to_string();
         ["unshare", "-rm", "sh", "-c", script, &hosts].map(str::to_owned).into()
     }
 
-    /// Makes the replica the primary, and the primary its replica.
+    /// Makes the replica the primary and the primary its replica.
     pub fn fail_over(&self) {
         let reply = self.old.command(&format!("FAILOVER TO {NEW} {} TIMEOUT 20000", self.port()));
         assert_eq!(reply, "+OK");
     }
 
-    /// Whether the old server serves as a replica and the new one as its primary.
+    /// Whether the old server is a replica and the new one its primary.
     pub fn has_failed_over(&self) -> bool {
         let role = |server: &Real| server.info("INFO replication", "role");
         role(&self.old) == "slave" && role(&self.new) == "master"
     }
 
     pub fn wait_failed_over(&self) {
-        assert!(eventually(LIMIT, || self.has_failed_over()), "the new server never became the primary");
+        assert!(eventually(LIMIT, || self.has_failed_over()), "the new server did not become the primary");
     }
 
-    /// Cuts the old server's connections, but not those of replication.
+    /// Closes the connections of the old server, except for replication.
     pub fn cut(&self) {
         let reply = self.old.command("CLIENT KILL TYPE normal SKIPME yes");
         assert!(reply.starts_with(':'), "{reply}");
@@ -87,13 +87,13 @@ impl Upgrade {
 
     /// Points the name to the new server.
     pub fn move_name(&self) {
-        // In place and of the same length: the mount is of this very file, and a look-up at the same time reads one
-        // address or the other.
+        // Overwritten in place with the same length, because this file is mounted, and because a concurrent lookup must
+        // read one address or the other.
         let file = File::options().write(true).open(self.hosts()).expect("the hosts file");
         file.write_all_at(hosts(NEW).as_bytes(), 0).expect("written");
     }
 
-    /// Ends the old server.
+    /// Stops the old server.
     pub fn retire(&mut self) {
         self.old.kill();
     }

@@ -1,9 +1,9 @@
-//! Command lines as the tests write them.
+//! Command lines written as one string.
 
 use std::ffi::{OsStr, OsString};
 
-/// The words of a command line. A text is split as a shell splits it, so a value with a space stands in quotes. A list
-/// of words is passed as it is, for bytes that are not UTF-8 and for values that need many quotes.
+/// The words of a command line. A string is split like in a shell, so a value with a space needs quotes. A list of
+/// words is passed unchanged, for bytes that are not UTF-8 and for values that would need many quotes.
 pub trait Words {
     fn words(&self) -> Vec<OsString>;
 }

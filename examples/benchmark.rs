@@ -190,8 +190,8 @@ impl Bench {
         Ok(())
     }
 
-    /// With an interval of 100 ms and a timeout of 600 ms: the time from the start of a fault to the first failed check,
-    /// and from its end to the last one.
+    /// With an interval of 100 ms and a timeout of 600 ms: the time from the start of a fault to the first failed
+    /// check, and from its end to the last one.
     fn fault_bounds(&self) -> Outcome<()> {
         let frozen = Real::start(&[]);
         let port = frozen.port();

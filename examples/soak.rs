@@ -37,13 +37,13 @@ fn main() -> Outcome<()> {
 
     // One-time allocations are done after the first checks.
     thread::sleep(Duration::from_secs(2));
-    let first = look(pid)?;
+    let first = usage(pid)?;
     println!("after {:>4} s: {first}", start.elapsed().as_secs());
-    let mut last = look(pid)?;
+    let mut last = usage(pid)?;
     while start.elapsed() + Duration::from_secs(1) < Duration::from_secs(seconds) {
         let left = Duration::from_secs(seconds).saturating_sub(start.elapsed() + Duration::from_millis(500));
         thread::sleep(left.min(Duration::from_secs(30)));
-        last = look(pid)?;
+        last = usage(pid)?;
         println!("after {:>4} s: {last}", start.elapsed().as_secs());
     }
     let output = child.wait_with_output()?;
@@ -77,21 +77,21 @@ fn main() -> Outcome<()> {
 
 /// Resources that the process uses, and the CPU time it has used.
 #[derive(Clone, Copy)]
-struct Look {
+struct Usage {
     descriptors: usize,
     /// Resident, in KiB.
     memory: u64,
     cpu: Duration,
 }
 
-impl std::fmt::Display for Look {
+impl std::fmt::Display for Usage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Look { descriptors, memory, cpu } = self;
+        let Usage { descriptors, memory, cpu } = self;
         write!(f, "{descriptors} descriptors, {memory} KiB, {:.2} s of CPU", cpu.as_secs_f64())
     }
 }
 
-fn look(pid: u32) -> Outcome<Look> {
+fn usage(pid: u32) -> Outcome<Usage> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -99,7 +99,7 @@ fn look(pid: u32) -> Outcome<Look> {
     // the process name, because the name may contain spaces.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks: u64 = fields.iter().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Ok(Look {
+    Ok(Usage {
         descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
         memory: memory.unwrap_or(0),
         cpu: Duration::from_millis(ticks * 10),

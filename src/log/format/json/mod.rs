@@ -1,121 +1,11 @@
 //! Records as JSON, one object per line. Fields that do not apply are left out. The README explains the fields.
 
+mod fields;
 mod read;
 mod write;
 
-use std::borrow::Cow;
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
-use crate::model::clock::Stamp;
-
 pub use read::read;
 pub use write::write;
-
-/// Text, borrowed from the line or the record unless it contains escapes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl<'a> Text<'a> {
-    fn of(text: &'a str) -> Self {
-        Text(Cow::Borrowed(text))
-    }
-
-    fn shown(text: impl fmt::Display) -> Self {
-        Text(Cow::Owned(text.to_string()))
-    }
-
-    fn stamp(at: Stamp) -> Self {
-        Text(Cow::Owned(at.rfc3339()))
-    }
-}
-
-/// Whether a field is left out.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
-/// A line: the time and the other fields.
-#[derive(Serialize, Deserialize)]
-struct Line<'a, Fields> {
-    #[serde(borrow)]
-    at: Text<'a>,
-    #[serde(flatten)]
-    fields: Fields,
-}
-
-/// What was checked.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(default)]
-struct SubjectFields<'a> {
-    #[serde(borrow, skip_serializing_if = "is_default")]
-    node: Option<Text<'a>>,
-    #[serde(borrow, skip_serializing_if = "is_default")]
-    shard: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "is_default")]
-    db: Option<u32>,
-    #[serde(skip_serializing_if = "is_default")]
-    held: bool,
-    #[serde(skip_serializing_if = "is_default")]
-    cluster: bool,
-    #[serde(skip_serializing_if = "is_default")]
-    write: bool,
-}
-
-/// The fields of a mark. Durations are in seconds.
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum MarkFields<'a> {
-    CycleStarted {
-        cycle: u32,
-    },
-    CycleCompleted {
-        cycle: u32,
-        pause_s: f64,
-    },
-    AllFinished,
-    Stopped {
-        #[serde(borrow)]
-        signal: Text<'a>,
-    },
-    Canary,
-    NotObserved {
-        #[serde(borrow)]
-        from: Text<'a>,
-        #[serde(borrow)]
-        to: Text<'a>,
-        missed: u64,
-    },
-    RecordsLost {
-        #[serde(borrow)]
-        from: Text<'a>,
-        #[serde(borrow)]
-        to: Text<'a>,
-        count: u64,
-    },
-    Change {
-        #[serde(flatten, borrow)]
-        target: SubjectFields<'a>,
-        #[serde(borrow)]
-        what: Text<'a>,
-        #[serde(borrow)]
-        from: Text<'a>,
-        #[serde(borrow)]
-        to: Text<'a>,
-    },
-    OutageBegan {
-        #[serde(flatten, borrow)]
-        subject: SubjectFields<'a>,
-    },
-    OutageEnded {
-        #[serde(flatten, borrow)]
-        subject: SubjectFields<'a>,
-        at_least_s: f64,
-        #[serde(default, skip_serializing_if = "is_default")]
-        at_most_s: Option<f64>,
-    },
-}
 
 #[cfg(test)]
 mod tests {
@@ -124,9 +14,10 @@ mod tests {
 
     use chrono::DateTime;
 
-    use super::*;
+    use super::write;
     use crate::log::record::{Mark, Mode, Record};
     use crate::model::change::{Aspect, Change};
+    use crate::model::clock::Stamp;
     use crate::model::failure::{Failure, Kind};
     use crate::model::outcome::{CheckResult, ConnectionInfo, Details, Timings};
     use crate::model::server::{Identity, Role};

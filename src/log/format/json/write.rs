@@ -1,145 +1,62 @@
-//! Writes records as JSON objects, composed of the target, the result and the server's identity.
+//! Writes records as JSON objects.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use serde::Serialize;
-
-use super::{Line, MarkFields, SubjectFields, Text, is_default};
+use super::fields::{
+    CheckFields, DatabaseFields, Fields, LengthFields, Line, ResultFields, ScanFields, ServerFields, SubjectFields,
+    Text, TimingFields, Unread,
+};
 use crate::log::record::{Mark, Mode, Record};
 use crate::model::clock::Stamp;
 use crate::model::failure::Failure;
-use crate::model::outcome::{CheckResult, ConnectionInfo, Details};
+use crate::model::outcome::{CheckResult, ConnectionInfo, Details, Timings};
 use crate::model::subject::{Subject, Target};
-
-/// The fields of a check or a scan.
-#[derive(Serialize)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and only until it is written")]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum CheckFields<'a> {
-    Check {
-        mode: Text<'a>,
-        #[serde(flatten)]
-        subject: SubjectFields<'a>,
-        number: u64,
-        #[serde(flatten)]
-        result: ResultFields<'a>,
-    },
-    Scan {
-        ok: bool,
-        elapsed_us: u64,
-        databases: Vec<DatabaseFields<'a>>,
-        #[serde(skip_serializing_if = "is_default")]
-        canary: bool,
-        #[serde(flatten)]
-        stopped: Option<StoppedFields<'a>>,
-    },
-}
-
-/// One database of a scan.
-#[derive(Serialize)]
-struct DatabaseFields<'a> {
-    #[serde(flatten)]
-    subject: SubjectFields<'a>,
-    #[serde(flatten)]
-    result: ResultFields<'a>,
-}
-
-/// The result of a check. Durations are in microseconds.
-#[derive(Serialize)]
-struct ResultFields<'a> {
-    ok: bool,
-    #[serde(flatten)]
-    failure: Option<FailureFields<'a>>,
-    elapsed_us: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    resolve_us: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    connect_us: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    tls_us: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    auth_us: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    select_us: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    ping_us: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    write_us: u64,
-    #[serde(flatten)]
-    server: ServerFields<'a>,
-}
-
-#[derive(Serialize)]
-struct FailureFields<'a> {
-    kind: Text<'a>,
-    detail: Text<'a>,
-}
-
-/// The server that answered.
-#[derive(Serialize)]
-struct ServerFields<'a> {
-    #[serde(skip_serializing_if = "is_default")]
-    peer: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "is_default")]
-    role: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "is_default")]
-    engine: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "is_default")]
-    version: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "is_default")]
-    run_id: Option<Text<'a>>,
-}
-
-/// The signal that ended a scan.
-#[derive(Serialize)]
-struct StoppedFields<'a> {
-    signal: Text<'a>,
-    stopped_at: Text<'a>,
-}
 
 /// Writes a record as one JSON object, without a line end.
 ///
 /// # Errors
 /// Only if `f` fails; a `String` never does.
 pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
-    let line = match record {
-        Record::Check { at, mode, subject, number, result, details } => text_of(
-            *at,
-            CheckFields::Check {
-                mode: Text::of(mode_name(*mode)),
+    let (at, fields) = match record {
+        Record::Check { at, mode, subject, number, result, details } => {
+            let fields = CheckFields {
+                mode: Some(Text::of(mode_name(*mode))),
                 subject: subject_fields(subject),
-                number: *number,
-                result: result_fields(result, details),
-            },
-        ),
-        Record::Scan { at, checks, took, canary, stopped } => text_of(
-            *at,
-            CheckFields::Scan {
-                ok: stopped.is_none() && checks.iter().all(|check| check.result.is_ok()),
-                elapsed_us: micros(*took),
-                databases: checks.iter().map(database_fields).collect(),
-                canary: *canary,
-                stopped: stopped
-                    .map(|(signal, at)| StoppedFields { signal: Text::shown(signal), stopped_at: Text::stamp(at) }),
-            },
-        ),
-        Record::Mark(mark) => {
-            let (at, fields) = mark_fields(mark);
-            text_of(at, fields)
+                result: ResultFields { number: Some(*number), ..result_fields(result, details) },
+                timings: Unread(timing_fields(details)),
+                server: Unread(server_fields(details)),
+            };
+            (*at, Fields::Check(fields))
         }
+        Record::Scan { at, checks, took, canary, stopped } => {
+            let ok = stopped.is_none() && checks.iter().all(|check| check.result.is_ok());
+            let fields = ScanFields {
+                ok: Some(ok),
+                elapsed_us: Some(micros(*took)),
+                databases: Some(checks.iter().map(database_fields).collect()),
+                canary: *canary,
+                signal: stopped.map(|(signal, _)| Text::shown(signal)),
+                stopped_at: stopped.map(|(_, at)| Text::stamp(at)),
+            };
+            (*at, Fields::Scan(fields))
+        }
+        Record::Mark(mark) => mark_fields(mark),
     };
+
+    let line = serde_json::to_string(&Line { at: Text::stamp(at), fields });
     // Serialising to memory fails only for maps whose keys are not text. There are none.
     f.write_str(&line.map_err(|_| fmt::Error)?)
 }
 
-fn text_of(at: Stamp, fields: impl Serialize) -> serde_json::Result<String> {
-    serde_json::to_string(&Line { at: Text::stamp(at), fields })
-}
-
-fn database_fields(check: &CheckResult) -> DatabaseFields<'_> {
-    DatabaseFields { subject: subject_fields(&check.subject), result: result_fields(&check.result, &check.details) }
+fn database_fields(CheckResult { subject, result, details, .. }: &CheckResult) -> DatabaseFields<'_> {
+    DatabaseFields {
+        subject: subject_fields(subject),
+        result: result_fields(result, details),
+        timings: Unread(timing_fields(details)),
+        server: server_fields(details),
+    }
 }
 
 fn subject_fields(subject: &Subject) -> SubjectFields<'_> {
@@ -158,60 +75,69 @@ fn target_fields(target: &Target) -> SubjectFields<'_> {
     fields
 }
 
-fn result_fields<'r>(result: &Result<(), Failure>, details: &'r Details) -> ResultFields<'r> {
-    let Details { elapsed, select, ping, write, connection } = details;
-    let ConnectionInfo { timings, peer, identity, .. } = &**connection;
-    let failure = |failure: &Failure| FailureFields {
-        kind: Text::of(failure.kind.as_str()),
-        detail: Text(Cow::Owned(failure.printable_detail())),
-    };
-
+fn result_fields<'r>(result: &Result<(), Failure>, details: &Details) -> ResultFields<'r> {
+    let failure = result.as_ref().err();
     ResultFields {
-        ok: result.is_ok(),
-        failure: result.as_ref().err().map(failure),
-        elapsed_us: micros(*elapsed),
-        resolve_us: micros(timings.resolve),
-        connect_us: micros(timings.connect),
-        tls_us: micros(timings.tls),
-        auth_us: micros(timings.auth),
+        number: None,
+        ok: Some(result.is_ok()),
+        kind: failure.map(|failure| Text::of(failure.kind.as_str())),
+        detail: failure.map(|failure| Text(Cow::Owned(failure.printable_detail()))),
+        elapsed_us: Some(micros(details.elapsed)),
+    }
+}
+
+fn timing_fields(Details { select, ping, write, connection, .. }: &Details) -> TimingFields {
+    let Timings { resolve, connect, tls, auth } = connection.timings;
+    TimingFields {
+        resolve_us: micros(resolve),
+        connect_us: micros(connect),
+        tls_us: micros(tls),
+        auth_us: micros(auth),
         select_us: micros(*select),
         ping_us: micros(*ping),
         write_us: micros(*write),
-        server: ServerFields {
-            peer: peer.map(Text::shown),
-            role: identity.role.map(Text::shown),
-            engine: identity.engine.as_deref().map(Text::of),
-            version: identity.version.as_deref().map(Text::of),
-            run_id: identity.run_id.as_deref().map(Text::of),
-        },
+    }
+}
+
+fn server_fields(details: &Details) -> ServerFields<'_> {
+    let ConnectionInfo { peer, identity, .. } = &*details.connection;
+    ServerFields {
+        peer: peer.map(Text::shown),
+        role: identity.role.map(Text::shown),
+        engine: identity.engine.as_deref().map(Text::of),
+        version: identity.version.as_deref().map(Text::of),
+        run_id: identity.run_id.as_deref().map(Text::of),
     }
 }
 
 /// The time of a mark, and its fields.
-fn mark_fields(mark: &Mark) -> (Stamp, MarkFields<'_>) {
+fn mark_fields(mark: &Mark) -> (Stamp, Fields<'_>) {
     match mark {
-        Mark::CycleStarted { cycle, at } => (*at, MarkFields::CycleStarted { cycle: *cycle }),
+        Mark::CycleStarted { cycle, at } => (*at, Fields::CycleStarted { cycle: *cycle }),
         Mark::CycleCompleted { cycle, break_duration, at } => {
-            (*at, MarkFields::CycleCompleted { cycle: *cycle, pause_s: break_duration.as_secs_f64() })
+            (*at, Fields::CycleCompleted { cycle: *cycle, pause_s: break_duration.as_secs_f64() })
         }
-        Mark::AllFinished { at } => (*at, MarkFields::AllFinished),
-        Mark::Stopped { signal, at } => (*at, MarkFields::Stopped { signal: Text::shown(signal) }),
-        Mark::Canary { at } => (*at, MarkFields::Canary),
+        Mark::AllFinished { at } => (*at, Fields::AllFinished),
+        Mark::Stopped { signal, at } => (*at, Fields::Stopped { signal: Text::shown(signal) }),
+        Mark::Canary { at } => (*at, Fields::Canary),
         Mark::NotObserved { from, to, missed } => {
-            (*to, MarkFields::NotObserved { from: Text::stamp(*from), to: Text::stamp(*to), missed: *missed })
+            (*to, Fields::NotObserved { from: Text::stamp(*from), to: Text::stamp(*to), missed: *missed })
         }
         Mark::RecordsLost { from, to, count } => {
-            (*to, MarkFields::RecordsLost { from: Text::stamp(*from), to: Text::stamp(*to), count: *count })
+            (*to, Fields::RecordsLost { from: Text::stamp(*from), to: Text::stamp(*to), count: *count })
         }
         Mark::Changed { target, at, change } => {
             let (what, from, to) = (change.aspect.as_str(), &change.from, &change.to);
             let target = target_fields(target);
-            (*at, MarkFields::Change { target, what: Text::of(what), from: Text::of(from), to: Text::of(to) })
+            (*at, Fields::Change { target, what: Text::of(what), from: Text::of(from), to: Text::of(to) })
         }
-        Mark::OutageBegan { subject, at } => (*at, MarkFields::OutageBegan { subject: subject_fields(subject) }),
+        Mark::OutageBegan { subject, at } => (*at, Fields::OutageBegan(subject_fields(subject))),
         Mark::OutageEnded { subject, at, at_least, at_most } => {
-            let (at_least_s, at_most_s) = (at_least.as_secs_f64(), at_most.map(|at_most| at_most.as_secs_f64()));
-            (*at, MarkFields::OutageEnded { subject: subject_fields(subject), at_least_s, at_most_s })
+            let length = LengthFields {
+                at_least_s: Some(at_least.as_secs_f64()),
+                at_most_s: at_most.map(|at_most| at_most.as_secs_f64()),
+            };
+            (*at, Fields::OutageEnded { subject: subject_fields(subject), length })
         }
     }
 }

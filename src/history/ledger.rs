@@ -29,7 +29,7 @@ pub struct Check<'a> {
     pub result: Result<(), &'a Failure>,
     /// The check includes a canary write.
     pub writes: bool,
-    /// The number of gaps before it: [`Ledger::gap_count`] when it began.
+    /// The number of gaps before it: [`Gaps::count`] when it began.
     pub gaps: u64,
 }
 
@@ -38,6 +38,16 @@ pub struct Check<'a> {
 pub struct Gap {
     pub from: Moment,
     pub to: Moment,
+}
+
+/// All gaps.
+#[derive(Clone, Debug, Default)]
+pub struct Gaps {
+    pub kept: Vec<Gap>,
+    /// The number of all gaps, including those that are not kept.
+    pub count: u64,
+    /// Their total length.
+    pub total: Duration,
 }
 
 /// The history of one subject.
@@ -55,9 +65,7 @@ pub struct Account {
 pub struct Ledger {
     pub accounts: BTreeMap<Subject, Account>,
     pub changes: Vec<Changed>,
-    pub gaps: Vec<Gap>,
-    /// The total length of all gaps, including those that are not kept.
-    pub unobserved: Duration,
+    pub gaps: Gaps,
     /// When the first check began, and the last.
     pub first: Option<Moment>,
     pub last: Option<Moment>,
@@ -66,8 +74,6 @@ pub struct Ledger {
     pub latency: Option<Box<Histogram<u32>>>,
     /// The latency over time.
     pub series: TimeSeries,
-    /// The number of all gaps.
-    pub gap_count: u64,
     /// Checks that were scheduled but not run, according to the marks.
     pub missed: u64,
     /// The state of subjects before the requested range.
@@ -153,10 +159,10 @@ impl Ledger {
 
     /// Adds a gap before the next checks.
     pub fn gap(&mut self, gap: Gap) {
-        self.gap_count += 1;
-        self.unobserved += gap.to.since.saturating_sub(gap.from.since);
-        if self.gaps.len() < KEPT {
-            self.gaps.push(gap);
+        self.gaps.count += 1;
+        self.gaps.total += gap.to.since.saturating_sub(gap.from.since);
+        if self.gaps.kept.len() < KEPT {
+            self.gaps.kept.push(gap);
         }
     }
 

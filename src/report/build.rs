@@ -10,7 +10,7 @@ use crate::log::read::{Folder, Logs};
 impl From<Ledger> for Report {
     fn from(ledger: Ledger) -> Self {
         let span = ledger.first.zip(ledger.last);
-        let gaps: Arc<[Gap]> = ledger.gaps.into();
+        let gaps: Arc<[Gap]> = ledger.gaps.kept.into();
         let rows = ledger.accounts.into_iter().map(|(subject, account)| Row {
             subject,
             checks: account.history.checks,
@@ -29,7 +29,7 @@ impl From<Ledger> for Report {
             span,
             checks: ledger.checks,
             failures: ledger.failures,
-            unobserved: ledger.unobserved,
+            unobserved: ledger.gaps.total,
             latency: ledger.latency.as_deref().and_then(Latency::of),
             rows: rows.collect(),
             changes: ledger.changes.into_iter().map(|changed| (None, changed)).collect(),

@@ -89,7 +89,7 @@ impl Stream {
         }
 
         let writes = self.writes && subject.target.reads_and_writes();
-        let gaps = self.ledger.gap_count;
+        let gaps = self.ledger.gaps.count;
         // The logs do not contain how much time passed before the failing phase.
         let took = took.filter(|_| result.is_ok());
         self.ledger.check(&Check { subject, at, took, result, writes, gaps });
@@ -325,7 +325,8 @@ mod tests {
             replay.take(event, true);
         }
         let (_, ledger) = replay.into_ledgers();
-        let gaps: Vec<_> = ledger.gaps.iter().map(|gap| (gap.from.since.as_secs(), gap.to.since.as_secs())).collect();
+        let gaps: Vec<_> =
+            ledger.gaps.kept.iter().map(|gap| (gap.from.since.as_secs(), gap.to.since.as_secs())).collect();
         assert_eq!(gaps, [(15, 30), (30, 50)]);
         assert_eq!((ledger.checks, ledger.missed), (12, 0));
     }
@@ -369,7 +370,7 @@ mod tests {
             replay.into_ledgers().1
         };
         assert_eq!(format!("{:?}", ledger(true)), format!("{:?}", ledger(false)));
-        assert_eq!((ledger(true).checks, ledger(true).gap_count), (74, 8));
+        assert_eq!((ledger(true).checks, ledger(true).gaps.count), (74, 8));
     }
 
     #[test]

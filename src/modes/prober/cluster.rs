@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-// The other way too: these are the methods of `Prober` for a cluster, in a file of their own.
+// These are the methods of `Prober` for a cluster, so this module and its parent import each other.
 use super::Prober;
 use super::lane::Report;
 use crate::cluster::discovery::{Discovered, Discovery};
@@ -118,7 +118,7 @@ impl Prober {
                 Ok(Decision::AsNode(as_node, _, checker)) => {
                     return checker.run_until(end, &mut |outcome| as_node.outcome(outcome)).await;
                 }
-                // The checks of the nodes replace this check.
+                // The nodes are checked instead, at this tick, or at the next one if another discovery was faster.
                 Err(_) => return,
             };
             outcomes.into_iter().for_each(|outcome| report.outcome(outcome));
@@ -143,9 +143,9 @@ impl Prober {
             (self.send)(Event::TopologyChanged { tick, change });
         }
 
-        // These checks belong to the tick, but their time is measured from now.
+        // New checks belong to the tick, but their time is measured from now.
         let now = Moment { since: tick.at.since + started.elapsed(), ..tick.at };
-        let tick = Tick { at: now, ..tick };
+        let late = Tick { at: now, ..tick };
         for member in found.added {
             let is_asked = asked.is_some_and(|asked| member.is_at(asked));
             match asked.zip(undecided.take_if(|_| is_asked)) {
@@ -154,11 +154,11 @@ impl Prober {
                     // This fails only if the task was aborted at the end of the run.
                     let _ = undecided.send(Decision::AsNode(report, asked, member.checker));
                 }
-                None => self.launch_node(member, tick, started),
+                None => self.launch_node(member, late, started),
             }
         }
         for shard in found.new_shards {
-            self.launch_route(shard.target(), shard.route, tick, started);
+            self.launch_route(shard.target(), shard.route, late, started);
         }
     }
 

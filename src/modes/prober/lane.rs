@@ -20,8 +20,8 @@ struct LaneState {
     /// The number of the last check that began, and of the last one that reported an outcome.
     begun: u64,
     reported: u64,
-    /// The last outcome was a failure.
-    is_down: bool,
+    /// The databases whose last outcome was a failure.
+    down: BTreeSet<u32>,
 }
 
 impl Lane {
@@ -65,18 +65,21 @@ impl Report {
         let mut state = self.lane.state();
         state.reported = state.reported.max(self.tick.number);
         let oldest = state.oldest();
-        let was_down = std::mem::replace(&mut state.is_down, outcome.result.is_err());
+        let (was_down, is_down) = (state.down.contains(&outcome.db), outcome.result.is_err());
+        if is_down {
+            state.down.insert(outcome.db);
+        } else {
+            state.down.remove(&outcome.db);
+        }
         drop(state);
 
-        if outcome.result.is_err() {
-            self.failures.fetch_add(1, Ordering::Relaxed);
-            if !was_down {
-                debug!("{} is down", self.target);
-            }
-        } else if was_down {
-            debug!("{} recovered", self.target);
-        }
         let subject = self.subject(&outcome);
+        self.failures.fetch_add(u64::from(is_down), Ordering::Relaxed);
+        match (was_down, is_down) {
+            (false, true) => debug!("{subject} is down"),
+            (true, false) => debug!("{subject} recovered"),
+            _ => {}
+        }
         (self.send)(Event::CheckFinished(CheckFinished { subject, tick: self.tick, outcome, oldest }));
     }
 

@@ -39,6 +39,7 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 #[ignore = "the tests of this file run it, in another environment"]
+#[allow(clippy::print_stderr, reason = "the tests read it")]
 fn authenticate_in_a_separate_process() {
     let Ok(port) = std::env::var("PORT_OF_TEST") else { return };
     let signer = Signer { user: "iam-user".into(), cache: "my-cache".into(), serverless: true, region: None };

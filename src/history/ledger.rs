@@ -109,8 +109,8 @@ impl Ledger {
         transitions
     }
 
-    /// Takes `count` more checks of a subject whose last check passed. They passed too, at no time that `last` is before,
-    /// wrote nothing, and how long they took is not known.
+    /// Adds `count` checks of a subject whose previous check passed. They passed too, the last of them at `last`, without
+    /// a canary write, and how long they took is unknown.
     pub fn passed_again(&mut self, subject: &Subject, count: u64, last: Moment) {
         if count == 0 {
             return;

@@ -129,7 +129,7 @@ impl OutageHistory {
         }
     }
 
-    /// Takes `count` more checks that passed, after one that did; the last of them at `last`.
+    /// Adds `count` checks that passed, after one that passed. The last of them was at `last`.
     pub fn pass_again(&mut self, count: u64, last: Moment) {
         self.checks += count;
         self.last_success = Some(last);

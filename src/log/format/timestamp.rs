@@ -117,11 +117,11 @@ impl TimestampReader {
     /// Reads a local timestamp at the beginning of `text`, and returns it with the rest.
     pub fn read_local<'t>(&mut self, text: &'t str) -> Option<(Stamp, &'t str)> {
         let (stamp, end) = self.read_local_bytes(text.as_bytes())?;
-        // A stamp is all ASCII, so its end is a character's.
+        // A timestamp is ASCII, so its end is a character boundary.
         Some((stamp, text.get(end..)?))
     }
 
-    /// Reads a local stamp at the beginning of `bytes`, and gives its length.
+    /// Reads a local timestamp at the beginning of `bytes`, and returns it with its length.
     pub fn read_local_bytes(&mut self, bytes: &[u8]) -> Option<(Stamp, usize)> {
         match self.minute.as_ref().and_then(|minute| minute.read(bytes)) {
             Some((stamp, end)) => {
@@ -152,7 +152,7 @@ impl TimestampReader {
     /// Reads an RFC 3339 timestamp and nothing else.
     pub fn read_rfc3339(&mut self, text: &str) -> Option<Stamp> {
         let (local, millis, end) = date_and_time(text.as_bytes(), b'T')?;
-        // A stamp is all ASCII, so its end is a character's.
+        // A timestamp is ASCII, so its end is a character boundary.
         let offset = offset(text.get(end..)?)?;
         let utc = local.checked_sub_offset(offset)?;
         let at = DateTime::from_naive_utc_and_offset(utc, offset);

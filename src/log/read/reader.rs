@@ -28,10 +28,10 @@ pub struct LogEvent {
     pub kind: EventKind,
 }
 
-/// What was logged. Events wait in a queue and are moved often, so whatever is large or rare is boxed.
+/// What was logged. Events are queued and moved often, so large or rare ones are boxed.
 #[derive(Debug)]
 pub enum EventKind {
-    /// A classic line said that a check of the endpoint or of a database of it passed, as most lines of most logs do.
+    /// A classic SUCCESS line of the endpoint or of one of its databases: most lines of most logs.
     Success {
         db: Option<u32>,
     },

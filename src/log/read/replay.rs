@@ -26,12 +26,12 @@ struct Stream {
     break_duration: Duration,
     /// Each check also writes a canary key.
     writes: bool,
-    /// Plain successes that the ledger was not told of yet: how many, and the last of them.
+    /// Plain successes that are not in the ledger yet: how many, and the last of them.
     run: Option<(u64, Moment)>,
 }
 
 impl Stream {
-    /// Takes a check. One from before the requested range is not `counted`.
+    /// Processes a check. A check from before the requested range is not `counted`.
     fn take(
         &mut self,
         at: Stamp,
@@ -48,8 +48,8 @@ impl Stream {
         }
     }
 
-    /// Takes a check of the endpoint that passed, and of which no more is known. One more of them changes only a count
-    /// and a time, so the ledger is told of a whole run at once: this is what most of a log is.
+    /// Processes a plain success of the endpoint. Another one after it changes only a count and a time, so a whole run of
+    /// them is added to the ledger at once. Most of a log consists of such runs.
     fn success(&mut self, at: Stamp) {
         let at = moment(at);
         let overdue = self.usual_interval.gap_before(at);
@@ -61,21 +61,21 @@ impl Stream {
             _ => {
                 self.end_run();
                 self.check(at, overdue, &Subject::default(), Ok(()), None);
-                // Otherwise there is more to say of the next one.
+                // After lost records, or with writes, the next success changes more than a count.
                 let plain = self.lost_until.is_none() && !self.writes;
                 self.run = plain.then_some((0, at));
             }
         }
     }
 
-    /// Tells the ledger of the run, before anything else happens.
+    /// Adds the run to the ledger, before anything else is processed.
     fn end_run(&mut self) {
         if let Some((count, last)) = self.run.take() {
             self.ledger.passed_again(&Subject::default(), count, last);
         }
     }
 
-    /// Takes a check before which others were due since `overdue`.
+    /// Processes a check. `overdue` is the check before it if others were due in between and not logged.
     fn check(
         &mut self,
         at: Moment,
@@ -351,7 +351,7 @@ mod tests {
 
             let events = successes(5..10)
                 .chain([check(10, refused()), check(11, refused())])
-                // With a gap, and one that comes too late to be sorted in.
+                // With a gap, and with an event that is too late to be sorted.
                 .chain(successes(12..20))
                 .chain(successes(40..50))
                 .chain([check(30, Ok(()))])

@@ -12,7 +12,7 @@ use crate::model::subject::Target;
 
 /// The state of one target.
 #[derive(Default)]
-struct Lane {
+struct TargetState {
     /// Checks that finished before an earlier one of the same target.
     order: Reorder<CheckFinished>,
     /// The last known address and identity of the server.
@@ -23,7 +23,7 @@ struct Lane {
 #[derive(Default)]
 pub struct LiveHistory {
     ledger: Ledger,
-    lanes: BTreeMap<Target, Lane>,
+    targets: BTreeMap<Target, TargetState>,
     /// Since when nothing has been observed. Ends with the next tick.
     gap: Option<Moment>,
     /// Checks that a signal interrupted.
@@ -90,18 +90,18 @@ impl LiveHistory {
         if check.tick.number <= check.oldest {
             self.fold(check, derived);
         } else {
-            self.lane(&check.subject.target).order.hold_back(check.tick.number, check.clone());
+            self.target_state(&check.subject.target).order.hold_back(check.tick.number, check.clone());
         }
     }
 
     fn fold_due(&mut self, target: &Target, oldest: u64, derived: &mut Vec<Event>) {
-        for check in self.lane(target).order.take_due(oldest) {
+        for check in self.target_state(target).order.take_due(oldest) {
             self.fold(&check, derived);
         }
     }
 
     fn fold_all(&mut self, derived: &mut Vec<Event>) {
-        let held_back: Vec<_> = self.lanes.values_mut().flat_map(|lane| lane.order.take_all()).collect();
+        let held_back: Vec<_> = self.targets.values_mut().flat_map(|state| state.order.take_all()).collect();
         for check in held_back {
             self.fold(&check, derived);
         }
@@ -113,7 +113,7 @@ impl LiveHistory {
         // The cluster may be discovered at any node, and a shard's primary may be any of its nodes, so another server
         // there is not a change.
         if !matches!(subject.target, Target::Cluster | Target::Shard(_)) {
-            for change in self.lane(&subject.target).observed.update(&outcome.details.connection) {
+            for change in self.target_state(&subject.target).observed.update(&outcome.details.connection) {
                 self.record_change(subject.target.clone(), at, change, derived);
             }
         }
@@ -147,7 +147,7 @@ impl LiveHistory {
         derived.push(Event::Changed(changed));
     }
 
-    fn lane(&mut self, target: &Target) -> &mut Lane {
-        self.lanes.entry(target.clone()).or_default()
+    fn target_state(&mut self, target: &Target) -> &mut TargetState {
+        self.targets.entry(target.clone()).or_default()
     }
 }

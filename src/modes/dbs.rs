@@ -106,7 +106,7 @@ async fn until_idle(prober: &mut Prober) {
 
 /// Whether every check has ended, or has received all its replies.
 async fn is_complete(prober: &mut Prober) -> bool {
-    prober.settle().await;
+    prober.drain_replies().await;
     tokio::select! {
         biased;
         () = until_idle(prober) => true,

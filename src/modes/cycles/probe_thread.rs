@@ -77,7 +77,7 @@ impl ProbeThread {
                 }
             }
             // Checks that have their replies report first, even if this step is late.
-            self.prober.settle().await;
+            self.prober.drain_replies().await;
             self.act(step, due.elapsed());
         }
 
@@ -149,7 +149,7 @@ impl ProbeThread {
     /// Ends all checks at once.
     async fn stop(&mut self, signal: Signal) {
         // Checks that have their replies are still recorded.
-        self.prober.settle().await;
+        self.prober.drain_replies().await;
         let unfinished = self.prober.abort();
         self.send_marks();
         self.queue.send(Event::Stopped { signal, at: self.clock.now(), unfinished });

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 // These are the methods of `Prober` for a cluster, so this module and its parent import each other.
 use super::Prober;
-use super::lane::Report;
+use super::lane::Reporter;
 use crate::cluster::discovery::{Discovered, Discovery};
 use crate::cluster::nodes::{Member, Nodes};
 use crate::cluster::shards::Route;
@@ -46,7 +46,7 @@ enum Decision {
     /// No node reported a topology.
     AsEndpoint,
     /// The endpoint is this node, if the check used the same address. Otherwise the node is checked now.
-    AsNode(Report, SocketAddr, Arc<Checker>),
+    AsNode(Reporter, SocketAddr, Arc<Checker>),
 }
 
 impl Cluster {
@@ -150,7 +150,7 @@ impl Prober {
             let is_asked = asked.is_some_and(|asked| member.is_at(asked));
             match asked.zip(undecided.take_if(|_| is_asked)) {
                 Some((asked, undecided)) => {
-                    let report = self.report(member.target(), tick);
+                    let report = self.reporter(member.target(), tick);
                     // This fails only if the task was aborted at the end of the run.
                     let _ = undecided.send(Decision::AsNode(report, asked, member.checker));
                 }
@@ -177,7 +177,7 @@ impl Prober {
 }
 
 /// Checks the endpoint again, with the write that belongs to its check if no node reported a topology.
-async fn write_to_endpoint(endpoint: &Route, started: Instant, report: &Report) {
+async fn write_to_endpoint(endpoint: &Route, started: Instant, report: &Reporter) {
     let before = started.elapsed();
     let mut emit = |mut outcome: Outcome| {
         outcome.details.elapsed += before;

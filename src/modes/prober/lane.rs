@@ -49,7 +49,7 @@ impl LaneState {
 }
 
 /// Reports the outcomes of one check. The check ends when this is dropped.
-pub struct Report {
+pub struct Reporter {
     pub target: Target,
     pub tick: Tick,
     pub lane: Arc<Lane>,
@@ -59,7 +59,7 @@ pub struct Report {
     pub failures: Arc<AtomicU64>,
 }
 
-impl Report {
+impl Reporter {
     /// Reports the outcome for one database.
     pub fn outcome(&self, outcome: Outcome) {
         let mut state = self.lane.state();
@@ -92,7 +92,7 @@ impl Report {
     }
 }
 
-impl Drop for Report {
+impl Drop for Reporter {
     fn drop(&mut self) {
         let mut state = self.lane.state();
         state.under_way.remove(&self.tick.number);

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, debug_span};
 
 use cluster::{Cluster, TopologyFound};
-use lane::{Lane, Report};
+use lane::{Lane, Reporter};
 
 use crate::model::databases::Databases;
 use crate::model::event::{Event, SendEvent, Tick};
@@ -110,7 +110,7 @@ impl Prober {
     }
 
     /// Lets each check report the replies that it has already received.
-    pub async fn settle(&self) {
+    pub async fn drain_replies(&self) {
         // Each yield polls the sockets and some of the tasks that are ready.
         for _ in 0..self.tasks.len() / TASKS_PER_YIELD + 2 {
             yield_now().await;
@@ -139,7 +139,7 @@ impl Prober {
 
     fn launch<Work, Doing>(&mut self, target: Target, tick: Tick, work: Work)
     where
-        Work: FnOnce(Report) -> Doing,
+        Work: FnOnce(Reporter) -> Doing,
         Doing: Future<Output = ()> + Send + 'static,
     {
         self.launch_with_result(target, tick, |report| {
@@ -155,7 +155,7 @@ impl Prober {
     /// report the same node.
     fn launch_with_result<Work, Doing>(&mut self, target: Target, tick: Tick, work: Work)
     where
-        Work: FnOnce(Report) -> Doing,
+        Work: FnOnce(Reporter) -> Doing,
         Doing: Future<Output = Option<TopologyFound>> + Send + 'static,
     {
         if self.lane(&target).is_begun(tick.number) {
@@ -163,11 +163,11 @@ impl Prober {
         }
         let endpoint = &self.checker.connect.endpoint;
         let span = debug_span!("check", number = tick.number, %target, %endpoint);
-        let report = self.report(target, tick);
+        let report = self.reporter(target, tick);
         self.tasks.spawn(work(report).instrument(span));
     }
 
-    fn report(&mut self, target: Target, mut tick: Tick) -> Report {
+    fn reporter(&mut self, target: Target, mut tick: Tick) -> Reporter {
         tick.writes &= target.reads_and_writes();
         let lane = self.lane(&target);
         lane.begin(tick.number);
@@ -178,7 +178,7 @@ impl Prober {
             Target::Endpoint | Target::Node(_) => !is_single || self.names_single_db,
         };
         let (send, failures) = (self.send.clone(), self.failures.clone());
-        Report { target, tick, lane, has_db, send, failures }
+        Reporter { target, tick, lane, has_db, send, failures }
     }
 
     fn lane(&mut self, target: &Target) -> Arc<Lane> {

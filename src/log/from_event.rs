@@ -55,3 +55,67 @@ fn records_of_scan(scan: Scan) -> Vec<Record> {
     let failed: Vec<_> = failed.collect();
     std::iter::once(Record::Scan { at, checks, took, canary, stopped }).chain(failed).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::change::TopologyChange;
+    use crate::model::clock::{Clock, Moment};
+    use crate::model::event::Tick;
+    use crate::model::failure::{Failure, Kind};
+    use crate::model::outcome::{CheckResult, Details, Outcome};
+    use crate::model::signal::Signal;
+    use crate::model::subject::{Subject, Target};
+
+    #[test]
+    fn an_event_becomes_as_many_records_as_it_counts() {
+        let stamp = Clock { utc: true, millis: false }.now();
+        let at = Moment { stamp, since: Duration::ZERO };
+        let tick = Tick { number: 1, at, gaps: 0, writes: false };
+        let (subject, details) = (Subject::default(), Details::default());
+        let result = |db| if db == 0 { Ok(()) } else { Err(Failure::new(Kind::Reset, "x")) };
+        let checks = |count| {
+            let check = |db| CheckResult {
+                subject: Subject::db(db),
+                result: result(db),
+                details: details.clone(),
+                writes: false,
+            };
+            (0..count).map(check).collect()
+        };
+        let scan = |count| Scan {
+            at: stamp,
+            checks: checks(count),
+            took: Duration::ZERO,
+            canary: false,
+            stopped: None,
+            unchecked: None,
+        };
+        let outcome = Outcome { db: 0, write: false, result: Ok(()), details: details.clone() };
+        let events = [
+            Event::CycleStarted { cycle: 1, at: stamp, writes: false },
+            Event::CycleStarted { cycle: 1, at: stamp, writes: true },
+            Event::CycleCompleted { cycle: 1, at, break_duration: Duration::ZERO },
+            Event::TickStarted(tick),
+            Event::CheckFinished(CheckFinished { subject: subject.clone(), tick, outcome, oldest: 1 }),
+            Event::CheckEnded { target: Target::Endpoint, oldest: 1 },
+            Event::TopologyChanged { tick, change: TopologyChange::default() },
+            Event::NotObserved { from: at, to: stamp, missed: 1 },
+            Event::RecordsLost { from: at, to: stamp, count: 1 },
+            Event::Stopped { signal: Signal::Term, at: stamp, unfinished: 1 },
+            Event::AllFinished { at: stamp },
+            Event::ScanFinished(scan(1)),
+            Event::ScanFinished(scan(3)),
+            Event::OutageBegan { subject: subject.clone(), at: stamp, kind: Kind::Reset },
+            Event::OutageEnded { subject, at: stamp, at_least: Duration::ZERO, at_most: None },
+        ];
+        for event in events {
+            let (name, count) = (format!("{event:?}"), event.records());
+            let mut records = Vec::new();
+            records_of(event, &mut records);
+            assert_eq!(records.len() as u64, count, "{name}");
+        }
+    }
+}

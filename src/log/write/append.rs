@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::batch::{Batch, MAX_WRITE};
 use super::rotate::{FileId, Rotate, Rotation};
@@ -18,6 +19,9 @@ pub type Append = Arc<dyn Fn(&File, &[u8]) -> io::Result<usize> + Send + Sync>;
 pub fn one_write() -> Append {
     Arc::new(|mut file: &File, bytes: &[u8]| file.write(bytes))
 }
+
+/// How long another process's write may take. Longer ones only cause an empty line.
+const OTHER_WRITE: Duration = Duration::from_millis(100);
 
 /// A log file that is reopened when its path no longer leads to it.
 pub struct LogFile {
@@ -137,17 +141,24 @@ impl LogFile {
         let metadata = file.metadata()?;
         let id = FileId::of(&metadata);
         // A run that was killed, or a disk that was full, may have left half a record.
-        self.torn = self.ends_within_line(&metadata).unwrap_or(false);
+        self.torn = self.has_torn_line(&file, &metadata).unwrap_or(false);
         self.current = Some(OpenFile { file, id });
         Ok(())
     }
 
-    /// Whether the file's last line has no end. An error if the file cannot be read.
-    fn ends_within_line(&self, metadata: &Metadata) -> io::Result<bool> {
+    /// Whether the file's last line has no end, and no other process is writing it. An error if the file cannot be
+    /// read.
+    fn has_torn_line(&self, file: &File, metadata: &Metadata) -> io::Result<bool> {
         let Some(last) = metadata.len().checked_sub(1).filter(|_| metadata.is_file()) else { return Ok(false) };
         let mut byte = [0];
         File::open(&self.path)?.read_exact_at(&mut byte, last)?;
-        Ok(byte != *b"\n")
+        if byte == *b"\n" {
+            return Ok(false);
+        }
+
+        // A write that crosses the border of a page is visible in two steps.
+        std::thread::sleep(OTHER_WRITE);
+        Ok(file.metadata()?.len() == metadata.len())
     }
 
     /// Opens the file for appending, and recreates its folder if it was deleted.

@@ -309,7 +309,7 @@ fn verbose_suggests_tls_when_a_plain_connection_ends_at_once() {
     let server = Server::start();
     let port = server.port();
 
-    for (behaviour, is_suggested) in [(Behaviour::ResetOnAccept, true), (Behaviour::CloseAfter(1), false)] {
+    for (behaviour, is_suggested) in [(Behaviour::CloseAfter(0), true), (Behaviour::CloseAfter(1), false)] {
         let env = TestEnv::new();
         server.behave(behaviour);
         let output = env.run(&format!("dbs -v -n 0 -p {port}"));

@@ -26,8 +26,9 @@ const FLUSH: Duration = Duration::from_millis(250);
 /// one of many databases. With this pause a scan of thousands wakes it a few times, not a thousand times.
 const SPACING: Duration = Duration::from_millis(4);
 
-/// The records of a few databases are written without a pause between them.
+/// After a batch of a few records the pause is shorter, because the next check may end soon.
 const FEW: u64 = 8;
+const SHORT_SPACING: Duration = Duration::from_micros(500);
 
 /// For how long the end of the recording is polled before this thread sleeps.
 const SPIN: Duration = Duration::from_micros(300);
@@ -110,8 +111,8 @@ impl Recorder {
             self.log.write(&records);
             receiver.recorded(events, count);
             self.sinks.iter_mut().for_each(|sink| sink.flush());
-            if count > FEW && !ended {
-                std::thread::sleep(SPACING);
+            if events > 0 && !ended {
+                std::thread::sleep(if count > FEW { SPACING } else { SHORT_SPACING });
             }
         }
 

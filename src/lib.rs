@@ -65,6 +65,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
 fn block_on(mode: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .event_interval(modes::TASKS_PER_YIELD)
         .max_blocking_threads(MAX_LOOKUPS)
         .build()
         .context("cannot start the runtime")?;

@@ -39,8 +39,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         server_info: json || plan.log.format == Format::Json,
         lock: false,
     };
-    let opened = Session::open(&plan, options).await.inspect_err(|_| console.finish_notices());
-    let (session, log) = opened?;
+    let (session, log) = Session::open(&plan, options).await?;
     let checker = session.checker.clone();
     let (queue, receiver) = queue();
     let recording = start_recorder(&session, log, (queue.clone(), receiver), shown(quiet, json))?;

@@ -11,3 +11,5 @@ mod session;
 mod signals;
 #[cfg(test)]
 mod tests;
+
+pub use prober::TASKS_PER_YIELD;

@@ -34,7 +34,15 @@ struct Counts {
     /// The number of records of these events.
     records: AtomicU64,
     /// Records that were lost because the queue was full.
-    lost: AtomicU64,
+    dropped: AtomicU64,
+    /// Records that could not be written.
+    unwritten: AtomicU64,
+}
+
+impl Counts {
+    fn lost(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed) + self.unwritten.load(Ordering::Relaxed)
+    }
 }
 
 /// A new queue.
@@ -49,7 +57,7 @@ impl Queue {
     pub fn send(&self, event: Event) {
         let records = event.records();
         if event.is_frequent() && !self.has_room() {
-            self.counts.lost.fetch_add(records, Ordering::Relaxed);
+            self.counts.dropped.fetch_add(records, Ordering::Relaxed);
             return;
         }
 
@@ -66,13 +74,13 @@ impl Queue {
     }
 
     /// How many records were lost because the queue was full.
-    pub fn lost(&self) -> u64 {
-        self.counts.lost.load(Ordering::Relaxed)
+    pub fn dropped(&self) -> u64 {
+        self.counts.dropped.load(Ordering::Relaxed)
     }
 
-    /// How many records are waiting or being written.
-    pub fn waiting(&self) -> u64 {
-        self.counts.records.load(Ordering::Relaxed)
+    /// How many records are not in the log: lost, waiting, or being written.
+    pub fn unrecorded(&self) -> u64 {
+        self.counts.lost() + self.counts.records.load(Ordering::Relaxed)
     }
 }
 
@@ -87,15 +95,16 @@ impl Receiver {
         Some(std::iter::once(first).chain(self.receiver.try_iter()).take(BATCH).collect())
     }
 
-    /// Counts a batch as recorded.
-    pub fn recorded(&self, events: usize, records: u64) {
+    /// Counts a batch as recorded. `unwritten` is how many records could not be written so far.
+    pub fn recorded(&self, events: usize, records: u64, unwritten: u64) {
+        self.counts.unwritten.store(unwritten, Ordering::Relaxed);
         self.counts.waiting.fetch_sub(events, Ordering::Relaxed);
         self.counts.records.fetch_sub(records, Ordering::Relaxed);
     }
 
-    /// How many records were lost because the queue was full.
+    /// How many records were lost.
     pub fn lost(&self) -> u64 {
-        self.counts.lost.load(Ordering::Relaxed)
+        self.counts.lost()
     }
 }
 
@@ -123,13 +132,15 @@ mod tests {
         for _ in 0..CAPACITY + 3 {
             queue.send(passed());
         }
-        assert_eq!((queue.lost(), queue.waiting(), queue.has_room()), (3, CAPACITY as u64, false));
+        assert_eq!((queue.dropped(), queue.unrecorded(), queue.has_room()), (3, CAPACITY as u64 + 3, false));
 
         let batch = receiver.next_batch(Duration::ZERO).unwrap();
-        receiver.recorded(batch.len(), batch.iter().map(Event::records).sum());
-        assert_eq!((batch.len(), queue.waiting(), queue.has_room()), (BATCH, (CAPACITY - BATCH) as u64, true));
+        receiver.recorded(batch.len(), batch.iter().map(Event::records).sum(), 2);
+        // Two of the batch could not be written.
+        let unrecorded = (CAPACITY - BATCH) as u64 + 3 + 2;
+        assert_eq!((batch.len(), queue.unrecorded(), queue.has_room()), (BATCH, unrecorded, true));
         queue.send(passed());
-        assert_eq!(queue.lost(), 3);
+        assert_eq!(queue.dropped(), 3);
     }
 
     #[test]
@@ -140,7 +151,7 @@ mod tests {
         }
         queue.send(Event::RecordsLost { from: now(), to: now().stamp, count: 1 });
         queue.send(Event::AllFinished { at: now().stamp });
-        assert_eq!(queue.lost(), 1);
+        assert_eq!(queue.dropped(), 1);
 
         let mut last = None;
         while let Some(batch) = receiver.next_batch(Duration::ZERO).filter(|batch| !batch.is_empty()) {

@@ -103,13 +103,16 @@ impl Recorder {
 
             let mut records = Vec::new();
             for event in batch {
-                for event in self.with_derived(event) {
+                let derived = self.history.take(&event);
+                // Nothing follows the last event.
+                let (before, after) = if event.is_last() { (derived, Vec::new()) } else { (Vec::new(), derived) };
+                for event in before.into_iter().chain([event]).chain(after) {
                     self.sinks.iter_mut().for_each(|sink| sink.take(&event));
                     records_of(event, &mut records);
                 }
             }
             self.log.write(&records);
-            receiver.recorded(events, count);
+            receiver.recorded(events, count, self.log.lost());
             self.sinks.iter_mut().for_each(|sink| sink.flush());
             if events > 0 && !ended {
                 std::thread::sleep(if count > FEW { SPACING } else { SHORT_SPACING });
@@ -117,15 +120,7 @@ impl Recorder {
         }
 
         let (ledger, unfinished) = self.history.finish();
-        Recorded { ledger, unfinished, lost: self.log.lost() + receiver.lost() }
-    }
-
-    /// An event and those that the history derives from it, in the order of the log: nothing follows the last event.
-    fn with_derived(&mut self, event: Event) -> Vec<Event> {
-        let mut events = self.history.take(&event);
-        let place = if event.is_last() { events.len() } else { 0 };
-        events.insert(place, event);
-        events
+        Recorded { ledger, unfinished, lost: receiver.lost() }
     }
 }
 
@@ -153,19 +148,19 @@ impl Recording {
             tokio::select! {
                 biased;
                 lost = &mut self.done => {
-                    let lost = lost.unwrap_or_else(|_| self.queue.waiting());
+                    let lost = lost.unwrap_or_else(|_| self.queue.unrecorded());
                     return Ended { signal, lost, is_cut: false };
                 }
                 next = signals.next() => {
-                    let patience = if signal.is_some() { LAST_WAIT } else { DRAIN };
+                    let limit = if signal.is_some() { LAST_WAIT } else { DRAIN };
                     signal.get_or_insert(next);
-                    end = Some(Instant::now() + patience);
+                    end = Some(Instant::now() + limit);
                 }
                 () = patience => break,
             }
         }
 
-        let lost = self.queue.waiting() + self.queue.lost();
+        let lost = self.queue.unrecorded();
         if lost > 0 {
             console.final_notice(format_args!("records that could not be written in time: {lost}"));
         } else {

@@ -47,6 +47,12 @@ impl Session {
     /// # Errors
     /// A certificate, the password or the log folder is not available, or another run is using the folder.
     pub async fn open(plan: &Plan, options: SessionOptions) -> anyhow::Result<(Self, Log)> {
+        let console = options.console.clone();
+        // The process ends with the error, and the notices explain it.
+        Self::open_all(plan, options).await.inspect_err(|_| console.finish_notices())
+    }
+
+    async fn open_all(plan: &Plan, options: SessionOptions) -> anyhow::Result<(Self, Log)> {
         let SessionOptions { console, logs, server_info, lock } = options;
         let trace = Trace::start(plan.verbose, plan.trace_dir.as_deref(), plan.clock, &console)?;
         for warning in &plan.warnings {

@@ -42,8 +42,7 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
         server_info: true,
         lock: true,
     };
-    let opened = Session::open(&plan.plan, options).await.inspect_err(|_| console.finish_notices());
-    let (session, log) = opened?;
+    let (session, log) = Session::open(&plan.plan, options).await?;
     let mut signals = Signals::listen()?;
     raise_open_files(&plan);
 

@@ -135,7 +135,7 @@ impl ProbeThread {
     }
 
     fn send_lost(&mut self, is_over: bool) {
-        if let Some(event) = self.gap_tracker.take_lost(self.now(), self.queue.lost(), is_over) {
+        if let Some(event) = self.gap_tracker.take_lost(self.now(), self.queue.dropped(), is_over) {
             self.queue.send(event);
         }
     }

@@ -25,8 +25,8 @@ use crate::model::subject::Target;
 use crate::probe::checker::Checker;
 use crate::probe::persistent::PersistentConnection;
 
-/// How many tasks tokio runs before it polls the sockets and the main task again (`event_interval`).
-const TASKS_PER_YIELD: usize = 61;
+/// How many tasks the runtime runs before it polls the sockets and the main task again.
+pub const TASKS_PER_YIELD: u32 = 61;
 
 /// Starts checks, and keeps track of the running ones.
 pub struct Prober {
@@ -112,7 +112,7 @@ impl Prober {
     /// Lets each check report the replies that it has already received.
     pub async fn drain_replies(&self) {
         // Each yield polls the sockets and some of the tasks that are ready.
-        for _ in 0..self.tasks.len() / TASKS_PER_YIELD + 2 {
+        for _ in 0..self.tasks.len() / TASKS_PER_YIELD as usize + 2 {
             yield_now().await;
         }
     }

@@ -143,7 +143,7 @@ fn start_recorder(session: &Session, log: Log, queue: (Queue, Receiver), shown: 
     let console = session.console.clone();
     let scan_console = ScanConsole::new(console.clone(), session.checker.connect.endpoint.to_string(), shown);
     let sinks = session.metrics().into_iter().chain([Box::new(scan_console) as Box<dyn Sink>]).collect();
-    let recorder = Recorder { log, history: LiveHistory::default(), sinks };
+    let recorder = Recorder { log, history: LiveHistory::default(), sinks, pause: Duration::ZERO };
 
     recorder.start(queue, move |Recorded { lost, .. }| {
         if lost > 0 {

@@ -22,14 +22,6 @@ use crate::output::console::Console;
 /// Without events, the sinks are still flushed this often, because the status line counts down.
 const FLUSH: Duration = Duration::from_millis(250);
 
-/// The pause after a batch of more than [`FEW`] records. Waking the waiting recorder costs the sender more than checking
-/// one of many databases. With this pause a scan of thousands wakes it a few times, not a thousand times.
-const SPACING: Duration = Duration::from_millis(4);
-
-/// After a batch of a few records the pause is shorter, because the next check may end soon.
-const FEW: u64 = 8;
-const SHORT_SPACING: Duration = Duration::from_micros(500);
-
 /// For how long the end of the recording is polled before this thread sleeps.
 const SPIN: Duration = Duration::from_micros(300);
 
@@ -44,6 +36,8 @@ pub struct Recorder {
     pub log: Log,
     pub history: LiveHistory,
     pub sinks: Vec<Box<dyn Sink>>,
+    /// The pause after each batch.
+    pub pause: Duration,
 }
 
 /// The result of a recorder.
@@ -114,8 +108,8 @@ impl Recorder {
             self.log.write(&records);
             receiver.recorded(events, count, self.log.lost());
             self.sinks.iter_mut().for_each(|sink| sink.flush());
-            if events > 0 && !ended {
-                std::thread::sleep(if count > FEW { SPACING } else { SHORT_SPACING });
+            if events > 0 && !ended && !self.pause.is_zero() {
+                std::thread::sleep(self.pause);
             }
         }
 

@@ -1,7 +1,7 @@
 //! A slow or stuck disk or output stream delays no check, is not reported as a failure of the server, and does not
 //! block signals.
 
-use std::io::{PipeReader, PipeWriter, Write as _};
+use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -126,4 +126,21 @@ fn stuck_streams_do_not_block_signals() {
         assert!(start.elapsed() < Duration::from_secs(4), "{flags}: {:?}", start.elapsed());
         drop((out_reader, error_reader));
     }
+}
+
+#[test]
+fn a_signal_after_the_last_check_does_not_change_the_result() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    let (mut reader, writer) = full_pipe();
+    let schedule = "--cycles 1 --run-duration 1 --check-interval 500ms";
+    let mut command = env.command(&format!("cycles {schedule} -p {}", server.port()));
+    command.stdout(writer).stderr(Stdio::piped());
+    let run = Running::start_as_is(command);
+
+    env.wait_for("redis_success.log", |log| log.contains("=== All cycles finished"));
+    run.signal(Signal::TERM);
+    let read = std::thread::spawn(move || reader.read_to_end(&mut Vec::new()).is_ok());
+    let output = run.wait();
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(read.join().unwrap());
 }

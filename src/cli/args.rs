@@ -334,7 +334,7 @@ pub struct Common {
     #[arg(short, long, env = "REDIS_HEALTH_VERBOSE", value_parser = FalseyValueParser::new())]
     pub verbose: bool,
 
-    /// Write a diagnostic trace of each phase to this folder, one file per day; the folder is created if it is missing.
+    /// Write a diagnostic trace of each phase to this folder, one file per UTC day; the folder is created if it is missing.
     #[arg(long, value_name = "DIR", env = "REDIS_HEALTH_TRACE_DIR")]
     pub trace_dir: Option<PathBuf>,
 }

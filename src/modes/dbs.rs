@@ -12,7 +12,6 @@ use crate::cli::plan::DbsPlan;
 use crate::exit_code::Exit;
 use crate::history::live::LiveHistory;
 use crate::log::record::{Destination, Format};
-use crate::log::write::Log;
 use crate::model::clock::Moment;
 use crate::model::event::{CheckFinished, Event, Scan, SendEvent, Sink, Tick};
 use crate::model::outcome::CheckResult;
@@ -20,7 +19,7 @@ use crate::model::subject::Target;
 use crate::modes::prober::Prober;
 use crate::modes::queue::{Queue, Receiver, queue};
 use crate::modes::recorder::{Recorded, Recorder, Recording};
-use crate::modes::session::{Session, SessionOptions};
+use crate::modes::session::{Files, Session, SessionOptions};
 use crate::modes::signals::Signals;
 use crate::output::console::Console;
 use crate::output::progress;
@@ -39,10 +38,10 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         server_info: json || plan.log.format == Format::Json,
         lock: false,
     };
-    let (session, log) = Session::open(&plan, options).await?;
+    let (session, files) = Session::open(&plan, options).await?;
     let checker = session.checker.clone();
     let (queue, receiver) = queue();
-    let recording = start_recorder(&session, log, (queue.clone(), receiver), shown(quiet, json))?;
+    let recording = start_recorder(&session, files, (queue.clone(), receiver), shown(quiet, json))?;
     let finished = Arc::<Mutex<Vec<CheckFinished>>>::default();
     let mut prober = session.prober(true, collect_into(&finished));
 
@@ -78,12 +77,8 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         stopped: stopped.map(|signal| (signal, plan.clock.now())),
     }));
     let ended = recording.end(signal, &mut signals, &console).await;
-    if ended.is_cut {
-        session.leave();
-        return Ok(Exit::of_run(ended.signal, ended.lost, prober.failures()));
-    }
     // A signal that came too late to interrupt anything does not change the result.
-    Ok(Exit::of_run(stopped, ended.lost, prober.failures()))
+    Ok(Exit::of_run(ended.cut_by.or(stopped), ended.lost, prober.failures()))
 }
 
 fn shown(quiet: bool, json: bool) -> Shown {
@@ -139,11 +134,16 @@ fn in_order(mut finished: Vec<CheckFinished>, order: &[Target]) -> Vec<CheckResu
 }
 
 /// Starts the thread that records the scan and shows it.
-fn start_recorder(session: &Session, log: Log, queue: (Queue, Receiver), shown: Shown) -> anyhow::Result<Recording> {
+fn start_recorder(
+    session: &Session,
+    files: Files,
+    queue: (Queue, Receiver),
+    shown: Shown,
+) -> anyhow::Result<Recording> {
     let console = session.console.clone();
     let scan_console = ScanConsole::new(console.clone(), session.checker.connect.endpoint.to_string(), shown);
     let sinks = session.metrics().into_iter().chain([Box::new(scan_console) as Box<dyn Sink>]).collect();
-    let recorder = Recorder { log, history: LiveHistory::default(), sinks, pause: Duration::ZERO };
+    let recorder = Recorder { files, history: LiveHistory::default(), sinks, pause: Duration::ZERO };
 
     recorder.start(queue, move |Recorded { lost, .. }| {
         if lost > 0 {

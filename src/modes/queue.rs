@@ -64,7 +64,7 @@ impl Queue {
         // Counted before it is sent, so that the recorder never subtracts more than was added.
         self.counts.waiting.fetch_add(1, Ordering::Relaxed);
         self.counts.records.fetch_add(records, Ordering::Relaxed);
-        // The recorder outlives all senders, so this does not fail.
+        // After its last event the recorder takes no more, and what is sent then has no record.
         let _ = self.sender.send(event);
     }
 

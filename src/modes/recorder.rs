@@ -12,12 +12,13 @@ use tokio::time::{Instant, sleep_until};
 use crate::history::ledger::Ledger;
 use crate::history::live::LiveHistory;
 use crate::log::from_event::records_of;
-use crate::log::write::Log;
 use crate::model::event::{Event, Sink};
 use crate::model::signal::Signal;
 use crate::modes::queue::{Queue, Receiver};
+use crate::modes::session::Files;
 use crate::modes::signals::Signals;
 use crate::output::console::Console;
+use crate::output::trace::Trace;
 
 /// Without events, the sinks are still flushed this often, because the status line counts down.
 const FLUSH: Duration = Duration::from_millis(250);
@@ -33,7 +34,7 @@ const LAST_WAIT: Duration = Duration::from_millis(50);
 
 /// Records the events of a run.
 pub struct Recorder {
-    pub log: Log,
+    pub files: Files,
     pub history: LiveHistory,
     pub sinks: Vec<Box<dyn Sink>>,
     /// The pause after each batch.
@@ -58,11 +59,10 @@ pub struct Recording {
 
 /// How a recording ended.
 pub struct Ended {
-    pub signal: Option<Signal>,
     /// Records that could not be written, or not in time.
     pub lost: u64,
-    /// Writing or printing did not end in time.
-    pub is_cut: bool,
+    /// The first signal, if writing and printing did not end in time after it.
+    pub cut_by: Option<Signal>,
 }
 
 impl Recorder {
@@ -77,9 +77,10 @@ impl Recorder {
     ) -> anyhow::Result<Recording> {
         let (sender, done) = oneshot::channel();
         let run = move || {
-            let recorded = self.run(&receiver);
+            let (recorded, trace) = self.run(&receiver);
             let lost = recorded.lost;
             finish(recorded);
+            drop(trace);
             // After a second signal there is no receiver any more.
             let _ = sender.send(lost);
         };
@@ -89,7 +90,7 @@ impl Recorder {
         Ok(Recording { done, queue })
     }
 
-    fn run(mut self, receiver: &Receiver) -> Recorded {
+    fn run(mut self, receiver: &Receiver) -> (Recorded, Trace) {
         let mut ended = false;
         while !ended && let Some(batch) = receiver.next_batch(FLUSH) {
             ended = batch.iter().any(Event::is_last);
@@ -105,8 +106,8 @@ impl Recorder {
                     records_of(event, &mut records);
                 }
             }
-            self.log.write(&records);
-            receiver.recorded(events, count, self.log.lost());
+            self.files.log.write(&records);
+            receiver.recorded(events, count, self.files.log.lost());
             self.sinks.iter_mut().for_each(|sink| sink.flush());
             if events > 0 && !ended && !self.pause.is_zero() {
                 std::thread::sleep(self.pause);
@@ -114,19 +115,20 @@ impl Recorder {
         }
 
         let (ledger, unfinished) = self.history.finish();
-        Recorded { ledger, unfinished, lost: receiver.lost() }
+        (Recorded { ledger, unfinished, lost: receiver.lost() }, self.files.trace)
     }
 }
 
 impl Recording {
     /// Waits until everything is recorded: after a signal at most [`DRAIN`], after a second signal [`LAST_WAIT`]. Records
-    /// that are not written by then are counted and reported as lost.
+    /// that are not written by then are counted and reported as lost. A signal that comes while everything is still recorded
+    /// in time has no effect.
     pub async fn end(mut self, mut signal: Option<Signal>, signals: &mut Signals, console: &Console) -> Ended {
         // Most recordings end at once, and being woken by another thread takes longer than its remaining work.
         let spun = Instant::now() + SPIN;
         while Instant::now() < spun {
             if let Ok(lost) = self.done.try_recv() {
-                return Ended { signal, lost, is_cut: false };
+                return Ended { lost, cut_by: None };
             }
             std::thread::yield_now();
         }
@@ -143,7 +145,7 @@ impl Recording {
                 biased;
                 lost = &mut self.done => {
                     let lost = lost.unwrap_or_else(|_| self.queue.unrecorded());
-                    return Ended { signal, lost, is_cut: false };
+                    return Ended { lost, cut_by: None };
                 }
                 next = signals.next() => {
                     let limit = if signal.is_some() { LAST_WAIT } else { DRAIN };
@@ -160,6 +162,6 @@ impl Recording {
         } else {
             console.final_notice("all records were written, but the output could not be printed in time");
         }
-        Ended { signal, lost, is_cut: true }
+        Ended { lost, cut_by: signal }
     }
 }

@@ -38,21 +38,26 @@ pub struct Session {
     pub checker: Arc<Checker>,
     plan: Plan,
     _lock: Option<Lock>,
-    _trace: Trace,
+}
+
+/// The files that the recorder writes, and closes: closing the trace waits for its disk.
+pub struct Files {
+    pub log: Log,
+    pub trace: Trace,
 }
 
 impl Session {
-    /// Opens what a mode needs, and its log files.
+    /// Opens what a mode needs, and its files.
     ///
     /// # Errors
     /// A certificate, the password or the log folder is not available, or another run is using the folder.
-    pub async fn open(plan: &Plan, options: SessionOptions) -> anyhow::Result<(Self, Log)> {
+    pub async fn open(plan: &Plan, options: SessionOptions) -> anyhow::Result<(Self, Files)> {
         let console = options.console.clone();
         // The process ends with the error, and the notices explain it.
         Self::open_all(plan, options).await.inspect_err(|_| console.finish_notices())
     }
 
-    async fn open_all(plan: &Plan, options: SessionOptions) -> anyhow::Result<(Self, Log)> {
+    async fn open_all(plan: &Plan, options: SessionOptions) -> anyhow::Result<(Self, Files)> {
         let SessionOptions { console, logs, server_info, lock } = options;
         let trace = Trace::start(plan.verbose, plan.trace_dir.as_deref(), plan.clock, &console)?;
         for warning in &plan.warnings {
@@ -84,7 +89,7 @@ impl Session {
             settled: AtomicU64::new(0),
         };
         let checker = Arc::new(checker);
-        Ok((Session { console, checker, plan: plan.clone(), _lock: lock, _trace: trace }, log))
+        Ok((Session { console, checker, plan: plan.clone(), _lock: lock }, Files { log, trace }))
     }
 
     /// The prober: of the endpoint, or of all nodes of its cluster.
@@ -92,11 +97,6 @@ impl Session {
         let prober = Prober::new(self.checker.clone(), names_single_db, send);
         let keep_name = self.plan.tls.as_ref().is_some_and(|tls| tls.name.is_some());
         if self.plan.cluster { prober.of_cluster(keep_name) } else { prober }
-    }
-
-    /// Leaves everything as it is at the end of the process. Closing the trace file would wait for a stuck disk.
-    pub fn leave(self) {
-        std::mem::forget(self);
     }
 
     /// The sink that writes the metrics file, if one is configured.

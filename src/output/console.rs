@@ -138,7 +138,7 @@ impl Console {
         let Some(sender) = self.output.running_thread() else { return };
         let end = Instant::now() + PATIENCE;
         let dropped = self.dropped.load(Ordering::Relaxed);
-        let notice = format!("redis-health: lines dropped because the terminal or pipe was blocked: {dropped}\n");
+        let notice = format!("redis-health: lines dropped because the terminal or pipe was too slow: {dropped}\n");
 
         if dropped > 0 {
             send_before(end, sender, Message::Notice(notice));

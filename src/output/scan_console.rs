@@ -36,7 +36,7 @@ pub struct ScanConsole {
 #[derive(Default)]
 struct Text {
     line: Option<String>,
-    notices: Vec<String>,
+    notice: Option<String>,
 }
 
 impl ScanConsole {
@@ -49,12 +49,14 @@ impl ScanConsole {
         let summary = self.summary_of(scan);
         let is_healthy = scan.stopped.is_none() && scan.checks.iter().all(|check| check.result.is_ok());
         match self.shown {
-            Shown::All => Text { line: Some(format!("{}\n{summary}", block(scan))), notices: Vec::new() },
-            Shown::Json => Text { line: Some(block(scan).in_format(Format::Json).to_string()), notices: Vec::new() },
+            Shown::All => Text { line: Some(format!("{}\n{summary}", block(scan))), notice: None },
+            Shown::Json => Text { line: Some(block(scan).in_format(Format::Json).to_string()), notice: None },
             Shown::Failures if is_healthy => Text::default(),
             Shown::Failures => {
-                let notices = folded_failures(&scan.checks).into_iter().chain([summary]).collect();
-                Text { line: None, notices }
+                let mut lines = folded_failures(&scan.checks);
+                lines.push(summary);
+                // One notice, so that none of its lines can be dropped.
+                Text { line: None, notice: Some(lines.join("\nredis-health: ")) }
             }
         }
     }
@@ -79,9 +81,9 @@ impl Sink for ScanConsole {
     }
 
     fn flush(&mut self) {
-        let Text { line, notices } = std::mem::take(&mut self.pending);
+        let Text { line, notice } = std::mem::take(&mut self.pending);
         line.iter().for_each(|line| self.console.line(line));
-        notices.iter().for_each(|notice| self.console.notice(notice));
+        notice.iter().for_each(|notice| self.console.notice(notice));
     }
 }
 
@@ -140,8 +142,27 @@ fn folded_failures(checks: &[CheckResult]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::clock::Clock;
     use crate::model::failure::Failure;
     use crate::model::outcome::Details;
+
+    #[test]
+    fn failures_are_one_notice_so_that_none_is_dropped() {
+        let check = |db| CheckResult {
+            subject: Subject::db(db),
+            result: if db % 2 == 0 { Ok(()) } else { Err(Failure::new(Kind::Reset, "x")) },
+            details: Details::default(),
+            writes: false,
+        };
+        let at = Clock { utc: true, millis: false }.now();
+        let checks = (0..20_000).map(check).collect();
+        let scan = Scan { at, checks, took: Duration::ZERO, canary: false, stopped: None, unchecked: None };
+        let console = ScanConsole::new(Console::direct_lines(), "h:1".to_owned(), Shown::Failures);
+
+        let Text { line: None, notice: Some(notice) } = console.text(&scan) else { unreachable!() };
+        assert_eq!(notice.lines().count(), 10_001);
+        assert!(notice.starts_with("DB 1: NOT RUNNING (reset: x)\nredis-health: DB 3: NOT RUNNING (reset: x)\n"));
+    }
 
     #[test]
     fn databases_with_the_same_failure_share_a_line() {

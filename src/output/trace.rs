@@ -1,4 +1,4 @@
-//! The diagnostic trace of each phase of each check: on standard error with `-v`, and in one file per day with
+//! The diagnostic trace of each phase of each check: on standard error with `-v`, and in one file per UTC day with
 //! `--trace-dir`.
 //!
 //! A lost trace line does not count as a lost record.

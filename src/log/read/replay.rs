@@ -96,8 +96,11 @@ impl Stream {
     }
 
     /// The last check before this one, if records may have been lost in between.
-    fn lost_before(&self, at: Moment) -> Option<Moment> {
+    fn lost_before(&mut self, at: Moment) -> Option<Moment> {
         let (last, until) = (self.ledger.last?, self.lost_until?);
+        if last.since >= until.since {
+            self.lost_until = None;
+        }
         (last.since < until.since && last.since < at.since).then_some(last)
     }
 

@@ -28,8 +28,8 @@ pub struct LogFile {
     path: PathBuf,
     rotate: Option<Rotate>,
     current: Option<OpenFile>,
-    /// The file ends within a record, so the next one must begin a new line.
-    torn: bool,
+    /// The file ends within a record, so the next one must begin a new line. None before the first write to it.
+    torn: Option<bool>,
     /// A failure was reported, and nothing has been written since.
     failing: bool,
     /// Records that could not be written.
@@ -50,7 +50,7 @@ impl LogFile {
     /// # Errors
     /// The file cannot be opened for appending. A full disk is not an error here, because space may become free later.
     pub fn open(path: PathBuf, rotate: Option<Rotate>, append: Append, notify: Notify) -> io::Result<Self> {
-        let mut log = LogFile { path, rotate, current: None, torn: false, failing: false, lost: 0, append, notify };
+        let mut log = LogFile { path, rotate, current: None, torn: None, failing: false, lost: 0, append, notify };
         match log.reopen() {
             Err(error) if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
                 Err(error)
@@ -92,14 +92,14 @@ impl LogFile {
     fn write_once(&mut self, bytes: &[u8], ends: &[usize]) -> Result<(), Incomplete> {
         let file = self.prepare(bytes.len()).map_err(|error| Incomplete { whole: 0, error })?;
 
-        let (new_line, bytes) =
-            if self.torn { (1, Cow::Owned([b"\n", bytes].concat())) } else { (0, Cow::Borrowed(bytes)) };
+        let torn = self.torn.unwrap_or_else(|| self.has_torn_line(&file.file).unwrap_or(false));
+        let (new_line, bytes) = if torn { (1, Cow::Owned([b"\n", bytes].concat())) } else { (0, Cow::Borrowed(bytes)) };
         let (written, result) = write_all(&self.append, &file.file, &bytes);
         self.current = Some(file);
 
         let whole = ends.partition_point(|end| new_line + end <= written);
         let end_of_whole = new_line + whole.checked_sub(1).map_or(0, |last| ends[last]);
-        self.torn = written != end_of_whole;
+        self.torn = Some(written != end_of_whole);
         result.map_err(|error| Incomplete { whole, error })
     }
 
@@ -136,19 +136,18 @@ impl LogFile {
     fn reopen(&mut self) -> io::Result<()> {
         // Closed first, because the space of a deleted file is freed only then.
         self.current = None;
+        self.torn = None;
 
         let file = self.open_or_create()?;
-        let metadata = file.metadata()?;
-        let id = FileId::of(&metadata);
-        // A run that was killed, or a disk that was full, may have left half a record.
-        self.torn = self.has_torn_line(&file, &metadata).unwrap_or(false);
+        let id = FileId::of(&file.metadata()?);
         self.current = Some(OpenFile { file, id });
         Ok(())
     }
 
-    /// Whether the file's last line has no end, and no other process is writing it. An error if the file cannot be
-    /// read.
-    fn has_torn_line(&self, file: &File, metadata: &Metadata) -> io::Result<bool> {
+    /// Whether the file's last line has no end, and no other process is writing it: a run that was killed, or a disk
+    /// that was full, may have left half a record. An error if the file cannot be read.
+    fn has_torn_line(&self, file: &File) -> io::Result<bool> {
+        let metadata = file.metadata()?;
         let Some(last) = metadata.len().checked_sub(1).filter(|_| metadata.is_file()) else { return Ok(false) };
         let mut byte = [0];
         File::open(&self.path)?.read_exact_at(&mut byte, last)?;

@@ -9,6 +9,10 @@ use crate::model::event::Event;
 /// A check that would start later than this is not run, unless the check interval is even longer.
 pub const MAX_DELAY: Duration = Duration::from_millis(100);
 
+/// The longest time that one mark of lost records covers. `report` holds back events for longer than that, so that it
+/// processes the mark before the checks that follow the beginning of the loss.
+const MAX_MARK: Duration = Duration::from_secs(60);
+
 /// Tracks what was not observed between ticks.
 pub struct GapTracker {
     check_interval: Duration,
@@ -90,14 +94,14 @@ impl GapTracker {
     }
 
     /// The records that were lost since the last mark, if any. Their results are unknown. There is no mark until the
-    /// loss `is_over`.
+    /// loss `is_over`, or for [`MAX_MARK`]. The first lost record may be of a check that began before the mark's `from`.
     pub fn take_lost(&mut self, now: Moment, lost: u64, is_over: bool) -> Option<Event> {
         if lost == self.lost {
             return None;
         }
         self.is_interrupted = true;
         let from = *self.lost_since.get_or_insert(self.last_tick);
-        if !is_over {
+        if !is_over && now.since < from.since + MAX_MARK {
             return None;
         }
 
@@ -170,6 +174,10 @@ mod tests {
         };
         assert_eq!((from, to, count), (at(400), at(800).stamp, 4));
         assert!(gap_tracker.take_lost(at(1_000), 4, true).is_none());
+        // A loss that goes on is told in parts.
+        assert!(gap_tracker.take_lost(at(1_200), 5, false).is_none());
+        assert!(gap_tracker.take_lost(at(59_000), 6, false).is_none());
+        assert!(gap_tracker.take_lost(at(61_000), 7, false).is_some());
         assert_eq!(gap_tracker.begin_tick(at(1_000)), 2);
     }
 }

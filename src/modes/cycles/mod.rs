@@ -48,7 +48,7 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
         server_info: true,
         lock: true,
     };
-    let (session, log) = Session::open(&plan.plan, options).await?;
+    let (session, files) = Session::open(&plan.plan, options).await?;
     let mut signals = Signals::listen()?;
     raise_open_files(&plan);
 
@@ -60,7 +60,7 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
     let mut printed = CyclesConsole::new(console.clone(), plan.schedule, plan.json);
     printed.announce(announcement(&plan));
     let sinks = session.metrics().into_iter().chain([Box::new(printed) as Box<dyn Sink>]).collect();
-    let recorder = Recorder { log, history: LiveHistory::default(), sinks, pause: pause(&plan.plan) };
+    let recorder = Recorder { files, history: LiveHistory::default(), sinks, pause: pause(&plan.plan) };
     let endpoint = plan.plan.endpoint.to_string();
     let summary = {
         let console = console.clone();
@@ -71,10 +71,7 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
     let probe_thread = ProbeThread::new(plan.schedule, plan.plan.clock, prober, queue, plan.plan.canary);
     let (signal, failures) = probe_thread.run(&mut signals).await;
     let ended = recording.end(signal, &mut signals, &console).await;
-    if ended.is_cut {
-        session.leave();
-    }
-    Ok(Exit::of_run(ended.signal, ended.lost, failures))
+    Ok(Exit::of_run(ended.cut_by.or(signal), ended.lost, failures))
 }
 
 /// The report of the whole run.

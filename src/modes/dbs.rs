@@ -13,7 +13,7 @@ use crate::exit_code::Exit;
 use crate::history::live::LiveHistory;
 use crate::log::record::{Destination, Format};
 use crate::model::clock::Moment;
-use crate::model::event::{CheckFinished, Event, Scan, SendEvent, Sink, Tick};
+use crate::model::event::{CheckFinished, Event, Scan, SendEvent, Tick};
 use crate::model::outcome::CheckResult;
 use crate::model::subject::Target;
 use crate::modes::prober::Prober;
@@ -142,7 +142,7 @@ fn start_recorder(
 ) -> anyhow::Result<Recording> {
     let console = session.console.clone();
     let scan_console = ScanConsole::new(console.clone(), session.checker.connect.endpoint.to_string(), shown);
-    let sinks = session.metrics().into_iter().chain([Box::new(scan_console) as Box<dyn Sink>]).collect();
+    let sinks = session.sinks(scan_console);
     let recorder = Recorder { files, history: LiveHistory::default(), sinks, pause: Duration::ZERO };
 
     recorder.start(queue, move |Recorded { lost, .. }| {

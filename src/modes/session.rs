@@ -99,11 +99,13 @@ impl Session {
         if self.plan.cluster { prober.of_cluster(keep_name) } else { prober }
     }
 
-    /// The sink that writes the metrics file, if one is configured.
-    pub fn metrics(&self) -> Option<Box<dyn Sink>> {
-        let path = self.plan.metrics.clone()?;
-        let endpoint = self.plan.endpoint.to_string();
-        Some(Box::new(Metrics::new(path, endpoint, self.plan.clock, notify(&self.console))))
+    /// The sinks besides log and history: the metrics file, if one is configured, and what is printed.
+    pub fn sinks(&self, printed: impl Sink + 'static) -> Vec<Box<dyn Sink>> {
+        let metrics = self.plan.metrics.clone().map(|path| {
+            let endpoint = self.plan.endpoint.to_string();
+            Box::new(Metrics::new(path, endpoint, self.plan.clock, notify(&self.console))) as Box<dyn Sink>
+        });
+        metrics.into_iter().chain([Box::new(printed) as Box<dyn Sink>]).collect()
     }
 }
 

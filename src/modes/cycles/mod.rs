@@ -20,7 +20,6 @@ use crate::exit_code::Exit;
 use crate::history::live::LiveHistory;
 use crate::log::record::Destination;
 use crate::model::databases::Databases;
-use crate::model::event::Sink;
 use crate::modes::queue::queue;
 use crate::modes::recorder::{Recorded, Recorder};
 use crate::modes::session::{Session, SessionOptions};
@@ -29,11 +28,6 @@ use crate::output::console::Console;
 use crate::output::cycles_console::CyclesConsole;
 use crate::report::text::Style;
 use crate::report::{Report, json, text};
-
-const PAUSE: Duration = Duration::from_millis(4);
-
-/// Up to this number of databases, the recorder does not pause.
-const FEW: u64 = 8;
 
 /// Runs the schedule to its end or to a signal.
 ///
@@ -59,8 +53,8 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
 
     let mut printed = CyclesConsole::new(console.clone(), plan.schedule, plan.json);
     printed.announce(announcement(&plan));
-    let sinks = session.metrics().into_iter().chain([Box::new(printed) as Box<dyn Sink>]).collect();
-    let recorder = Recorder { files, history: LiveHistory::default(), sinks, pause: pause(&plan.plan) };
+    let recorder =
+        Recorder { files, history: LiveHistory::default(), sinks: session.sinks(printed), pause: pause(&plan.plan) };
     let endpoint = plan.plan.endpoint.to_string();
     let summary = {
         let console = console.clone();
@@ -82,6 +76,12 @@ fn summary(Recorded { ledger, unfinished, lost }: Recorded, endpoint: String, is
 
     if is_json { json::render(&report) } else { format!("\n{}", text::render(&report, &Style::of_standard_output())) }
 }
+
+/// The recorder's pause with many databases.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// Up to this number of databases, the recorder does not pause.
+const FEW: u64 = 8;
 
 /// The recorder's pause after each batch. Waking the waiting recorder costs the sender more than checking one of many
 /// databases. With this pause a scan of thousands wakes it twice, not a thousand times. The records of a few databases

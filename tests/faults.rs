@@ -230,6 +230,18 @@ fn a_real_server_that_cannot_save() {
 }
 
 #[test]
+fn real_servers_that_refuse_writes() {
+    for (settings, text) in [
+        ("--maxmemory 1", "oom: OOM command not allowed when used memory > 'maxmemory'."),
+        ("--min-replicas-to-write 1", "noreplicas: NOREPLICAS Not enough good replicas to write."),
+    ] {
+        let (env, server) = (TestEnv::new(), Real::start(settings));
+        let output = env.run(&format!("dbs -n 0 --canary -p {}", server.port()));
+        assert!(output.stdout.contains(&format!("DB 0 WRITE: NOT RUNNING ({text})\n")), "{output:?}");
+    }
+}
+
+#[test]
 fn a_real_replica_that_lost_its_primary() {
     let env = TestEnv::new();
     let gone = free_port();

@@ -46,6 +46,10 @@ pub enum Kind {
     Busy,
     /// `MISCONF`: the server refuses commands because it cannot save to disk.
     MisConf,
+    /// `OOM`: the server refuses writes because its memory is full.
+    OutOfMemory,
+    /// `NOREPLICAS`: a primary refuses writes because too few replicas are in sync.
+    NoReplicas,
     /// The server does not have the expected role.
     Role,
     /// The canary key that was read back is not the one that was written.
@@ -58,7 +62,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of the README.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 23] = [
         Kind::Dns,
         Kind::Refused,
         Kind::Unreachable,
@@ -76,6 +80,8 @@ impl Kind {
         Kind::NoSuchDb,
         Kind::Busy,
         Kind::MisConf,
+        Kind::OutOfMemory,
+        Kind::NoReplicas,
         Kind::Role,
         Kind::Canary,
         Kind::Protocol,
@@ -102,6 +108,8 @@ impl Kind {
             Kind::NoSuchDb => "no-such-db",
             Kind::Busy => "busy",
             Kind::MisConf => "misconf",
+            Kind::OutOfMemory => "oom",
+            Kind::NoReplicas => "noreplicas",
             Kind::Role => "role",
             Kind::Canary => "canary",
             Kind::Protocol => "protocol",
@@ -207,6 +215,8 @@ impl Failure {
             "CLUSTERDOWN" => Kind::ClusterDown,
             "BUSY" => Kind::Busy,
             "MISCONF" => Kind::MisConf,
+            "OOM" => Kind::OutOfMemory,
+            "NOREPLICAS" => Kind::NoReplicas,
             "ERR" if rest.starts_with("max number of clients") => Kind::MaxClients,
             "ERR" if NO_SUCH_DB.iter().any(|text| rest.starts_with(text)) => Kind::NoSuchDb,
             "ERR" if AUTH_REFUSED.iter().any(|text| rest.starts_with(text)) => Kind::Auth,
@@ -338,6 +348,8 @@ mod tests {
             ("ERR SELECT is not allowed in cluster mode", Kind::NoSuchDb),
             ("BUSY Redis is busy running a script.", Kind::Busy),
             ("MISCONF Redis is configured to save RDB snapshots", Kind::MisConf),
+            ("OOM command not allowed when used memory > 'maxmemory'.", Kind::OutOfMemory),
+            ("NOREPLICAS Not enough good replicas to write.", Kind::NoReplicas),
             ("ERR unknown command 'PING'", Kind::Error),
             ("DENIED Redis is running in protected mode", Kind::Error),
             ("", Kind::Error),

@@ -244,7 +244,7 @@ fn each_shard_has_a_canary_in_its_own_slots() {
     assert_eq!(output.code, Some(1), "{output:?}");
 
     let (from, to) = SLOTS[1];
-    let failure = format!("<time> SHARD {from}-{to} FAILURE: error: NOREPLICAS Not enough");
+    let failure = format!("<time> SHARD {from}-{to} FAILURE: noreplicas: NOREPLICAS Not enough");
     let errors = normalised(&env.read("redis_error.log"));
 
     assert!(errors.starts_with(&failure) && errors.lines().count() == 1, "{errors}");

@@ -19,6 +19,7 @@ mod page;
 mod probes;
 mod records;
 mod report;
+mod resharding;
 mod samples;
 mod slow_disk;
 mod snapshots;

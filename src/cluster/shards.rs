@@ -25,6 +25,10 @@ use crate::probe::connection::ConnectOptions;
 /// How many slot ranges a shard's name shows. The first one already distinguishes it from other shards.
 const SHOWN: usize = 8;
 
+/// How many redirections of one write are followed. Two happen while a slot migrates, and a third and fourth when its
+/// migration ends in between.
+const MAX_HOPS: usize = 4;
+
 /// How to connect to the nodes of a cluster.
 #[derive(Debug)]
 pub struct KnownNodes {
@@ -46,7 +50,7 @@ impl KnownNodes {
 pub struct Route {
     /// Checks the primary of the last discovery.
     pub checker: Arc<Checker>,
-    /// The replicas, one of which may have been promoted.
+    /// The replicas, one of which may have been promoted, and the primary of another shard.
     pub others: Vec<ConnectOptions>,
     pub known_nodes: Arc<KnownNodes>,
 }
@@ -86,17 +90,17 @@ impl Route {
             return;
         }
 
-        let moved = failed.iter().find_map(|outcome| self.redirection(outcome, &self.checker.connect));
-        let again = match &moved {
-            Some(connect) => self.check_at(connect.clone(), start, end).await,
+        let redirected = self.redirection(&failed, &self.checker.connect);
+        let again = match redirected.clone() {
+            Some(to) => self.follow(to, start, end).await,
             None => self.check_at_others(start, end).await.unwrap_or_default(),
         };
 
         for outcome in failed {
-            match (again.iter().find(|again| again.db == outcome.db), &moved) {
+            match (again.iter().find(|again| again.db == outcome.db), &redirected) {
                 (Some(again), _) => emit(again.clone()),
-                (None, Some(connect)) if Instant::now() >= end => {
-                    let phase = Phase::Connect(connect.endpoint.to_string());
+                (None, Some(to)) if Instant::now() >= end => {
+                    let phase = Phase::Connect(to.connect.endpoint.to_string());
                     emit(Outcome { result: Err(Failure::timeout(&phase, self.checker.timeout)), ..outcome });
                 }
                 (None, _) => emit(outcome),
@@ -104,16 +108,17 @@ impl Route {
         }
     }
 
-    /// The outcomes of the first replica that accepts writes, itself or by redirection. None if no replica does.
+    /// The outcomes of the first other node that accepts writes, itself or by redirection. None if no node does.
     async fn check_at_others(&self, start: Instant, end: Instant) -> Option<Vec<Outcome>> {
         for (place, other) in self.others.iter().enumerate() {
             let now = Instant::now();
             let left = end.saturating_duration_since(now);
             let end = if place + 1 == self.others.len() { end } else { now + left / 2 };
-            let mut outcomes = self.check_at(other.clone(), start, end).await;
-            let moved = outcomes.first().and_then(|outcome| self.redirection(outcome, other));
-            if let Some(moved) = moved.filter(|moved| moved.endpoint != self.checker.connect.endpoint) {
-                outcomes = self.check_at(moved, start, end).await;
+            let other = Hop { connect: other.clone(), asking: false };
+            let mut outcomes = self.check_at(&other, start, end).await;
+            let to = self.redirection(&outcomes, &other.connect);
+            if let Some(to) = to.filter(|to| to.connect.endpoint != self.checker.connect.endpoint) {
+                outcomes = self.follow(to, start, end).await;
             }
             if outcomes.first().is_some_and(|outcome| outcome.result.is_ok()) {
                 return Some(outcomes);
@@ -122,13 +127,31 @@ impl Route {
         None
     }
 
+    /// The same check at the node that a redirection leads to, and at those that it redirects to in turn. A slot that
+    /// migrates may need two: MOVED to its owner, and ASK from there to the node that imports it.
+    async fn follow(&self, mut hop: Hop, start: Instant, end: Instant) -> Vec<Outcome> {
+        let mut outcomes = self.check_at(&hop, start, end).await;
+        for _ in 1..MAX_HOPS {
+            let Some(next) = self.redirection(&outcomes, &hop.connect) else { break };
+            hop = next;
+            let again = self.check_at(&hop, start, end).await;
+            for outcome in outcomes.iter_mut().filter(|outcome| outcome.result.is_err()) {
+                if let Some(again) = again.iter().find(|again| again.db == outcome.db) {
+                    outcome.clone_from(again);
+                }
+            }
+        }
+        outcomes
+    }
+
     /// The same check at another node. The whole check began at `start`.
-    async fn check_at(&self, connect: ConnectOptions, start: Instant, end: Instant) -> Vec<Outcome> {
+    async fn check_at(&self, Hop { connect, asking }: &Hop, start: Instant, end: Instant) -> Vec<Outcome> {
         let before = start.elapsed();
         let mut outcomes = Vec::new();
         if Instant::now() < end {
             debug!("checking {} instead of {}", connect.endpoint, self.checker.connect.endpoint);
-            let checker = self.checker.for_server(connect, self.checker.canary.clone());
+            let canary = self.checker.canary.clone().map(|canary| canary.asking(*asking));
+            let checker = self.checker.for_server(connect.clone(), canary);
             let mut keep = |mut outcome: Outcome| {
                 outcome.details.elapsed += before;
                 outcomes.push(outcome);
@@ -138,18 +161,27 @@ impl Route {
         outcomes
     }
 
-    fn redirection(&self, outcome: &Outcome, asked: &ConnectOptions) -> Option<ConnectOptions> {
-        let wire = moved(outcome)?;
-        let Endpoint::Tcp { host, .. } = &asked.endpoint else { return None };
-        let (host, port) = topology::redirection(wire, host)?;
-        Some(self.known_nodes.connect_options(host, port))
+    /// Where the first redirected write of the node `asked` leads to.
+    fn redirection(&self, outcomes: &[Outcome], asked: &ConnectOptions) -> Option<Hop> {
+        let Endpoint::Tcp { host: here, .. } = &asked.endpoint else { return None };
+        let wire = outcomes.iter().find_map(redirected)?;
+        let topology::Redirection { host, port, asking } = topology::redirection(wire, here)?;
+        Some(Hop { connect: self.known_nodes.connect_options(host, port), asking })
     }
 }
 
-/// The text of a MOVED redirection.
-fn moved(outcome: &Outcome) -> Option<&str> {
+/// A node to which a redirection leads.
+#[derive(Clone)]
+struct Hop {
+    connect: ConnectOptions,
+    /// The node is importing the slot.
+    asking: bool,
+}
+
+/// The text of a MOVED or ASK redirection.
+fn redirected(outcome: &Outcome) -> Option<&str> {
     let failure = outcome.result.as_ref().err().filter(|_| outcome.write)?;
-    failure.detail.starts_with("MOVED ").then_some(&*failure.detail)
+    ["MOVED ", "ASK "].iter().any(|word| failure.detail.starts_with(word)).then_some(&*failure.detail)
 }
 
 /// Whether the failure may only mean that the wrong node was asked. A node that rejects a write for another reason is
@@ -163,7 +195,7 @@ fn is_stale(outcome: &Outcome) -> bool {
     );
     is_away
         || matches!(kind, Kind::Loading | Kind::ReadOnly | Kind::MasterDown | Kind::ClusterDown)
-        || moved(outcome).is_some()
+        || redirected(outcome).is_some()
 }
 
 /// A set of slots that one primary owns and its replicas copy.
@@ -251,9 +283,19 @@ impl ShardUpdate<'_> {
         let new_checker = || Arc::new(self.checker.for_server(connect_options(owner), Some(Canary::tagged(&tag))));
         let checker = checker.unwrap_or_else(new_checker);
         let replicas = self.nodes.iter().filter(|node| node.replicates.as_ref() == Some(&owner.name));
-        let others = replicas.map(connect_options).collect();
+        let others = replicas.chain(self.witness(owner)).map(connect_options).collect();
         let route = Route { checker, others, known_nodes: self.known_nodes.clone() };
         Some(Shard { name, first, slots: owner.slots.clone(), tag, primary: owner.clone(), route })
+    }
+}
+
+impl<'a> ShardUpdate<'a> {
+    /// The primary of another shard. It redirects to the node that serves the slot now, if that is none of the shard's
+    /// own nodes: its slots may have moved since the last discovery, and its nodes may have left the cluster.
+    fn witness(&self, owner: &Node) -> Option<&'a Node> {
+        let place = self.nodes.iter().position(|node| node.name == owner.name)?;
+        let (before, after) = self.nodes.split_at(place);
+        after.iter().chain(before).find(|node| node.primary && !node.failing && node.name != owner.name)
     }
 }
 

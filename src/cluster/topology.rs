@@ -163,12 +163,25 @@ impl Topology {
     }
 }
 
-/// The host and port in the reply `MOVED slot host:port` of the node at `here`. An empty host means `here` (redis.io,
-/// cluster specification: MOVED redirection).
-pub fn redirection(wire: &str, here: &str) -> Option<(String, u16)> {
-    let (host, port) = wire.strip_prefix("MOVED ")?.split(' ').nth(1)?.rsplit_once(':')?;
+/// The node that a redirection leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirection {
+    pub host: String,
+    pub port: u16,
+    /// The node is importing the slot, and serves it only after ASKING.
+    pub asking: bool,
+}
+
+/// Reads the reply `MOVED slot host:port` or `ASK slot host:port` of the node at `here`. An empty host means `here`
+/// (redis.io, cluster specification: MOVED and ASK redirection).
+pub fn redirection(wire: &str, here: &str) -> Option<Redirection> {
+    let (asking, address) = match wire.strip_prefix("MOVED ") {
+        Some(address) => (false, address),
+        None => (true, wire.strip_prefix("ASK ")?),
+    };
+    let (host, port) = address.split(' ').nth(1)?.rsplit_once(':')?;
     let node = node_at(Some(host), port.parse().ok(), None, Dialled { host: here, tls: false })?;
-    Some((node.host, node.port))
+    Some(Redirection { host: node.host, port: node.port, asking })
 }
 
 /// One line of CLUSTER NODES: `id address flags primary …`, the address as `ip:port@bus-port,hostname`.
@@ -362,11 +375,13 @@ mod tests {
 
     #[test]
     fn a_redirection_names_a_node() {
-        let to = |wire: &str| redirection(wire, "10.0.0.1");
-        assert_eq!(to("MOVED 3999 10.0.0.2:6381"), Some(("10.0.0.2".into(), 6381)));
-        assert_eq!(to("MOVED 3999 :6381"), Some(("10.0.0.1".into(), 6381)));
-        assert_eq!(to("MOVED 3999 fd00::2:6381"), Some(("fd00::2".into(), 6381)));
-        for wire in ["MOVED", "MOVED 1", "MOVED 1 x", "MOVED 1 x:y", "MOVED 1 a\nb:1", "ASK 1 a:1", "READONLY a b:1"] {
+        let to = |wire: &str| redirection(wire, "10.0.0.1").map(|to| (to.host, to.port, to.asking));
+        assert_eq!(to("MOVED 3999 10.0.0.2:6381"), Some(("10.0.0.2".into(), 6381, false)));
+        assert_eq!(to("ASK 3999 10.0.0.2:6381"), Some(("10.0.0.2".into(), 6381, true)));
+        assert_eq!(to("MOVED 3999 :6381"), Some(("10.0.0.1".into(), 6381, false)));
+        assert_eq!(to("MOVED 3999 fd00::2:6381"), Some(("fd00::2".into(), 6381, false)));
+        for wire in ["MOVED", "MOVED 1", "MOVED 1 x", "MOVED 1 x:y", "MOVED 1 a\nb:1", "READONLY a b:1", "ASK", "ASK 1"]
+        {
             assert_eq!(to(wire), None, "{wire}");
         }
     }

@@ -23,6 +23,8 @@ pub struct Canary {
     written: Arc<AtomicU64>,
     /// The server is known to be a cluster node, from the flags or the topology.
     in_cluster: bool,
+    /// The slot is being imported by the server, which serves it only after ASKING.
+    asking: bool,
 }
 
 impl Canary {
@@ -37,6 +39,12 @@ impl Canary {
         Canary { in_cluster, ..self }
     }
 
+    /// The same canary, for a node to which an ASK redirection led, or not.
+    #[must_use]
+    pub fn asking(self, asking: bool) -> Self {
+        Canary { asking, ..self }
+    }
+
     /// A canary for the shard that owns the hash tag `tag`, a text in braces. A cluster hashes the tag instead of the
     /// whole key (redis.io, cluster specification: hash tags).
     pub fn tagged(tag: &str) -> Self {
@@ -44,6 +52,7 @@ impl Canary {
             prefix: format!("redis-health:canary:{:016x}:{tag}", random()),
             written: Arc::default(),
             in_cluster: true,
+            asking: false,
         }
     }
 
@@ -51,10 +60,17 @@ impl Canary {
     pub fn pack(&self, commands: &mut Vec<u8>) -> PendingWrite {
         let value = self.written.fetch_add(1, Ordering::Relaxed).to_string();
         let key = format!("{}{value}", self.prefix);
-        resp::pack(commands, &[b"SET", key.as_bytes(), value.as_bytes(), b"PX", EXPIRY_MS]);
-        resp::pack(commands, &[b"GET", key.as_bytes()]);
-        resp::pack(commands, &[b"DEL", key.as_bytes()]);
-        PendingWrite { value, in_cluster: self.in_cluster }
+        let key = key.as_bytes();
+        let writes: [&[&[u8]]; 3] =
+            [&[b"SET", key, value.as_bytes(), b"PX", EXPIRY_MS], &[b"GET", key], &[b"DEL", key]];
+        for command in writes {
+            // It applies to the next command only (redis.io, cluster specification: ASK redirection).
+            if self.asking {
+                resp::pack(commands, &[b"ASKING"]);
+            }
+            resp::pack(commands, command);
+        }
+        PendingWrite { value, in_cluster: self.in_cluster, asking: self.asking }
     }
 }
 
@@ -80,6 +96,7 @@ impl fmt::Display for Canary {
 pub struct PendingWrite {
     value: String,
     in_cluster: bool,
+    asking: bool,
 }
 
 impl PendingWrite {
@@ -92,12 +109,18 @@ impl PendingWrite {
         connection: &mut Connection,
         deadline: Deadline,
     ) -> Result<Result<(), Failure>, Failure> {
-        let set = connection.reply("SET", deadline).await?;
-        let get = connection.reply("GET", deadline).await?;
-        let del = connection.reply("DEL", deadline).await?;
+        let mut replies = [const { Reply::Nil }; 3];
+        for (reply, command) in replies.iter_mut().zip(["SET", "GET", "DEL"]) {
+            if self.asking {
+                // If it is refused, the command after it is too.
+                connection.reply("ASKING", deadline).await?;
+            }
+            *reply = connection.reply(command, deadline).await?;
+        }
 
+        let [set, get, del] = replies;
         Ok(self.verdict(&set, &get, &del).map_err(|failure| {
-            if !self.in_cluster && failure.detail.starts_with("MOVED ") {
+            if !self.in_cluster && is_redirection(&failure) {
                 return failure.with_advice("a cluster: use --cluster");
             }
             failure
@@ -123,13 +146,18 @@ impl PendingWrite {
     }
 }
 
+/// Whether the server is a cluster node and another node serves the slot.
+fn is_redirection(failure: &Failure) -> bool {
+    ["MOVED ", "ASK "].iter().any(|word| failure.detail.starts_with(word))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_write_passes_only_if_it_was_read_back() {
-        let write = PendingWrite { value: "7".into(), in_cluster: false };
+        let write = PendingWrite { value: "7".into(), in_cluster: false, asking: false };
         let bulk = |text: &str| Reply::Bulk(text.into());
         let one = Reply::Int(1);
         assert_eq!(write.verdict(&Reply::Ok, &bulk("7"), &one), Ok(()));

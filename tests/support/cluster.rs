@@ -107,3 +107,59 @@ pub fn wait_ok(node: &Real) {
 pub fn state(node: &Real) -> String {
     node.info("CLUSTER INFO", "cluster_state")
 }
+
+/// A cluster of primaries without replicas, which share the slots equally. The engine must be Redis 7.0 or newer.
+pub struct Primaries {
+    pub nodes: Vec<Real>,
+}
+
+impl Primaries {
+    pub fn start(engine: &Path, count: usize) -> Self {
+        let settings = "--cluster-enabled yes --cluster-node-timeout 5000 --cluster-allow-replica-migration no";
+        let nodes: Vec<_> = (0..count).map(|_| Real::start_binary(engine, settings)).collect();
+
+        for (place, node) in nodes.iter().enumerate() {
+            let (from, to) = Self::slots(place, count);
+            assert_eq!(node.command(&format!("CLUSTER ADDSLOTSRANGE {from} {to}")), "+OK");
+            assert_eq!(node.command(&format!("CLUSTER SET-CONFIG-EPOCH {}", place + 1)), "+OK");
+            assert_eq!(nodes[0].command(&format!("CLUSTER MEET 127.0.0.1 {}", node.port())), "+OK");
+        }
+
+        let primaries = Primaries { nodes };
+        for node in &primaries.nodes {
+            let complete =
+                || state(node) == "ok" && node.command("CLUSTER NODES").matches(" connected").count() == count;
+            assert!(eventually(LIMIT, complete), "{}", node.command("CLUSTER NODES"));
+        }
+        primaries
+    }
+
+    /// The slots of one of `count` primaries when the cluster starts.
+    pub fn slots(place: usize, count: usize) -> (usize, usize) {
+        (place * 16_384 / count, (place + 1) * 16_384 / count - 1)
+    }
+
+    pub fn id(&self, place: usize) -> String {
+        self.nodes[place].command("CLUSTER MYID")
+    }
+
+    /// Begins to migrate slots from one node to another.
+    pub fn begin_migration(&self, slots: (usize, usize), from: usize, to: usize) {
+        let (source, target) = (self.id(from), self.id(to));
+        self.set_slots(to, slots, &format!("IMPORTING {source}"));
+        self.set_slots(from, slots, &format!("MIGRATING {target}"));
+    }
+
+    /// Ends the migration of slots without keys to a node.
+    pub fn end_migration(&self, slots: (usize, usize), from: usize, to: usize) {
+        let target = self.id(to);
+        self.set_slots(to, slots, &format!("NODE {target}"));
+        self.set_slots(from, slots, &format!("NODE {target}"));
+    }
+
+    fn set_slots(&self, place: usize, (first, last): (usize, usize), state: &str) {
+        let commands: Vec<_> = (first..=last).map(|slot| format!("CLUSTER SETSLOT {slot} {state}")).collect();
+        let replies = self.nodes[place].talk(&commands);
+        assert_eq!(replies.matches("+OK").count(), commands.len() + 1, "{state}: {replies}");
+    }
+}

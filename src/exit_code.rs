@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::model::outcome::Tally;
 use crate::model::signal::Signal;
 
 /// Another `cycles` run is using this log folder.
@@ -22,6 +23,8 @@ pub enum Exit {
     Locked,
     /// A record could not be written.
     Lost,
+    /// No check failed, but one could not be made for a reason on our side.
+    NotObserved,
     /// A signal ended the run, after its marks and summary were written.
     Signal(Signal),
 }
@@ -32,14 +35,15 @@ impl Exit {
         if error.is::<Locked>() { Exit::Locked } else { Exit::Usage }
     }
 
-    /// The exit code of a run that checked. A signal takes precedence over lost records, and lost records over failed
-    /// checks.
-    pub fn of_run(signal: Option<Signal>, lost: u64, failures: u64) -> Self {
-        match (signal, lost, failures) {
-            (Some(signal), _, _) => Exit::Signal(signal),
+    /// The exit code of a run that checked. A signal takes precedence over lost records, lost records over failed
+    /// checks, and failed checks over those that could not be made.
+    pub fn of_run(signal: Option<Signal>, lost: u64, tally: Tally) -> Self {
+        match (signal, lost, tally) {
+            (Some(signal), ..) => Exit::Signal(signal),
             (None, 1.., _) => Exit::Lost,
-            (None, 0, 1..) => Exit::Failed,
-            (None, 0, 0) => Exit::Healthy,
+            (None, 0, Tally { failures: 1.., .. }) => Exit::Failed,
+            (None, 0, Tally { not_observed: 1.., .. }) => Exit::NotObserved,
+            (None, 0, Tally { failures: 0, not_observed: 0 }) => Exit::Healthy,
         }
     }
 }
@@ -52,6 +56,7 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::Locked => 3,
             Exit::Lost => 4,
+            Exit::NotObserved => 5,
             Exit::Signal(signal) => 128 + signal.number(),
         })
     }
@@ -63,9 +68,13 @@ mod tests {
 
     #[test]
     fn the_most_severe_outcome_decides() {
-        assert_eq!(Exit::of_run(None, 0, 0), Exit::Healthy);
-        assert_eq!(Exit::of_run(None, 0, 2), Exit::Failed);
-        assert_eq!(Exit::of_run(None, 1, 2), Exit::Lost);
-        assert_eq!(Exit::of_run(Some(Signal::Term), 1, 2), Exit::Signal(Signal::Term));
+        let of_run =
+            |signal, lost, failures, not_observed| Exit::of_run(signal, lost, Tally { failures, not_observed });
+        assert_eq!(of_run(None, 0, 0, 0), Exit::Healthy);
+        assert_eq!(of_run(None, 0, 0, 3), Exit::NotObserved);
+        assert_eq!(of_run(None, 0, 2, 3), Exit::Failed);
+        assert_eq!(of_run(None, 1, 0, 3), Exit::Lost);
+        assert_eq!(of_run(None, 1, 2, 3), Exit::Lost);
+        assert_eq!(of_run(Some(Signal::Term), 1, 2, 3), Exit::Signal(Signal::Term));
     }
 }

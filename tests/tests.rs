@@ -14,6 +14,7 @@ mod held;
 mod hostile;
 #[cfg(feature = "iam")]
 mod iam;
+mod limits;
 mod login;
 mod page;
 mod probes;

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::history::intervals::Intervals;
 use crate::history::outage::{Observation, OutageHistory, Transition};
 use crate::history::time_series::TimeSeries;
 use crate::model::change::Changed;
 use crate::model::clock::Moment;
 use crate::model::failure::Failure;
+use crate::model::outcome::Verdict;
 use crate::model::subject::Subject;
 
 /// The maximum number of subjects with their own latency histogram. 10,000 databases would need too much memory.
@@ -18,6 +20,9 @@ const HISTOGRAMS: usize = 1024;
 
 /// The maximum number of changes and of gaps that are kept.
 const KEPT: usize = 100_000;
+
+/// How many different reasons for checks that could not be made are kept. There are few.
+const REASONS: usize = 32;
 
 /// One check, for the ledger.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +61,28 @@ pub struct Account {
     pub history: OutageHistory,
     /// How long its successful checks took, in microseconds.
     pub latency: Option<Box<Histogram<u32>>>,
+    /// When its checks could not be made for a reason on our side: from each such check to the next one.
+    pub not_observed: Intervals,
+    /// When its last check began, if that could not be made.
+    unmade: Option<Duration>,
     /// The number of gaps before its last check.
     gaps_seen: u64,
+}
+
+impl Account {
+    /// Its check at `at` could not be made.
+    fn skip(&mut self, at: Moment) {
+        let from = self.unmade.unwrap_or(at.since).min(at.since);
+        self.not_observed.add(from, at.since);
+        self.unmade = Some(at.since);
+    }
+
+    /// Ends the time in which its checks could not be made. Returns whether there was any.
+    fn resume(&mut self, at: Moment) -> bool {
+        let Some(from) = self.unmade.take() else { return false };
+        self.not_observed.add(from.min(at.since), at.since);
+        true
+    }
 }
 
 /// The history of all subjects.
@@ -69,8 +94,11 @@ pub struct Ledger {
     /// When the first check began, and the last.
     pub first: Option<Moment>,
     pub last: Option<Moment>,
+    /// Checks that were made: those that passed or failed.
     pub checks: u64,
     pub failures: u64,
+    /// How many checks could not be made, by the reason on our side.
+    pub not_observed: BTreeMap<String, u64>,
     pub latency: Option<Box<Histogram<u32>>>,
     /// The latency over time.
     pub series: TimeSeries,
@@ -87,8 +115,14 @@ impl Ledger {
         if self.last.is_none_or(|last| last.since <= check.at.since) {
             self.last = Some(check.at);
         }
-        self.checks += 1;
-        self.failures += u64::from(check.result.is_err());
+        match Verdict::from(check.result) {
+            Verdict::Passed => self.checks += 1,
+            Verdict::Failed(_) => {
+                self.checks += 1;
+                self.failures += 1;
+            }
+            Verdict::NotObserved(reason) => self.count_not_observed(reason),
+        }
 
         if let (Ok(()), Some(took)) = (check.result, check.took) {
             record(&mut self.latency, took);
@@ -107,6 +141,15 @@ impl Ledger {
             self.observe(&check.subject.writing(true), check, check.result, &mut transitions);
         }
         transitions
+    }
+
+    fn count_not_observed(&mut self, reason: &Failure) {
+        let reason = reason.printable_detail();
+        if self.not_observed.len() < REASONS || self.not_observed.contains_key(&reason) {
+            *self.not_observed.entry(reason).or_default() += 1;
+        } else if let Some(mut last) = self.not_observed.last_entry() {
+            *last.get_mut() += 1;
+        }
     }
 
     /// Adds `count` checks of a subject whose previous check passed. They passed too, the last of them at `last`, without
@@ -138,7 +181,13 @@ impl Ledger {
                 latency: room.then(histogram).flatten(),
                 gaps_seen: check.gaps,
                 history: self.remembered.remove(subject).unwrap_or_default(),
+                ..Account::default()
             }),
+        };
+        let failure = match Verdict::from(result) {
+            Verdict::Passed => None,
+            Verdict::Failed(failure) => Some(failure),
+            Verdict::NotObserved(_) => return account.skip(check.at),
         };
 
         if let (Ok(()), Some(took), true) = (result, check.took, account.latency.is_some()) {
@@ -148,8 +197,8 @@ impl Ledger {
         let observation = Observation {
             at: check.at,
             took: check.took.unwrap_or_default(),
-            failure: result.err(),
-            after_gap: account.gaps_seen != check.gaps,
+            failure,
+            after_gap: account.resume(check.at) | (account.gaps_seen != check.gaps),
         };
         account.gaps_seen = check.gaps;
         if let Some(transition) = account.history.observe(&observation) {
@@ -168,6 +217,9 @@ impl Ledger {
 
     /// Takes a check from before the requested range. It sets the state but is not counted.
     pub fn remember(&mut self, check: &Check<'_>) {
+        if let Verdict::NotObserved(_) = check.result.into() {
+            return;
+        }
         let took = check.took.unwrap_or_default();
         let observe = |failure| Observation { at: check.at, took, failure, after_gap: false };
         let reads = if check.subject.write { None } else { check.result.err() };
@@ -206,5 +258,51 @@ fn record(into: &mut Option<Box<Histogram<u32>>>, took: Duration) {
     if let Some(histogram) = into {
         // The histogram resizes automatically, so no value is out of range.
         let _ = histogram.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::model::clock::Stamp;
+    use crate::model::failure::Kind;
+
+    /// One check per second, one character each: `.` passes, `x` fails, `?` could not be made.
+    fn fold(checks: &str) -> (Ledger, Vec<Transition>) {
+        let (refused, local) = (Failure::new(Kind::Refused, ""), Failure::local("too many open files"));
+        let (subject, mut ledger, mut transitions) = (Subject::default(), Ledger::default(), Vec::new());
+        for (second, check) in (0_u32..).zip(checks.chars()) {
+            let at = DateTime::from_timestamp(second.into(), 0).unwrap().fixed_offset();
+            let at = Moment { stamp: Stamp { at, millis: false }, since: Duration::from_secs(second.into()) };
+            let result = match check {
+                '.' => Ok(()),
+                'x' => Err(&refused),
+                _ => Err(&local),
+            };
+            let check = Check { subject: &subject, at, took: Some(Duration::ZERO), result, writes: false, gaps: 0 };
+            transitions.extend(ledger.check(&check).into_iter().map(|(_, transition)| transition));
+        }
+        (ledger, transitions)
+    }
+
+    #[test]
+    fn a_check_that_could_not_be_made_neither_begins_nor_ends_an_outage() {
+        let (ledger, transitions) = fold("..??.?");
+        let account = &ledger.accounts[&Subject::default()];
+        assert_eq!((ledger.checks, ledger.failures, transitions.len()), (3, 0, 0));
+        assert_eq!(ledger.not_observed, BTreeMap::from([("too many open files".to_owned(), 3)]));
+        assert_eq!(account.history.availability(), Some(1.0));
+        let seconds = |(from, to): (Duration, Duration)| (from.as_secs(), to.as_secs());
+        assert_eq!(account.not_observed.iter().map(seconds).collect::<Vec<_>>(), [(2, 4), (5, 5)]);
+
+        let (ledger, transitions) = fold(".x?x.");
+        let [Transition::Began, Transition::Ended(outage)] = &transitions[..] else { panic!("{transitions:?}") };
+        assert_eq!((outage.failed_checks, outage.spans_gap), (2, true));
+        assert_eq!((ledger.checks, ledger.failures), (4, 2));
+
+        let (ledger, _) = fold("??");
+        assert_eq!((ledger.checks, ledger.accounts[&Subject::default()].history.availability()), (0, None));
     }
 }

@@ -7,6 +7,8 @@ use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::model::text::{MAX_TEXT, escape_into};
 
 /// Why a check failed.
@@ -58,11 +60,14 @@ pub enum Kind {
     Protocol,
     /// Any other error.
     Error,
+    /// The check could not be made for a reason on our side, such as too many open files. It says nothing about the
+    /// server; see [`Verdict::NotObserved`](crate::model::outcome::Verdict::NotObserved).
+    Local,
 }
 
 impl Kind {
     /// All kinds, in the order of the README.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 24] = [
         Kind::Dns,
         Kind::Refused,
         Kind::Unreachable,
@@ -86,6 +91,7 @@ impl Kind {
         Kind::Canary,
         Kind::Protocol,
         Kind::Error,
+        Kind::Local,
     ];
 
     /// The name in the logs.
@@ -114,6 +120,7 @@ impl Kind {
             Kind::Canary => "canary",
             Kind::Protocol => "protocol",
             Kind::Error => "error",
+            Kind::Local => "local",
         }
     }
 }
@@ -176,6 +183,16 @@ impl Failure {
         Failure { kind, detail: detail.into() }
     }
 
+    /// A check could not be made for this reason on our side.
+    pub fn local(reason: impl Into<String>) -> Self {
+        Failure::new(Kind::Local, reason)
+    }
+
+    /// Whether the check could not be made for a reason on our side.
+    pub fn is_local(&self) -> bool {
+        self.kind == Kind::Local
+    }
+
     /// Appends advice to the detail, in brackets.
     #[must_use]
     pub fn with_advice(self, advice: &str) -> Self {
@@ -195,6 +212,9 @@ impl Failure {
 
     /// The system's resolver found no address for a name.
     pub fn dns(host: &str, error: &io::Error) -> Self {
+        if let Some(reason) = local_reason(error) {
+            return Failure::local(format!("name look-up: {reason}"));
+        }
         let text = error_text(error);
         let reason = text.strip_prefix("failed to lookup address information: ").unwrap_or(&text);
         Failure::new(Kind::Dns, format!("{host}: {reason}"))
@@ -287,6 +307,9 @@ const AUTH_REFUSED: [&str; 3] = ["invalid password", "Client sent AUTH", "AUTH <
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind as Io;
+        if let Some(reason) = local_reason(&error) {
+            return Failure::local(reason);
+        }
         let kind = match error.kind() {
             // If the file of a Unix socket is missing, no server listens there.
             Io::ConnectionRefused | Io::NotFound => Kind::Refused,
@@ -316,6 +339,34 @@ impl Failure {
         escape_into(&mut text, &self.detail, MAX_TEXT);
         text
     }
+}
+
+/// Why this process or its machine could not do what was asked, in words. None if the error may be due to the server or
+/// the network.
+///
+/// A connection is refused permission by the mode of a Unix socket or by a local firewall, never by the server
+/// (connect(2)). A name lookup out of memory has no error number, only a text (gai_strerror(3), EAI_MEMORY).
+pub fn local_reason(error: &io::Error) -> Option<String> {
+    const NO_MEMORY: &str = "Memory allocation failure";
+
+    let reason = match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::ACCESS | Errno::PERM) => {
+            error_text(error)
+        }
+        Some(Errno::ADDRNOTAVAIL) => format!("no free local port or address: {}", lower_first(&error_text(error))),
+        Some(_) => return None,
+        None if error.kind() == io::ErrorKind::OutOfMemory || error.to_string().ends_with(NO_MEMORY) => {
+            "out of memory".to_owned()
+        }
+        None => return None,
+    };
+    Some(lower_first(&reason))
+}
+
+/// The text with a small first letter, because it follows a colon.
+fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
 }
 
 /// The text of an I/O error without the suffix ` (os error 111)` that Rust adds.
@@ -384,9 +435,29 @@ mod tests {
             (110, "timeout: Connection timed out"),
             (101, "unreachable: Network is unreachable"),
             (113, "unreachable: No route to host"),
-            (24, "error: Too many open files"),
+            (11, "error: Resource temporarily unavailable"),
+            (24, "local: too many open files"),
+            (23, "local: too many open files in system"),
+            (99, "local: no free local port or address: cannot assign requested address"),
+            (12, "local: cannot allocate memory"),
+            (105, "local: no buffer space available"),
+            (13, "local: permission denied"),
+            (1, "local: operation not permitted"),
         ] {
             assert_eq!(Failure::from(io::Error::from_raw_os_error(errno)).to_string(), line);
+        }
+    }
+
+    #[test]
+    fn a_lookup_that_fails_for_want_of_descriptors_or_memory_is_local() {
+        let of_text = |text: &str| io::Error::other(format!("failed to lookup address information: {text}"));
+        for (error, line) in [
+            (io::Error::from_raw_os_error(24), "local: name look-up: too many open files"),
+            (of_text("Memory allocation failure"), "local: name look-up: out of memory"),
+            (of_text("Name or service not known"), "dns: h: Name or service not known"),
+            (io::Error::from_raw_os_error(111), "dns: h: Connection refused"),
+        ] {
+            assert_eq!(Failure::dns("h", &error).to_string(), line);
         }
     }
 

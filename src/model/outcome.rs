@@ -8,6 +8,41 @@ use crate::model::failure::{Failure, Kind};
 use crate::model::server::Identity;
 use crate::model::subject::Subject;
 
+/// What a check says about the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    Passed,
+    Failed(&'a Failure),
+    /// The check could not be made for a reason on our side. It counts neither as passed nor as failed, and neither
+    /// begins nor ends an outage.
+    NotObserved(&'a Failure),
+}
+
+impl<'a> Verdict<'a> {
+    /// The verdict of a result. An error of kind `local` is not observed; every other one is a failure.
+    pub fn of(result: &'a Result<(), Failure>) -> Self {
+        result.as_ref().copied().into()
+    }
+}
+
+impl<'a> From<Result<(), &'a Failure>> for Verdict<'a> {
+    fn from(result: Result<(), &'a Failure>) -> Self {
+        match result {
+            Ok(()) => Verdict::Passed,
+            Err(failure) if failure.is_local() => Verdict::NotObserved(failure),
+            Err(failure) => Verdict::Failed(failure),
+        }
+    }
+}
+
+/// How many checks of a run did not pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub failures: u64,
+    /// Checks that could not be made for a reason on our side.
+    pub not_observed: u64,
+}
+
 /// The result of checking one database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -19,6 +54,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// What the check says about the server.
+    pub fn verdict(&self) -> Verdict<'_> {
+        Verdict::of(&self.result)
+    }
+
     /// How long the check took. For a failed check: the time elapsed before the failing phase, as far as it is known.
     /// Waiting for an error reply counts as part of the failure, because a client is not served meanwhile.
     pub fn took(&self) -> Duration {
@@ -75,6 +115,13 @@ pub struct CheckResult {
     pub details: Details,
     /// The check includes a canary write.
     pub writes: bool,
+}
+
+impl CheckResult {
+    /// What the check says about the server.
+    pub fn verdict(&self) -> Verdict<'_> {
+        Verdict::of(&self.result)
+    }
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     }));
     let ended = recording.end(signal, &mut signals, &console).await;
     // A signal that came too late to interrupt anything does not change the result.
-    Ok(Exit::of_run(ended.cut_by.or(stopped), ended.lost, prober.failures()))
+    Ok(Exit::of_run(ended.cut_by.or(stopped), ended.lost, prober.tally()))
 }
 
 fn shown(quiet: bool, json: bool) -> Shown {

@@ -10,6 +10,7 @@ use crate::model::change::ActiveTargets;
 use crate::model::clock::Stamp;
 use crate::model::event::{CheckFinished, Event, Sink};
 use crate::model::failure::Kind;
+use crate::model::outcome::Verdict;
 use crate::model::schedule::Schedule;
 use crate::model::subject::Subject;
 use crate::output::console::Console;
@@ -74,11 +75,15 @@ impl CyclesConsole {
             }
             Event::CycleCompleted { .. } => self.status.in_break = true,
             Event::CheckFinished(CheckFinished { outcome, .. }) => {
-                self.status.checks += 1;
-                match &outcome.result {
-                    Ok(()) => self.status.latency = Some(outcome.details.elapsed),
-                    Err(_) => self.status.failures += 1,
+                match outcome.verdict() {
+                    Verdict::Passed => self.status.latency = Some(outcome.details.elapsed),
+                    Verdict::Failed(_) => self.status.failures += 1,
+                    Verdict::NotObserved(_) => {
+                        self.status.not_observed += 1;
+                        return;
+                    }
                 }
+                self.status.checks += 1;
             }
             Event::OutageBegan { subject, at, kind } => _ = self.down.insert(subject.clone(), (*at, *kind)),
             Event::OutageEnded { subject, .. } => _ = self.down.remove(subject),

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use crate::model::change::{ActiveTargets, TopologyChange};
 use crate::model::clock::{Clock, Stamp};
 use crate::model::event::{CheckFinished, Event, Sink};
-use crate::model::failure::{Failure, Kind};
+use crate::model::failure::Kind;
 use crate::model::notify::Notify;
-use crate::model::outcome::CheckResult;
+use crate::model::outcome::Verdict;
 use crate::model::subject::{Subject, Target};
 
 /// The minimum time between two writes: checks can be far more frequent than scrapes.
@@ -27,6 +27,8 @@ pub struct Metrics {
     path: PathBuf,
     endpoint: String,
     series: BTreeMap<Subject, SubjectMetrics>,
+    /// How many checks could not be made, by subject and reason. They change nothing else.
+    not_observed: BTreeMap<Subject, BTreeMap<String, u64>>,
     /// The values that the previous run left in the file, by name and labels.
     before: BTreeMap<String, f64>,
     active: ActiveTargets,
@@ -64,6 +66,7 @@ impl Metrics {
             clock,
             notify,
             series: BTreeMap::new(),
+            not_observed: BTreeMap::new(),
             before,
             active: ActiveTargets::default(),
             written: None,
@@ -74,22 +77,32 @@ impl Metrics {
     }
 
     /// Adds a check. `writes` is whether it includes a canary write.
-    fn observe(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<&Failure>, writes: bool) {
-        let failure = failure.map(|failure| failure.kind);
-        self.observe_one(&subject.writing(false), at, took, failure.filter(|_| !subject.write));
-        if writes {
-            self.observe_one(&subject.writing(true), at, took, failure);
-        }
+    fn observe(&mut self, subject: &Subject, at: Stamp, took: Duration, verdict: Verdict<'_>, writes: bool) {
         self.is_dirty = true;
+        // If only the write failed or was not observed, the read passed.
+        let reads = if subject.write { Verdict::Passed } else { verdict };
+        self.observe_one(&subject.writing(false), at, took, reads);
+        if writes {
+            self.observe_one(&subject.writing(true), at, took, verdict);
+        }
     }
 
     /// Removes the targets that are no longer checked.
     fn forget(&mut self, change: &TopologyChange) {
         self.active.update(change);
         self.series.retain(|subject, _| self.active.contains(&subject.target));
+        self.not_observed.retain(|subject, _| self.active.contains(&subject.target));
     }
 
-    fn observe_one(&mut self, subject: &Subject, at: Stamp, took: Duration, failure: Option<Kind>) {
+    fn observe_one(&mut self, subject: &Subject, at: Stamp, took: Duration, verdict: Verdict<'_>) {
+        let failure = match verdict {
+            Verdict::Passed => None,
+            Verdict::Failed(failure) => Some(failure.kind),
+            Verdict::NotObserved(reason) => {
+                let reasons = self.not_observed.entry(subject.clone()).or_default();
+                return *reasons.entry(reason.printable_detail()).or_default() += 1;
+            }
+        };
         let labels = self.labels(subject);
         let before = self.before.remove(&format!("{DOWN_SINCE}{{{labels}}}"));
         let series = self.series.entry(subject.clone()).or_default();
@@ -151,6 +164,13 @@ impl Metrics {
                     let _ = writeln!(text, "{name}{{{}}} {value}", self.labels(subject));
                 }
             }
+            // What an earlier run observed stays until a check can be made again.
+            for subject in self.not_observed.keys().filter(|subject| !self.series.contains_key(subject)) {
+                let series = format!("{name}{{{}}}", self.labels(subject));
+                if let Some(value) = self.before.get(&series) {
+                    let _ = writeln!(text, "{series} {value}");
+                }
+            }
         };
 
         family("redis_health_up", "gauge", "Whether the last check passed.", &|s| Some(f64::from(u8::from(s.up))));
@@ -182,6 +202,11 @@ impl Metrics {
             series.failures.iter().map(move |(kind, count)| (format!("{labels},kind=\"{kind}\""), *count))
         });
         counters("redis_health_failures_total", "Failed checks, by reason.", failures.collect());
+        let not_observed = self.not_observed.iter().flat_map(|(subject, reasons)| {
+            let labels = self.labels(subject);
+            reasons.iter().map(move |(reason, count)| (format!("{labels},reason=\"{}\"", escaped(reason)), *count))
+        });
+        counters("redis_health_not_observed_total", "Checks that could not be made.", not_observed.collect());
         text
     }
 }
@@ -191,13 +216,12 @@ impl Sink for Metrics {
         match event {
             Event::CheckFinished(check) if self.active.contains(&check.subject.target) => {
                 let CheckFinished { subject, tick, outcome, .. } = check;
-                let failure = outcome.result.as_ref().err();
-                self.observe(subject, tick.at.stamp, outcome.details.elapsed, failure, tick.writes);
+                self.observe(subject, tick.at.stamp, outcome.details.elapsed, outcome.verdict(), tick.writes);
             }
             Event::TopologyChanged { change, .. } => self.forget(change),
             Event::ScanFinished(scan) => {
-                for CheckResult { subject, result, details, writes } in &scan.checks {
-                    self.observe(subject, scan.at, details.elapsed, result.as_ref().err(), *writes);
+                for check in &scan.checks {
+                    self.observe(&check.subject, scan.at, check.details.elapsed, check.verdict(), check.writes);
                 }
             }
             _ => {}
@@ -245,6 +269,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
+    use crate::model::failure::Failure;
 
     fn at(seconds: i64) -> Stamp {
         Stamp { at: DateTime::from_timestamp(seconds, 0).unwrap().fixed_offset(), millis: false }
@@ -254,26 +279,32 @@ mod tests {
     fn an_outage_continues_across_runs() {
         let path = std::env::temp_dir().join(format!("redis-health-metrics-{}.prom", std::process::id()));
         let took = Duration::from_millis(2);
-        let run = |second, failure| {
+        let run = |second, result: Result<(), Failure>| {
             let clock = Clock { utc: true, millis: false };
             let mut metrics = Metrics::new(path.clone(), "cache\"1".into(), clock, Arc::new(|_| {}));
-            metrics.observe_one(&Subject::db(0), at(second), took, failure);
-            metrics.observe_one(&Subject::db(1), at(second), took, None);
+            metrics.observe_one(&Subject::db(0), at(second), took, Verdict::of(&result));
+            metrics.observe_one(&Subject::db(1), at(second), took, Verdict::Passed);
             metrics.write(at(second + 1)).unwrap();
             std::fs::read_to_string(&path).unwrap()
         };
         let has = |text: &str, line: &str| assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
-        let first = run(1_000, Some(Kind::Refused));
+        let first = run(1_000, Err(Failure::new(Kind::Refused, "")));
         has(&first, "redis_health_up{endpoint=\"cache\\\"1\",db=\"0\"} 0");
         has(&first, "redis_health_up{endpoint=\"cache\\\"1\",db=\"1\"} 1");
         has(&first, "redis_health_down_seconds{endpoint=\"cache\\\"1\",db=\"0\"} 1");
         has(&first, "redis_health_check_duration_seconds{endpoint=\"cache\\\"1\",db=\"0\"} 0.002");
         has(&first, "redis_health_failures_total{endpoint=\"cache\\\"1\",db=\"0\",kind=\"refused\"} 1");
-        let second = run(1_300, Some(Kind::Timeout));
+        let failing = run(1_100, Err(Failure::local("too many open files")));
+        has(&failing, "redis_health_up{endpoint=\"cache\\\"1\",db=\"0\"} 0");
+        has(&failing, "redis_health_down_since_timestamp_seconds{endpoint=\"cache\\\"1\",db=\"0\"} 1000");
+        has(&failing, "redis_health_checks_total{endpoint=\"cache\\\"1\",db=\"0\"} 1");
+        let reason = "reason=\"too many open files\"";
+        has(&failing, &format!("redis_health_not_observed_total{{endpoint=\"cache\\\"1\",db=\"0\",{reason}}} 1"));
+        let second = run(1_300, Err(Failure::new(Kind::Timeout, "")));
         has(&second, "redis_health_down_seconds{endpoint=\"cache\\\"1\",db=\"0\"} 301");
         has(&second, "redis_health_checks_total{endpoint=\"cache\\\"1\",db=\"0\"} 2");
         has(&second, "redis_health_failures_total{endpoint=\"cache\\\"1\",db=\"0\",kind=\"refused\"} 1");
-        let third = run(1_600, None);
+        let third = run(1_600, Ok(()));
         has(&third, "redis_health_down_seconds{endpoint=\"cache\\\"1\",db=\"0\"} 0");
         std::fs::remove_file(&path).unwrap();
     }

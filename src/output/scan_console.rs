@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::log::record::{Format, Record};
 use crate::model::event::{Event, Scan, Sink};
 use crate::model::failure::Kind;
-use crate::model::outcome::CheckResult;
+use crate::model::outcome::{CheckResult, Verdict};
 use crate::model::subject::{Subject, Target};
 use crate::output::console::Console;
 
@@ -100,10 +100,15 @@ fn summary(checks: &[CheckResult], endpoint: &str, took: Duration) -> String {
         checks.into_iter().partition(|check| matches!(check.subject.target, Target::Shard(_)));
 
     let mut kinds = BTreeMap::<Kind, u64>::new();
-    for failure in databases.iter().filter_map(|check| check.result.as_ref().err()) {
-        *kinds.entry(failure.kind).or_default() += 1;
+    let mut reasons = BTreeMap::<&str, u64>::new();
+    for check in &databases {
+        match check.verdict() {
+            Verdict::Passed => {}
+            Verdict::Failed(failure) => *kinds.entry(failure.kind).or_default() += 1,
+            Verdict::NotObserved(reason) => *reasons.entry(&reason.detail).or_default() += 1,
+        }
     }
-    let failed: u64 = kinds.values().sum();
+    let (failed, not_observed): (u64, u64) = (kinds.values().sum(), reasons.values().sum());
 
     let millis = took.as_secs_f64() * 1000.0;
     let plural = if databases.len() == 1 { "database" } else { "databases" };
@@ -112,19 +117,25 @@ fn summary(checks: &[CheckResult], endpoint: &str, took: Duration) -> String {
         let nodes = databases.chunk_by(|a, b| a.subject.target == b.subject.target).count();
         let _ = write!(text, "on {nodes} {} ", if nodes == 1 { "node" } else { "nodes" });
     }
-    let _ = write!(text, "checked in {millis:.1} ms, {} running", databases.len() as u64 - failed);
+    let _ = write!(text, "checked in {millis:.1} ms, {} running", databases.len() as u64 - failed - not_observed);
 
     if failed > 0 {
         let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let _ = write!(text, ", {failed} not running ({})", kinds.join(", "));
+    }
+    if not_observed > 0 {
+        let reasons: Vec<_> = reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        let _ = write!(text, ", {not_observed} not observed ({})", reasons.join(", "));
     }
     if !shards.is_empty() {
         let shards: Vec<_> = shards.chunk_by(|a, b| a.subject.target == b.subject.target).collect();
         let taking = shards.iter().filter(|shard| shard.iter().all(|check| check.result.is_ok())).count();
         let _ = write!(text, "; {taking} of {} shards take writes", shards.len());
     }
-    if let Some(failure) = whole.iter().find_map(|checked| checked.result.as_ref().err()) {
-        let _ = write!(text, "; the cluster is not running ({failure})");
+    match whole.first().map(|checked| checked.verdict()) {
+        Some(Verdict::Failed(failure)) => _ = write!(text, "; the cluster is not running ({failure})"),
+        Some(Verdict::NotObserved(reason)) => _ = write!(text, "; the cluster was not observed ({reason})"),
+        Some(Verdict::Passed) | None => {}
     }
     text
 }
@@ -133,8 +144,12 @@ fn summary(checks: &[CheckResult], endpoint: &str, took: Duration) -> String {
 fn folded_failures(checks: &[CheckResult]) -> Vec<String> {
     let alike = |a: &CheckResult, b: &CheckResult| a.result == b.result && a.subject.is_before(&b.subject);
     let line = |run: &[CheckResult]| {
-        let failure = run.first()?.result.as_ref().err()?;
-        Some(format!("{}: NOT RUNNING ({failure})", Subject::range(run.iter().map(|check| &check.subject))))
+        let (what, why) = match run.first()?.verdict() {
+            Verdict::Passed => return None,
+            Verdict::Failed(failure) => ("NOT RUNNING", failure),
+            Verdict::NotObserved(reason) => ("NOT OBSERVED", reason),
+        };
+        Some(format!("{}: {what} ({why})", Subject::range(run.iter().map(|check| &check.subject))))
     };
     checks.chunk_by(alike).filter_map(line).collect()
 }

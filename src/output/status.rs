@@ -14,6 +14,8 @@ pub struct Status {
     pub cycles: u32,
     pub checks: u64,
     pub failures: u64,
+    /// Checks that could not be made for a reason on our side.
+    pub not_observed: u64,
     /// How long the last successful check took.
     pub latency: Option<Duration>,
     /// The time and kind of the first failure of one subject that is down.
@@ -42,6 +44,9 @@ impl Status {
             None => {}
         }
         _ = write!(line, " | checks {checks}, failed {failures}");
+        if self.not_observed > 0 {
+            _ = write!(line, ", not observed {}", self.not_observed);
+        }
         if let Some(latency) = self.latency {
             _ = write!(line, " | last {:.1} ms", latency.as_secs_f64() * 1000.0);
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Latency, Missing, Report, Row};
+use crate::history::intervals::Intervals;
 use crate::history::ledger::{Gap, Ledger};
 use crate::log::read::{Folder, Logs};
 
@@ -15,23 +16,34 @@ impl From<Ledger> for Report {
             subject,
             checks: account.history.checks,
             failures: account.history.failures,
-            availability: account.history.availability().unwrap_or(1.0),
+            availability: account.history.availability(),
             latency: account.latency.as_deref().and_then(Latency::of),
             outages: account.history.outages().cloned().collect(),
             unlisted: account.history.unlisted,
             unlisted_spans: account.history.unlisted_spans.clone(),
             gaps: gaps.clone(),
+            not_observed: account.not_observed,
             span,
             folder: None,
         });
+
+        let rows: Vec<_> = rows.collect();
+        // Gaps are common to all rows. With checks that could not be made, each row has times of its own.
+        let unobserved = match span {
+            Some((first, last)) if !ledger.not_observed.is_empty() => {
+                last.since.saturating_sub(first.since).saturating_sub(observed(&rows))
+            }
+            _ => ledger.gaps.total,
+        };
 
         Report {
             span,
             checks: ledger.checks,
             failures: ledger.failures,
-            unobserved: ledger.gaps.total,
+            unobserved,
+            not_observed: ledger.not_observed,
             latency: ledger.latency.as_deref().and_then(Latency::of),
-            rows: rows.collect(),
+            rows,
             changes: ledger.changes.into_iter().map(|changed| (None, changed)).collect(),
             points: ledger.series.points().collect(),
             missing: Missing { missed_checks: ledger.missed, ..Missing::default() },
@@ -91,10 +103,16 @@ impl Report {
         let mut changes = [self.changes, other.changes].concat();
         changes.sort_by_key(|(_, changed)| changed.at.at);
 
+        let mut not_observed = self.not_observed;
+        for (reason, count) in other.not_observed {
+            *not_observed.entry(reason).or_default() += count;
+        }
+
         let mut report = Report {
             span: Some((begin, end)),
             checks: self.checks + other.checks,
             failures: self.failures + other.failures,
+            not_observed,
             missing,
             // Percentiles of different checks cannot be combined.
             latency: if self.latency.is_some() && other.latency.is_some() {
@@ -108,35 +126,41 @@ impl Report {
             ..Report::default()
         };
 
-        report.unobserved = (end.since - begin.since).saturating_sub(report.observed());
+        report.unobserved = (end.since - begin.since).saturating_sub(observed(&report.rows));
         report
     }
+}
 
-    /// For how long at least one row was observed.
-    fn observed(&self) -> Duration {
-        let mut times = Vec::new();
-        let mut known: Vec<&Arc<[Gap]>> = Vec::new();
-        for row in &self.rows {
-            // All rows of one mode share their gaps.
-            if known.iter().any(|gaps| Arc::ptr_eq(gaps, &row.gaps)) {
-                continue;
-            }
-            known.push(&row.gaps);
-            let Some((first, last)) = row.span else { continue };
-            let mut from = first.since;
-            for gap in row.gaps.iter() {
-                times.push((from, gap.from.since));
-                from = gap.to.since;
-            }
-            times.push((from, last.since));
+/// For how long at least one row was observed.
+fn observed(rows: &[Row]) -> Duration {
+    let mut times = Vec::new();
+    let mut known: Vec<(&Arc<[Gap]>, &Intervals)> = Vec::new();
+    for row in rows {
+        // All rows of one mode share their gaps.
+        let same = |(gaps, not_observed): &(&Arc<[Gap]>, &Intervals)| {
+            Arc::ptr_eq(gaps, &row.gaps) && **not_observed == row.not_observed
+        };
+        if known.iter().any(same) {
+            continue;
         }
+        known.push((&row.gaps, &row.not_observed));
+        let Some((first, last)) = row.span else { continue };
 
-        times.sort_unstable();
-        let (mut sum, mut end) = (Duration::ZERO, Duration::ZERO);
-        for (from, to) in times {
-            sum += to.saturating_sub(from.max(end));
-            end = end.max(to);
+        let mut unobserved: Vec<_> = row.unobserved((first.since, last.since)).collect();
+        unobserved.sort_unstable();
+        let mut from = first.since;
+        for (begin, end) in unobserved {
+            times.push((from, begin));
+            from = from.max(end);
         }
-        sum
+        times.push((from, last.since));
     }
+
+    times.sort_unstable();
+    let (mut sum, mut end) = (Duration::ZERO, Duration::ZERO);
+    for (from, to) in times {
+        sum += to.saturating_sub(from.max(end));
+        end = end.max(to);
+    }
+    sum
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use askama::Template;
 
-use super::text::{availability, length};
+use super::text::{availability, availability_of, length};
 use super::{Incident, Report, Row, change_in_words, name_of_rows, stamp};
 use crate::history::outage::Outage;
 use crate::log::read::Folder;
@@ -123,6 +123,7 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
             (None, None) => "Redis health".to_owned(),
         },
         headline: match report.checks {
+            0 if report.span.is_some() => "no check could be made".to_owned(),
             0 => "no check".to_owned(),
             failures if report.missing.failures_only => format!("{failures} failures"),
             checks => availability(checks, report.failures),
@@ -169,6 +170,7 @@ fn summary(report: &Report) -> Vec<String> {
     if !report.unobserved.is_zero() {
         lines.push(format!("not observed: {}", length(report.unobserved)));
     }
+    lines.extend(report.not_observed_in_words());
     lines.extend(report.missing.counts().into_iter().map(|(what, count)| format!("{what}: {count}")));
     lines
 }
@@ -331,7 +333,7 @@ fn table_row(rows: &[Row], failures_only: bool) -> TableRow {
         name: name_of_rows(rows),
         checks: row.checks,
         failures: row.failures,
-        availability: if failures_only { "–".to_owned() } else { availability(row.checks, row.failures) },
+        availability: availability_of(row, failures_only),
         latency: row.latency.map(|latency| {
             [latency.p50, latency.p90, latency.p99, latency.max].map(|figure| format!("{:.1}", millis(figure)))
         }),

@@ -20,6 +20,7 @@ pub fn render(report: &Report) -> String {
         checks: report.checks,
         failures: report.failures,
         unobserved_s: report.unobserved.as_secs_f64(),
+        not_observed: &report.not_observed,
         unfinished_checks: report.missing.unfinished_checks,
         missed_checks: report.missing.missed_checks,
         lost_records: report.missing.lost_records,
@@ -45,6 +46,8 @@ struct Document<'r> {
     checks: u64,
     failures: u64,
     unobserved_s: f64,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    not_observed: &'r BTreeMap<String, u64>,
     unfinished_checks: Option<u64>,
     missed_checks: u64,
     lost_records: Option<u64>,
@@ -115,7 +118,7 @@ impl<'r> Database<'r> {
             checks: row.checks,
             failures: row.failures,
             // An error log contains no successful checks.
-            availability: (!failures_only).then_some(row.availability),
+            availability: row.availability.filter(|_| !failures_only),
             latency_us: row.latency.map(Into::into),
             outages: row.outages.iter().map(Into::into).collect(),
             unlisted_outages: row.unlisted,

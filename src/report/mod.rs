@@ -51,15 +51,17 @@ pub struct Row {
     pub subject: Subject,
     pub checks: u64,
     pub failures: u64,
-    /// The share of checks that succeeded, from 0 to 1.
-    pub availability: f64,
+    /// The share of checks that succeeded, from 0 to 1. None if no check could be made.
+    pub availability: Option<f64>,
     /// None if the records do not contain it.
     pub latency: Option<Latency>,
     pub outages: Vec<Outage>,
     /// How many further outages were not kept.
     pub unlisted: u64,
-    /// When it was not observed.
+    /// When nothing was observed.
     pub gaps: Arc<[Gap]>,
+    /// When its own checks could not be made for a reason on our side.
+    pub not_observed: Intervals,
     /// When the outages that were not kept occurred.
     pub unlisted_spans: Intervals,
     /// When the first and the last check of its mode began.
@@ -79,7 +81,8 @@ impl Row {
         let span = self.span.map(|(first, last)| (first.since, last.since));
         let outside = span.map(|(first, last)| [(whole.0, first), (last, whole.1)]);
         let outside = outside.into_iter().flatten().filter(|(from, to)| from < to);
-        self.gaps.iter().map(|gap| (gap.from.since, gap.to.since)).chain(outside)
+        let gaps = self.gaps.iter().map(|gap| (gap.from.since, gap.to.since));
+        gaps.chain(self.not_observed.iter()).chain(outside)
     }
 }
 
@@ -92,8 +95,11 @@ pub struct Report {
     pub span: Option<(Moment, Moment)>,
     pub checks: u64,
     pub failures: u64,
-    /// Time in which nothing was observed: breaks, and while this process or its machine was suspended.
+    /// Time in which nothing was observed: breaks, while this process or its machine was suspended, and while no check
+    /// could be made.
     pub unobserved: Duration,
+    /// How many checks could not be made, by the reason on our side.
+    pub not_observed: BTreeMap<String, u64>,
     pub latency: Option<Latency>,
     pub rows: Vec<Row>,
     pub changes: Vec<(Folder, Changed)>,
@@ -142,6 +148,13 @@ impl Report {
         self.rows.iter().map(|row| row.outages.len() as u64 + row.unlisted).sum()
     }
 
+    /// How many checks could not be made, and why: `checks not observed: 3 (too many open files 3)`.
+    fn not_observed_in_words(&self) -> Option<String> {
+        let count: u64 = self.not_observed.values().sum();
+        let reasons: Vec<_> = self.not_observed.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        (count > 0).then(|| format!("checks not observed: {count} ({})", reasons.join(", ")))
+    }
+
     /// All outages, sorted by their beginning. An outage that several databases share is one incident.
     fn incidents(&self) -> Vec<Incident<'_>> {
         let mut incidents = BTreeMap::<_, Incident<'_>>::new();
@@ -182,7 +195,7 @@ impl Incident<'_> {
 }
 
 fn same_but_for_the_database(a: &Row, b: &Row) -> bool {
-    let counts = |row: &Row| (row.checks, row.failures, row.unlisted);
+    let counts = |row: &Row| (row.checks, row.failures, row.unlisted, row.not_observed.clone());
     // Latency is not compared: it always differs a little, and sixteen rows would be shown instead of one.
     a.subject.is_before(&b.subject)
         && a.folder == b.folder

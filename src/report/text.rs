@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use super::timeline::{State, bar};
-use super::{Latency, Report, change_in_words, name_of_rows, stamp};
+use super::{Latency, Report, Row, change_in_words, name_of_rows, stamp};
 use crate::model::duration::seconds;
 
 /// The width and colour of the text.
@@ -64,6 +64,7 @@ fn overview(report: &Report, style: Style, f: &mut String) -> fmt::Result {
     let name = report.endpoint.as_ref().map(|endpoint| format!("{endpoint}: ")).unwrap_or_default();
     let share = availability(report.checks, report.failures);
     let outcome = match (report.checks, report.failures) {
+        (0, _) if report.span.is_some() => "no check could be made".to_owned(),
         (0, _) => "no check was run".to_owned(),
         (1, 0) => "1 check, which passed".to_owned(),
         (checks, 0) => format!("{checks} checks, none failed"),
@@ -86,6 +87,9 @@ fn overview(report: &Report, style: Style, f: &mut String) -> fmt::Result {
     if !report.unobserved.is_zero() {
         writeln!(f, "not observed: {}", length(report.unobserved))?;
     }
+    if let Some(words) = report.not_observed_in_words() {
+        writeln!(f, "{words}")?;
+    }
     for (what, count) in report.missing.counts() {
         writeln!(f, "{what}: {count}")?;
     }
@@ -104,8 +108,7 @@ fn table(report: &Report, style: Style, f: &mut String) -> fmt::Result {
     writeln!(f, "\n{}", style.heading(&head))?;
 
     for (name, row) in rows {
-        let share =
-            if report.missing.failures_only { "–".to_owned() } else { availability(row.checks, row.failures) };
+        let share = availability_of(row, report.missing.failures_only);
         let available = format!("{share:>9}");
         let available = if row.failures > 0 { style.bad(&available) } else { available };
 
@@ -224,6 +227,11 @@ fn wrapped(text: &str, width: usize, f: &mut String) -> fmt::Result {
 pub fn availability(checks: u64, failures: u64) -> String {
     let thousandths = u128::from(checks - failures.min(checks)) * 100_000 / u128::from(checks.max(1));
     format!("{}.{:03} %", thousandths / 1000, thousandths % 1000)
+}
+
+/// The availability of a row, or a dash if it is unknown.
+pub fn availability_of(row: &Row, failures_only: bool) -> String {
+    if failures_only || row.availability.is_none() { "–".to_owned() } else { availability(row.checks, row.failures) }
 }
 
 fn millis(duration: Duration) -> impl Display {

@@ -11,7 +11,7 @@ use crate::model::change::{Aspect, Change};
 use crate::model::clock::Stamp;
 use crate::model::duration::seconds;
 use crate::model::failure::Failure;
-use crate::model::outcome::CheckResult;
+use crate::model::outcome::{CheckResult, Verdict};
 use crate::model::server::Role;
 use crate::model::signal::Signal;
 use crate::model::subject::{Subject, Target};
@@ -28,9 +28,10 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
                 writeln!(f, "=== {CANARY} ===")?;
             }
             for CheckResult { subject, result, .. } in checks {
-                match result {
-                    Ok(()) => writeln!(f, "{subject}: RUNNING")?,
-                    Err(failure) => writeln!(f, "{subject}: NOT RUNNING ({failure})")?,
+                match Verdict::of(result) {
+                    Verdict::Passed => writeln!(f, "{subject}: RUNNING")?,
+                    Verdict::Failed(failure) => writeln!(f, "{subject}: NOT RUNNING ({failure})")?,
+                    Verdict::NotObserved(reason) => writeln!(f, "{subject}: NOT OBSERVED ({reason})")?,
                 }
             }
             match *stopped {
@@ -45,9 +46,10 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
                 Subject { target: Target::Endpoint, db: None, write: true } => f.write_str("WRITE ")?,
                 subject => write!(f, "{subject} ")?,
             }
-            match result {
-                Ok(()) => write!(f, "SUCCESS {number}"),
-                Err(failure) => write!(f, "FAILURE: {failure}"),
+            match Verdict::of(result) {
+                Verdict::Passed => write!(f, "SUCCESS {number}"),
+                Verdict::Failed(failure) => write!(f, "FAILURE: {failure}"),
+                Verdict::NotObserved(reason) => write!(f, "NOT OBSERVED: {reason}"),
             }
         }
         Record::Mark(mark) => write!(f, "=== {mark} ==="),
@@ -142,11 +144,13 @@ fn split_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
 fn read_check(line: &str, timestamps: &mut TimestampReader) -> Option<Entry> {
     let (at, rest) = timestamps.read_local(line)?;
     let (subject, rest) = read_subject(rest.strip_prefix(' ')?);
-    let result = match rest.strip_prefix("FAILURE: ") {
+    let result = if let Some(text) = rest.strip_prefix("FAILURE: ") {
         // In a shell without `==`, the script logged every successful check as a failure.
-        Some("PONG") => Ok(()),
-        Some(text) => Err(legacy::parse_failure(text)),
-        None => rest.strip_prefix("SUCCESS ")?.parse::<u64>().map(|_| ()).map(Ok).ok()?,
+        if text == "PONG" { Ok(()) } else { Err(legacy::parse_failure(text)) }
+    } else if let Some(text) = rest.strip_prefix("NOT OBSERVED: ") {
+        Err(read_local(text)?)
+    } else {
+        rest.strip_prefix("SUCCESS ")?.parse::<u64>().map(|_| ()).map(Ok).ok()?
     };
     Some(Entry::Check { at, mode: None, subject, result, elapsed: None })
 }
@@ -157,12 +161,20 @@ fn read_block_line(line: &str) -> Option<Entry> {
     let result: Result<(), Failure> = match rest.strip_prefix("RUNNING") {
         Some(rest) => rest.is_empty().then_some(Ok(()))?,
         // A script's text may contain line ends. The closing bracket is then on a later line.
-        None => {
-            let text = rest.strip_prefix("NOT RUNNING (")?;
-            Err(legacy::parse_failure(text.strip_suffix(')').unwrap_or(text)))
-        }
+        None => match rest.strip_prefix("NOT OBSERVED (") {
+            Some(text) => Err(read_local(text.strip_suffix(')')?)?),
+            None => {
+                let text = rest.strip_prefix("NOT RUNNING (")?;
+                Err(legacy::parse_failure(text.strip_suffix(')').unwrap_or(text)))
+            }
+        },
     };
     (subject != Subject::default()).then_some(Entry::CheckResult { subject, result, elapsed: None, connection: None })
+}
+
+/// `local: too many open files`: why a check could not be made.
+fn read_local(text: &str) -> Option<Failure> {
+    text.strip_prefix("local: ").map(Failure::local)
 }
 
 /// Reads the subject at the beginning of a text, and returns it with the rest. The subject may be empty.
@@ -346,6 +358,10 @@ mod tests {
             (check(None, 1, Ok(())), "2025-08-27 07:35:01 SUCCESS 1"),
             (check(Some(3), 7, Ok(())), "2025-08-27 07:35:01 DB 3 SUCCESS 7"),
             (check(None, 2, Err(reset())), "2025-08-27 07:35:01 FAILURE: reset: Connection reset by peer"),
+            (
+                check(Some(2), 2, Err(Failure::local("too many open files"))),
+                "2025-08-27 07:35:01 DB 2 NOT OBSERVED: local: too many open files",
+            ),
             (check(Some(2), 2, Err(reset())), "2025-08-27 07:35:01 DB 2 FAILURE: reset: Connection reset by peer"),
             (mark(Mark::CycleStarted { cycle: 1, at: start }), "=== Cycle 1 started at 2025-08-27 07:35:01 ==="),
             (
@@ -370,7 +386,7 @@ mod tests {
     fn a_scan_is_a_block_that_an_empty_line_ends() {
         let block = Record::Scan {
             at: at("2025-08-26T11:00:00Z"),
-            checks: [(0, Ok(())), (2, Err(reset()))]
+            checks: [(0, Ok(())), (2, Err(reset())), (3, Err(Failure::local("too many open files")))]
                 .map(|(db, result)| CheckResult {
                     subject: Subject::db(db),
                     result,
@@ -387,7 +403,8 @@ mod tests {
             block.to_string(),
             "===== Redis DB Health Check at 2025-08-26 11:00:00 =====\n\
              DB 0: RUNNING\n\
-             DB 2: NOT RUNNING (reset: Connection reset by peer)\n"
+             DB 2: NOT RUNNING (reset: Connection reset by peer)\n\
+             DB 3: NOT OBSERVED (local: too many open files)\n"
         );
     }
 }

@@ -37,11 +37,11 @@ pub fn failure(text: &str) -> Failure {
 
 /// Parses the failure text of a line: `kind: detail` as written by this tool, or a script's free text.
 pub fn parse_failure(text: &str) -> Failure {
-    match text.split_once(": ") {
-        Some((kind, detail)) if Kind::from_str(kind).is_ok() => {
-            Failure::new(Kind::from_str(kind).unwrap_or(Kind::Error), detail)
-        }
-        _ => failure(text),
+    let kind_and_detail = text.split_once(": ").and_then(|(kind, detail)| Some((Kind::from_str(kind).ok()?, detail)));
+    match kind_and_detail {
+        // A check that was not observed has a line of its own, so this is not one.
+        Some((Kind::Local, _)) | None => failure(text),
+        Some((kind, detail)) => Failure::new(kind, detail),
     }
 }
 

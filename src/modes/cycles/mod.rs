@@ -63,9 +63,9 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
     let recording = recorder.start((queue.clone(), receiver), summary)?;
 
     let probe_thread = ProbeThread::new(plan.schedule, plan.plan.clock, prober, queue, plan.plan.canary);
-    let (signal, failures) = probe_thread.run(&mut signals).await;
+    let (signal, tally) = probe_thread.run(&mut signals).await;
     let ended = recording.end(signal, &mut signals, &console).await;
-    Ok(Exit::of_run(ended.cut_by.or(signal), ended.lost, failures))
+    Ok(Exit::of_run(ended.cut_by.or(signal), ended.lost, tally))
 }
 
 /// The report of the whole run.

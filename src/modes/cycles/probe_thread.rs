@@ -10,6 +10,7 @@ use super::gaps::{GapTracker, MAX_DELAY};
 use super::suspension::machine_suspended;
 use crate::model::clock::{Clock, Moment};
 use crate::model::event::{Event, Tick};
+use crate::model::outcome::Tally;
 use crate::model::schedule::{Schedule, Step};
 use crate::model::signal::Signal;
 use crate::modes::prober::Prober;
@@ -52,8 +53,8 @@ impl ProbeThread {
         }
     }
 
-    /// Follows the schedule until it ends or a signal arrives. Returns the signal, and how many checks failed.
-    pub async fn run(mut self, signals: &mut Signals) -> (Option<Signal>, u64) {
+    /// Follows the schedule until it ends or a signal arrives. Returns the signal, and how many checks did not pass.
+    pub async fn run(mut self, signals: &mut Signals) -> (Option<Signal>, Tally) {
         let signal = self.follow_schedule(signals).await;
         match signal {
             Some(signal) => self.stop(signal).await,
@@ -62,7 +63,7 @@ impl ProbeThread {
                 self.queue.send(Event::AllFinished { at: self.clock.now() });
             }
         }
-        (signal, self.prober.failures())
+        (signal, self.prober.tally())
     }
 
     async fn follow_schedule(&mut self, signals: &mut Signals) -> Option<Signal> {

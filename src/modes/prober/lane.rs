@@ -1,13 +1,12 @@
 //! The checks of one target: which are running, and how each one reports.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::debug;
 
 use crate::model::event::{CheckFinished, Event, SendEvent, Tick};
-use crate::model::outcome::Outcome;
+use crate::model::outcome::{Outcome, Tally, Verdict};
 use crate::model::subject::{Subject, Target};
 
 /// The running checks of one target, and whether the target is up.
@@ -56,7 +55,7 @@ pub struct Reporter {
     /// Its subjects include the database.
     pub has_db: bool,
     pub send: SendEvent,
-    pub failures: Arc<AtomicU64>,
+    pub tally: Arc<Mutex<Tally>>,
 }
 
 impl Reporter {
@@ -65,22 +64,31 @@ impl Reporter {
         let mut state = self.lane.state();
         state.reported = state.reported.max(self.tick.number);
         let oldest = state.oldest();
-        let (was_down, is_down) = (state.down.contains(&outcome.db), outcome.result.is_err());
-        if is_down {
-            state.down.insert(outcome.db);
-        } else {
-            state.down.remove(&outcome.db);
-        }
+        let verdict = outcome.verdict();
+        let has_changed = match verdict {
+            Verdict::Passed => state.down.remove(&outcome.db),
+            Verdict::Failed(_) => state.down.insert(outcome.db),
+            Verdict::NotObserved(_) => false,
+        };
         drop(state);
 
         let subject = self.subject(&outcome);
-        self.failures.fetch_add(u64::from(is_down), Ordering::Relaxed);
-        match (was_down, is_down) {
-            (false, true) => debug!("{subject} is down"),
-            (true, false) => debug!("{subject} recovered"),
+        match verdict {
+            Verdict::Passed if has_changed => debug!("{subject} recovered"),
+            Verdict::Failed(_) if has_changed => debug!("{subject} is down"),
             _ => {}
         }
+        self.count(verdict);
         (self.send)(Event::CheckFinished(CheckFinished { subject, tick: self.tick, outcome, oldest }));
+    }
+
+    fn count(&self, verdict: Verdict<'_>) {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        match verdict {
+            Verdict::Passed => {}
+            Verdict::Failed(_) => tally.failures += 1,
+            Verdict::NotObserved(_) => tally.not_observed += 1,
+        }
     }
 
     fn subject(&self, outcome: &Outcome) -> Subject {

@@ -9,8 +9,7 @@ mod cluster;
 mod lane;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::Instant;
@@ -21,6 +20,7 @@ use lane::{Lane, Reporter};
 
 use crate::model::databases::Databases;
 use crate::model::event::{Event, SendEvent, Tick};
+use crate::model::outcome::Tally;
 use crate::model::subject::Target;
 use crate::probe::checker::Checker;
 use crate::probe::persistent::PersistentConnection;
@@ -37,8 +37,8 @@ pub struct Prober {
     send: SendEvent,
     lanes: BTreeMap<Target, Arc<Lane>>,
     tasks: JoinSet<Option<TopologyFound>>,
-    /// How many checks failed, over all targets.
-    failures: Arc<AtomicU64>,
+    /// How many checks did not pass, over all targets.
+    tally: Arc<Mutex<Tally>>,
     /// Subjects include the database even if there is only one.
     names_single_db: bool,
 }
@@ -54,7 +54,7 @@ impl Prober {
             send,
             lanes: BTreeMap::new(),
             tasks: JoinSet::new(),
-            failures: Arc::default(),
+            tally: Arc::default(),
             names_single_db,
         }
     }
@@ -125,9 +125,9 @@ impl Prober {
         unfinished
     }
 
-    /// How many checks have failed so far.
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+    /// How many checks did not pass so far.
+    pub fn tally(&self) -> Tally {
+        *self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The targets in the order of a block: the endpoint, nodes by address, shards by their slots, and the cluster as a
@@ -177,8 +177,8 @@ impl Prober {
             Target::Shard(_) => !is_single,
             Target::Endpoint | Target::Node(_) => !is_single || self.names_single_db,
         };
-        let (send, failures) = (self.send.clone(), self.failures.clone());
-        Reporter { target, tick, lane, has_db, send, failures }
+        let (send, tally) = (self.send.clone(), self.tally.clone());
+        Reporter { target, tick, lane, has_db, send, tally }
     }
 
     fn lane(&mut self, target: &Target) -> Arc<Lane> {

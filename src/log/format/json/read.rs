@@ -11,7 +11,7 @@ use crate::log::format::timestamp::TimestampReader;
 use crate::log::record::{Entry, Mark, Mode, Unreadable};
 use crate::model::change::{Aspect, Change};
 use crate::model::clock::Stamp;
-use crate::model::failure::Failure;
+use crate::model::failure::{Failure, Kind};
 use crate::model::outcome::ConnectionInfo;
 use crate::model::server::{Identity, Role};
 use crate::model::signal::Signal;
@@ -119,11 +119,15 @@ fn read_subject(fields: &SubjectFields<'_>) -> Subject {
 }
 
 fn read_result(fields: &ResultFields<'_>) -> Option<Result<(), Failure>> {
-    if fields.ok? {
-        return Some(Ok(()));
-    }
     let detail = fields.detail.as_ref().map_or("", |detail| &*detail.0);
-    let kind = fields.kind.as_ref()?.0.parse();
+    let kind = fields.kind.as_ref().map(|kind| kind.0.parse());
+    match fields.ok {
+        Some(true) => return Some(Ok(())),
+        // A check that could not be made has no `ok`.
+        None => return (kind? == Ok(Kind::Local)).then(|| Err(Failure::local(detail))),
+        Some(false) => {}
+    }
+    let kind = kind?;
     Some(Err(kind.map_or_else(|_| legacy::failure(detail), |kind| Failure::new(kind, detail))))
 }
 

@@ -11,7 +11,7 @@ use super::fields::{
 use crate::log::record::{Mark, Mode, Record};
 use crate::model::clock::Stamp;
 use crate::model::failure::Failure;
-use crate::model::outcome::{CheckResult, ConnectionInfo, Details, Timings};
+use crate::model::outcome::{CheckResult, ConnectionInfo, Details, Timings, Verdict};
 use crate::model::subject::{Subject, Target};
 
 /// Writes a record as one JSON object, without a line end.
@@ -31,9 +31,9 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
             (*at, Fields::Check(fields))
         }
         Record::Scan { at, checks, took, canary, stopped } => {
-            let ok = stopped.is_none() && checks.iter().all(|check| check.result.is_ok());
+            let ok = ok_of_scan(checks, stopped.is_some());
             let fields = ScanFields {
-                ok: Some(ok),
+                ok,
                 elapsed_us: Some(micros(*took)),
                 databases: Some(checks.iter().map(database_fields).collect()),
                 canary: *canary,
@@ -48,6 +48,15 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
     let line = serde_json::to_string(&Line { at: Text::stamp(at), fields });
     // Serialising to memory fails only for maps whose keys are not text. There are none.
     f.write_str(&line.map_err(|_| fmt::Error)?)
+}
+
+/// Whether every check of a scan passed. None if none failed, but some could not be made.
+fn ok_of_scan(checks: &[CheckResult], is_stopped: bool) -> Option<bool> {
+    let any = |wanted: fn(Verdict<'_>) -> bool| checks.iter().any(|check| wanted(check.verdict()));
+    if is_stopped || any(|verdict| matches!(verdict, Verdict::Failed(_))) {
+        return Some(false);
+    }
+    (!any(|verdict| matches!(verdict, Verdict::NotObserved(_)))).then_some(true)
 }
 
 fn database_fields(CheckResult { subject, result, details, .. }: &CheckResult) -> DatabaseFields<'_> {
@@ -79,7 +88,12 @@ fn result_fields<'r>(result: &Result<(), Failure>, details: &Details) -> ResultF
     let failure = result.as_ref().err();
     ResultFields {
         number: None,
-        ok: Some(result.is_ok()),
+        // Neither true nor false if the check could not be made; its kind is `local`.
+        ok: match Verdict::of(result) {
+            Verdict::Passed => Some(true),
+            Verdict::Failed(_) => Some(false),
+            Verdict::NotObserved(_) => None,
+        },
         kind: failure.map(|failure| Text::of(failure.kind.as_str())),
         detail: failure.map(|failure| Text(Cow::Owned(failure.printable_detail()))),
         elapsed_us: Some(micros(details.elapsed)),

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use chrono::TimeDelta;
+use chrono::{TimeDelta, Utc};
 use rustix::termios::LocalModes;
 
 use crate::support::cluster::alone;
@@ -195,23 +195,61 @@ fn a_rotated_password_is_fetched_by_its_command_once_a_minute() {
     assert_no_secret(&env, &output);
 }
 
-#[test]
-fn a_rotated_password_file_is_read_again() {
-    let (server, env) = (protected_server(), TestEnv::new());
+/// Replaces a file at once, as tools that rotate secrets do.
+fn replace(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(&new, file).unwrap();
+}
+
+/// A run that logs in with the password in a file, in its first minute.
+fn run_with_file(env: &TestEnv, server: &Real, flags: &str) -> (Running, PathBuf) {
     let file = env.path().join("password");
-    fs::write(&file, format!("{SECRET}-ops\n")).unwrap();
-    let run = fast_run(&env, &server, "--user ops --pass-file password --log-format json --json");
-    env.wait_for("redis_success.log", |text| text.contains(r#""number":3,"#));
-    as_default(&server, SECRET, "ACL SETUSER ops resetpass >hunter2-second");
-    fs::write(&file, "hunter2-second\n").unwrap();
+    replace(&file, &format!("{SECRET}-ops\n"));
+    // The interval is long enough that checks do not overlap on a busy machine.
+    let flags = format!("--check-interval 400ms --user ops --pass-file password {flags}");
+    (env.endless(&format!("-v -p {} {flags}", server.port())), file)
+}
 
-    env.wait_for("redis_error.log", |text| text.contains("outage_ended"));
+#[test]
+fn a_rotated_password_file_costs_one_check() {
+    for flags in ["", "--held"] {
+        let (server, env) = (protected_server(), TestEnv::new());
+        let (run, file) = run_with_file(&env, &server, flags);
+        for (old, new) in [("ops", "second"), ("second", "third")] {
+            let done = env.count("redis_success.log", " SUCCESS ");
+            env.wait_for("redis_success.log", |text| text.matches(" SUCCESS ").count() > done + 2);
+            replace(&file, &format!("{SECRET}-{new}\n"));
+            as_default(&server, SECRET, &format!("ACL SETUSER ops resetpass >{SECRET}-{new}"));
+            run.wait_for_stderr(|text| {
+                text.matches("--pass-file gave another password").count() == 1 + usize::from(old != "ops")
+            });
+        }
+        env.wait_for("redis_error.log", |text| text.matches("Outage of endpoint ended").count() == 2);
+        let output = run.stop();
+
+        assert_eq!(env.count("redis_error.log", " FAILURE: auth: WRONGPASS"), 2, "{flags}: {output:?}");
+        assert_no_secret(&env, &output);
+    }
+}
+
+#[test]
+fn the_first_check_after_the_change_of_a_password_file_passes() {
+    let (server, env) = (protected_server(), TestEnv::new());
+    let (run, file) = run_with_file(&env, &server, "--utc");
+    env.wait_for("redis_success.log", |text| text.contains(" SUCCESS 2\n"));
+
+    // The server changes first.
+    as_default(&server, SECRET, &format!("ACL SETUSER ops resetpass >{SECRET}-second"));
+    env.wait_for("redis_error.log", |text| text.matches("FAILURE: auth: WRONGPASS").count() >= 3);
+    replace(&file, &format!("{SECRET}-second\n"));
+    let changed = Utc::now().naive_utc();
+    env.wait_for("redis_error.log", |text| text.contains("Outage of endpoint ended"));
     let output = run.stop();
-    let error = env.read("redis_error.log");
 
-    assert!(error.matches(r#""kind":"auth","detail":"WRONGPASS"#).count() >= 5, "{error}");
-    assert_eq!(error.matches("outage_ended").count(), 1, "{error}");
-    assert_eq!(output.stderr.matches("--pass-file gave another password").count(), 1, "{output:?}");
+    let errors = env.read("redis_error.log");
+    let last = stamps(&errors, "FAILURE: auth: WRONGPASS").into_iter().max().unwrap();
+    assert!(last <= changed, "the file was changed at {changed}, but {errors}");
     assert_no_secret(&env, &output);
 }
 

@@ -4,17 +4,21 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::debug;
 
 use crate::auth::fetched::Fetched;
 use crate::auth::password::PasswordSource;
+use crate::auth::renewal::Renewal;
 use crate::model::notify::Notify;
 use crate::model::secret::Credentials;
 
-/// The minimum time from the start of one fetch to the start of the next. If the server rejects every check, the secret
-/// store must not be queried at the rate of the checks.
+/// The minimum time from the start of one fetch to the start of the next, except for a file. If the server rejects every
+/// check, the secret store must not be queried at the rate of the checks.
 const INTERVAL: Duration = Duration::from_secs(60);
+
+/// The minimum time between two notices with the same text: a file is read again at each rejected check.
+const NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Credentials, refreshed on rotation or expiry. Clones share their state.
 #[derive(Clone)]
@@ -22,15 +26,25 @@ pub struct CredentialsProvider(Arc<Shared>);
 
 struct Shared {
     source: PasswordSource,
-    /// [`INTERVAL`], or less in tests.
+    /// [`INTERVAL`], zero for a file, or less in tests.
     interval: Duration,
     state: Mutex<State>,
+    renewal: Renewal,
     notify: Notify,
 }
 
 struct State {
     credentials: Arc<Credentials>,
-    limit: FetchLimit,
+    /// The server rejected these credentials.
+    rejected: bool,
+    /// When the last fetch started.
+    fetched: Instant,
+    /// How long the credentials may be used, if the last fetch said so.
+    good_for: Option<Duration>,
+    /// A fetch is waiting for the end of the interval.
+    is_scheduled: bool,
+    /// The last notice, and when it was given.
+    notice: Option<(String, Instant)>,
 }
 
 impl CredentialsProvider {
@@ -44,7 +58,9 @@ impl CredentialsProvider {
         notify: Notify,
     ) -> anyhow::Result<Option<Self>> {
         let Some((user, source)) = user_and_source else { return Ok(None) };
-        Self::fetch_every(INTERVAL, user, source, notify).await.map(Some)
+        // Reading a small file costs no more than the check that was rejected.
+        let interval = if matches!(source, PasswordSource::File(_)) { Duration::ZERO } else { INTERVAL };
+        Self::fetch_every(interval, user, source, notify).await.map(Some)
     }
 
     async fn fetch_every(
@@ -53,22 +69,31 @@ impl CredentialsProvider {
         source: PasswordSource,
         notify: Notify,
     ) -> anyhow::Result<Self> {
-        let limit = FetchLimit { started: Instant::now(), is_running: false };
+        let started = Instant::now();
         let fetched = source.fetch().await?;
-        Ok(Self::start(fetched, limit, interval, user, source, notify))
+        Ok(Self::start(fetched, started, interval, user, source, notify))
     }
 
-    /// Starts with the result of the first fetch. Must be called within a Tokio runtime.
+    /// Starts with the result of the first fetch, which began at `started`. Must be called within a Tokio runtime.
     fn start(
         Fetched { password, good_for }: Fetched,
-        limit: FetchLimit,
+        started: Instant,
         interval: Duration,
         user: Option<String>,
         source: PasswordSource,
         notify: Notify,
     ) -> Self {
-        let state = State { credentials: Arc::new(Credentials { user, password }), limit };
-        let provider = CredentialsProvider(Arc::new(Shared { source, interval, state: Mutex::new(state), notify }));
+        let state = State {
+            credentials: Arc::new(Credentials { user, password }),
+            rejected: false,
+            fetched: started,
+            good_for: None,
+            is_scheduled: false,
+            notice: None,
+        };
+        let state = Mutex::new(state);
+        let provider =
+            CredentialsProvider(Arc::new(Shared { source, interval, state, renewal: Renewal::default(), notify }));
 
         if let Some(good_for) = good_for {
             tokio::spawn(provider.clone().keep_fresh(good_for));
@@ -81,41 +106,107 @@ impl CredentialsProvider {
         self.state().credentials.clone()
     }
 
-    /// Must be called when the server rejected `credentials`. If the source may have newer ones, they are fetched in
-    /// the background, so that no check waits. The old ones stay in use until then, or if the fetch fails.
-    pub fn rejected(&self, credentials: &Arc<Credentials>) {
-        // These credentials were already replaced while the check was running.
-        let is_outdated = !Arc::ptr_eq(credentials, &self.state().credentials);
-        if self.0.source.can_change() && !is_outdated && self.may_fetch() {
-            let provider = self.clone();
-            tokio::spawn(async move { provider.refresh().await });
+    /// The credentials for the next login. If the server rejected the current ones and they are from a file, it is read
+    /// again before: so the first check after the change of the file passes. This takes at most `patience`.
+    pub async fn for_login(&self, patience: Duration) -> Arc<Credentials> {
+        if self.state().rejected && matches!(self.0.source, PasswordSource::File(_)) {
+            self.fetch_if_due();
+            self.0.renewal.wait(patience).await;
+        }
+        self.credentials()
+    }
+
+    /// Must be called when the server accepted `credentials`.
+    pub fn accepted(&self, credentials: &Arc<Credentials>) {
+        let mut state = self.state();
+        if Arc::ptr_eq(credentials, &state.credentials) {
+            state.rejected = false;
         }
     }
 
-    fn may_fetch(&self) -> bool {
-        self.state().limit.start(Instant::now(), self.0.interval)
+    /// Must be called when the server rejected `credentials`. If the source may have newer ones, they are fetched in
+    /// the background, so that no check waits. The old ones stay in use until then, or if the fetch fails.
+    pub fn rejected(&self, credentials: &Arc<Credentials>) {
+        let mut state = self.state();
+        // Credentials that were already replaced while the check was running need no fetch.
+        let is_current = Arc::ptr_eq(credentials, &state.credentials);
+        if !is_current || !self.0.source.can_change() {
+            return;
+        }
+        state.rejected = true;
+        drop(state);
+
+        if !self.fetch_if_due() {
+            self.schedule_fetch();
+        }
     }
 
-    /// Fetches again, and notifies the user of a failure. Returns how long the new password may be used.
-    async fn refresh(&self) -> Option<Duration> {
-        let fetched = self.0.source.fetch_in_background().await;
+    /// Starts a fetch, unless one is running or the last one started less than an interval ago. Returns whether a fetch
+    /// is running.
+    fn fetch_if_due(&self) -> bool {
+        if self.0.renewal.is_running() {
+            return true;
+        }
+        let is_due = self.state().fetched.elapsed() >= self.0.interval;
+        if is_due {
+            let provider = self.clone();
+            self.0.renewal.start(async move { provider.refresh().await });
+        }
+        is_due
+    }
+
+    /// Fetches at the end of the interval if the credentials are still rejected then.
+    fn schedule_fetch(&self) {
         let mut state = self.state();
-        state.limit.end();
+        if std::mem::replace(&mut state.is_scheduled, true) {
+            return;
+        }
+        let due = state.fetched + self.0.interval;
+        drop(state);
+
+        let provider = self.clone();
+        tokio::spawn(async move {
+            sleep_until(due).await;
+            let mut state = provider.state();
+            state.is_scheduled = false;
+            let is_rejected = state.rejected;
+            drop(state);
+            if is_rejected {
+                provider.fetch_if_due();
+            }
+        });
+    }
+
+    /// Fetches again, and notifies the user of a failure.
+    async fn refresh(&self) {
+        self.state().fetched = Instant::now();
+        let fetched = self.0.source.fetch_in_background().await;
 
         match fetched {
             Ok(Fetched { password, good_for }) => {
+                let mut state = self.state();
                 let is_same = password == state.credentials.password;
                 debug!("{} gave {} password", self.0.source, if is_same { "the same" } else { "another" });
                 if !is_same {
                     state.credentials = Arc::new(Credentials { user: state.credentials.user.clone(), password });
+                    state.rejected = false;
                 }
-                good_for
+                state.good_for = good_for;
             }
             Err(error) => {
-                drop(state);
-                (self.0.notify)(&format!("{error:#}; the old password stays in use"));
-                None
+                self.state().good_for = None;
+                self.give_notice(format!("{error:#}; the old password stays in use"));
             }
+        }
+    }
+
+    fn give_notice(&self, text: String) {
+        let mut state = self.state();
+        let is_repeated =
+            state.notice.as_ref().is_some_and(|(last, at)| *last == text && at.elapsed() < NOTICE_INTERVAL);
+        if !is_repeated {
+            (self.0.notify)(&text);
+            state.notice = Some((text, Instant::now()));
         }
     }
 
@@ -124,8 +215,9 @@ impl CredentialsProvider {
     async fn keep_fresh(self, mut good_for: Duration) {
         loop {
             sleep(good_for).await;
-            let refreshed = if self.may_fetch() { self.refresh().await } else { None };
-            good_for = refreshed.unwrap_or(self.0.interval);
+            self.fetch_if_due();
+            self.0.renewal.wait(Duration::MAX).await;
+            good_for = self.state().good_for.take().unwrap_or(self.0.interval);
         }
     }
 
@@ -141,29 +233,6 @@ impl fmt::Debug for CredentialsProvider {
     }
 }
 
-/// Limits how often passwords are fetched: not while a fetch is running, and not sooner than an interval after the
-/// start of the last.
-#[derive(Clone, Copy, Debug)]
-struct FetchLimit {
-    started: Instant,
-    is_running: bool,
-}
-
-impl FetchLimit {
-    /// Whether a fetch may start now. If so, it counts as started.
-    fn start(&mut self, now: Instant, interval: Duration) -> bool {
-        let may_start = !self.is_running && now.saturating_duration_since(self.started) >= interval;
-        if may_start {
-            *self = FetchLimit { started: now, is_running: true };
-        }
-        may_start
-    }
-
-    fn end(&mut self) {
-        self.is_running = false;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::Future;
@@ -172,19 +241,56 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fetch_starts_once_a_minute_and_never_while_another_runs() {
-        let start = Instant::now();
-        let after = |seconds| start + Duration::from_secs(seconds);
-        let mut limit = FetchLimit { started: start, is_running: false };
-        assert!(!limit.start(after(0), INTERVAL), "the first fetch counts");
-        assert!(!limit.start(after(59), INTERVAL));
-        assert!(limit.start(after(60), INTERVAL));
-        assert!(!limit.start(after(60), INTERVAL), "overlapping checks start it once");
-        assert!(!limit.start(after(600), INTERVAL), "not while one hangs");
-        limit.end();
-        assert!(!limit.start(after(119), INTERVAL));
-        assert!(limit.start(after(120), INTERVAL), "a minute after the start, not the end");
-        assert!(!limit.start(start, INTERVAL), "whatever the clock shows");
+    fn a_fetch_starts_once_an_interval_and_at_its_end_without_another_rejection() {
+        in_a_folder(|folder| async move {
+            let (interval, start) = (Duration::from_secs(1), Instant::now());
+            let provider = provider_from(&folder, interval).await;
+            let first = provider.credentials();
+            for _ in 0..20 {
+                provider.rejected(&first);
+            }
+            assert!(runs(&folder) == 1 || start.elapsed() >= interval, "the first fetch counts");
+            std::fs::write(folder.join("password"), "second\n").unwrap();
+            until(|| provider.credentials().password.reveal() == "second").await;
+            assert!(start.elapsed() >= interval, "too early");
+            assert_eq!(runs(&folder), 2);
+        });
+    }
+
+    #[test]
+    fn a_rejected_file_is_read_before_each_login() {
+        in_a_folder(|folder| async move {
+            let (patience, file) = (Duration::from_secs(30), folder.join("password"));
+            let notices = Arc::<Mutex<Vec<String>>>::default();
+            let (notify, source) = (notices.clone(), PasswordSource::File(file.clone()));
+            let notify: Notify = Arc::new(move |text: &str| notify.lock().unwrap().push(text.to_owned()));
+            let provider = CredentialsProvider::fetch(Some((None, source)), notify).await.unwrap().unwrap();
+
+            // A file that changes is not read again as long as the server accepts the password.
+            let first = provider.credentials();
+            std::fs::write(&file, "second\n").unwrap();
+            provider.accepted(&first);
+            assert_eq!(provider.for_login(patience).await.password.reveal(), "first");
+
+            provider.rejected(&first);
+            provider.0.renewal.wait(patience).await;
+            assert_eq!(provider.credentials().password.reveal(), "second");
+
+            // The server changed first, and the file later.
+            provider.rejected(&provider.credentials());
+            assert_eq!(provider.for_login(patience).await.password.reveal(), "second");
+            std::fs::write(&file, "third\n").unwrap();
+            assert_eq!(provider.for_login(patience).await.password.reveal(), "third");
+
+            // A file that is missing at every check is reported once.
+            std::fs::remove_file(&file).unwrap();
+            let third = provider.credentials();
+            provider.rejected(&third);
+            for _ in 0..5 {
+                assert!(Arc::ptr_eq(&provider.for_login(patience).await, &third));
+            }
+            assert_eq!(notices.lock().unwrap().len(), 1, "{notices:?}");
+        });
     }
 
     /// A command that reads its password from a file and records its runs in another.
@@ -255,7 +361,7 @@ mod tests {
             std::fs::remove_file(folder.join("password")).unwrap();
             let first = provider.credentials();
             provider.rejected(&first);
-            until(|| runs(&folder) == 2 && !provider.state().limit.is_running).await;
+            until(|| runs(&folder) == 2 && !provider.0.renewal.is_running()).await;
             assert!(Arc::ptr_eq(&provider.credentials(), &first));
             std::fs::write(folder.join("password"), "second\n").unwrap();
             provider.rejected(&first);
@@ -271,10 +377,9 @@ mod tests {
                 password: crate::model::secret::Secret::new("first"),
                 good_for: Some(Duration::from_millis(30)),
             };
-            let limit = FetchLimit { started: Instant::now(), is_running: false };
-            let source = PasswordSource::Command(command_in(&folder));
+            let (started, source) = (Instant::now(), PasswordSource::Command(command_in(&folder)));
             let provider =
-                CredentialsProvider::start(fetched, limit, Duration::from_millis(20), None, source, silent());
+                CredentialsProvider::start(fetched, started, Duration::from_millis(20), None, source, silent());
             assert_eq!(provider.credentials().password.reveal(), "first");
             until(|| provider.credentials().password.reveal() == "second").await;
             until(|| runs(&folder) >= 2).await;
@@ -287,7 +392,7 @@ mod tests {
             let source = PasswordSource::Given(crate::model::secret::Secret::new("hunter2"));
             let provider = CredentialsProvider::fetch_every(Duration::ZERO, None, source, silent()).await.unwrap();
             provider.rejected(&provider.credentials());
-            assert!(!provider.state().limit.is_running);
+            assert!(!provider.0.renewal.is_running());
             assert!(!format!("{provider:?}").contains("hunter2"));
         });
     }

@@ -7,3 +7,4 @@ mod fetched;
 #[cfg(feature = "iam")]
 pub mod iam;
 pub mod password;
+pub mod renewal;

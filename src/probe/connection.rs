@@ -88,12 +88,14 @@ impl Connection {
 
     /// Sends the current credentials. If the server rejects the password, the provider is notified.
     async fn authenticate(&mut self, provider: &CredentialsProvider, deadline: Deadline) -> Result<(), Failure> {
-        let credentials = provider.credentials();
+        let credentials = provider.for_login(deadline.left() / 2).await;
         self.presented = Some(credentials.clone());
 
         let authenticated = self.send_auth(&credentials, deadline).await;
-        if authenticated.as_ref().is_err_and(Failure::is_wrong_password) {
-            provider.rejected(&credentials);
+        match &authenticated {
+            Ok(()) => provider.accepted(&credentials),
+            Err(failure) if failure.is_wrong_password() => provider.rejected(&credentials),
+            Err(_) => {}
         }
         authenticated
     }

@@ -44,9 +44,6 @@ use anyhow::Context as _;
 use crate::cli::Action;
 pub use crate::exit_code::Exit;
 
-/// The most threads for name lookups. Each lookup that hangs occupies one of them; see `probe::resolve`.
-const MAX_LOOKUPS: usize = 64;
-
 /// Runs the tool. `arguments` are those of a process, including the program name.
 ///
 /// # Errors
@@ -66,7 +63,6 @@ fn block_on(mode: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .event_interval(modes::TASKS_PER_YIELD)
-        .max_blocking_threads(MAX_LOOKUPS)
         .build()
         .context("cannot start the runtime")?;
     let exit = runtime.block_on(mode);

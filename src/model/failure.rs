@@ -188,6 +188,11 @@ impl Failure {
         Failure::new(Kind::Local, reason)
     }
 
+    /// The system refused to start a thread for a check.
+    pub fn no_thread(error: &io::Error) -> Self {
+        Failure::local(format!("no thread: {}", lower_first(&error_text(error))))
+    }
+
     /// Whether the check could not be made for a reason on our side.
     pub fn is_local(&self) -> bool {
         self.kind == Kind::Local

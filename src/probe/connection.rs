@@ -292,15 +292,30 @@ async fn dial(
         match deadline.no_later_than(Instant::now() + share).bound(phase, TcpStream::connect(address)).await {
             Ok(stream) => return Ok((stream, *address)),
             Err(error) => {
-                // The last address's failure is that of the check, which is shown with its result.
-                if place + 1 < addresses.len() {
+                // With one address, it is the failure of the check, which is shown with its result.
+                if addresses.len() > 1 {
                     debug!("{address}: {error}");
                 }
-                failure = Some(error);
+                failure = Some(match failure {
+                    Some(earlier) => more_telling(earlier, error),
+                    None => error,
+                });
             }
         }
     }
     Err(failure.unwrap_or_else(|| Failure::new(Kind::Dns, "the name has no address")))
+}
+
+/// Which of the failures at two addresses says more about the server: an answer or a silence more than a reason on our
+/// side, and that more than a lack of a route, which a machine without IPv6 has for half of the addresses. Of two equal
+/// ones, the later.
+fn more_telling(earlier: Failure, later: Failure) -> Failure {
+    let rank = |failure: &Failure| match failure.kind {
+        Kind::Unreachable => 0,
+        Kind::Local => 1,
+        _ => 2,
+    };
+    if rank(&earlier) > rank(&later) { earlier } else { later }
 }
 
 async fn negotiate_tls(
@@ -322,4 +337,25 @@ async fn negotiate_tls(
 
     debug!("{} after {}", tls::negotiated(&stream), brief(info.timings.tls));
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_failure_of_a_name_is_the_one_that_says_most_about_the_server() {
+        let [refused, timeout, route, local] =
+            [Kind::Refused, Kind::Timeout, Kind::Unreachable, Kind::Local].map(|kind| Failure::new(kind, ""));
+        for (earlier, later, told) in [
+            (&refused, &timeout, &timeout),
+            (&refused, &local, &refused),
+            (&local, &refused, &refused),
+            (&route, &local, &local),
+            (&local, &route, &local),
+            (&refused, &route, &refused),
+        ] {
+            assert_eq!(more_telling(earlier.clone(), later.clone()), *told);
+        }
+    }
 }

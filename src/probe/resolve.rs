@@ -3,7 +3,8 @@
 //! The system's resolver cannot be interrupted: a lookup that hangs keeps its thread until libc gives up, which may
 //! take far longer than a check. So connections that open at the same time share one lookup.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::model::failure::{Failure, Kind};
+use crate::probe::lookup_pool::LookupPool;
 
 type Answer = Result<Vec<SocketAddr>, Failure>;
 
@@ -20,6 +22,7 @@ pub struct Resolver {
     /// A lookup older than this is not shared: its query may be lost although the name server works again.
     patience: Duration,
     pending: Arc<Mutex<Option<Lookup>>>,
+    threads: Arc<LookupPool>,
 }
 
 /// A lookup whose answer is shared.
@@ -33,13 +36,20 @@ struct Lookup {
 impl Resolver {
     /// `patience` is how long connections may share a pending lookup: the timeout of one check.
     pub fn new(patience: Duration) -> Self {
-        Resolver { patience, pending: Arc::default() }
+        Resolver { patience, pending: Arc::default(), threads: Arc::default() }
+    }
+
+    /// A resolver for another server, with the same threads.
+    #[must_use]
+    pub fn for_server(&self) -> Self {
+        Resolver { pending: Arc::default(), ..self.clone() }
     }
 
     /// The addresses of `host`, in the resolver's order. An IP address is returned unchanged.
     ///
     /// # Errors
-    /// A failure of kind `dns`: the name does not exist, or no name server answered.
+    /// A failure of kind `dns`: the name does not exist, or no name server answered. A failure of kind `local`: there is
+    /// no thread, descriptor or memory for the lookup.
     pub async fn resolve(&self, host: &str, port: u16) -> Answer {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
@@ -66,13 +76,31 @@ impl Resolver {
         let (sender, answer) = watch::channel(None);
         *pending = Some(Lookup { host: host.to_owned(), since: Instant::now(), answer: answer.clone() });
         let host = host.to_owned();
-        tokio::spawn(async move {
-            let found = match tokio::net::lookup_host((host.as_str(), port)).await {
-                Ok(addresses) => Ok(addresses.collect()),
-                Err(error) => Err(Failure::dns(&host, &error)),
-            };
-            sender.send_replace(Some(found));
-        });
-        answer
+        let job = move || {
+            sender.send_replace(Some(look_up(&host, port)));
+        };
+        match self.threads.run(Box::new(job)) {
+            Ok(()) => answer,
+            Err(error) => {
+                *pending = None;
+                watch::channel(Some(Err(Failure::no_thread(&error)))).1
+            }
+        }
     }
+}
+
+/// Asks the system's resolver. Blocks until it answers or gives up.
+fn look_up(host: &str, port: u16) -> Answer {
+    let found = (host, port).to_socket_addrs();
+    found.map(Iterator::collect).map_err(|error| match out_of_descriptors() {
+        // The resolver hides why it could not read its files or ask a name server.
+        Some(reason) => Failure::dns(host, &reason),
+        None => Failure::dns(host, &error),
+    })
+}
+
+/// The error if there are fewer descriptors left than a lookup needs: for a file, and for the sockets to the name servers.
+fn out_of_descriptors() -> Option<io::Error> {
+    let needed = [io::pipe(), io::pipe()];
+    needed.into_iter().find_map(Result::err)
 }

@@ -43,6 +43,7 @@ use anyhow::Context as _;
 
 use crate::cli::Action;
 pub use crate::exit_code::Exit;
+use crate::model::text::Printable;
 
 /// Runs the tool. `arguments` are those of a process, including the program name.
 ///
@@ -56,6 +57,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
         Action::Report(plan) => modes::report::run(&plan),
         Action::Shown(exit) => Ok(exit),
     }
+}
+
+/// The text of an error for the user, on one line. It may quote arguments, the environment and names of files.
+pub fn error_line(error: &anyhow::Error) -> String {
+    Printable::line(&format!("{error:#}")).to_string()
 }
 
 /// Runs a mode on the current thread. Returns without waiting for a name lookup that hangs.

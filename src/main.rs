@@ -8,7 +8,7 @@ use redis_health::Exit;
 fn main() -> ExitCode {
     let exit = redis_health::run(std::env::args_os()).unwrap_or_else(|error| {
         // Not `eprintln!`, which panics when standard error is closed.
-        let _ = writeln!(io::stderr(), "redis-health: {error:#}");
+        let _ = writeln!(io::stderr(), "redis-health: {}", redis_health::error_line(&error));
         Exit::of_error(&error)
     });
     exit.into()

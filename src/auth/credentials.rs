@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::debug;
 
@@ -45,6 +46,16 @@ struct State {
     is_scheduled: bool,
     /// The last notice, and when it was given.
     notice: Option<(String, Instant)>,
+}
+
+/// Keeps the memory of this process out of core dumps, and from debuggers of the same user, because it holds a password.
+/// The limit is inherited by `--password-command`.
+pub fn forbid_core_dumps() {
+    // Neither can fail: a limit may always be lowered, and Linux knows the call since 2.4. Without the latter, a program
+    // that collects core dumps through a pipe would still get one.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
 impl CredentialsProvider {

@@ -104,11 +104,10 @@ impl fmt::Display for PasswordSource {
 }
 
 fn read(path: &Path) -> anyhow::Result<Secret> {
-    let at = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| {
-        format!("--pass-file: cannot read {at}; give a readable file with the password as its first line")
-    })?;
-    first_line(&text).with_context(|| format!("--pass-file: {at} has no password in its first line"))
+    // The texts do not name the file, because somebody may have typed the password instead.
+    let text = std::fs::read_to_string(path)
+        .context("--pass-file: cannot read this file; give a readable file with the password as its first line")?;
+    first_line(&text).context("--pass-file: this file has no password in its first line")
 }
 
 /// Runs the command in a shell, as a crontab does, because it may use pipes and variables. It inherits our stderr, so

@@ -200,7 +200,7 @@ pub struct Connection {
     pub password: Option<String>,
 
     /// Read the password from the first line of a file.
-    #[arg(long, value_name = "FILE", env = "REDIS_HEALTH_PASS_FILE")]
+    #[arg(long, value_name = "FILE", env = "REDIS_HEALTH_PASS_FILE", hide_env_values = true)]
     pub pass_file: Option<PathBuf>,
 
     /// Run a shell command and use the first line of its output as the password.

@@ -17,6 +17,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::exit_code::Exit;
 use crate::model::secret::{REDACTED, might_be_secret};
+use crate::model::text::Printable;
 use args::{Cli, Command, Deferred};
 use plan::{CyclesPlan, DbsPlan, ReportPlan};
 use precedence::Sources;
@@ -35,9 +36,11 @@ pub enum Action {
 /// # Errors
 /// Wrong usage or configuration. The text is one line for the user.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Action> {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let asks = arguments.iter().any(|argument| argument == "--askpass");
     let matches = match Cli::command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
-        Err(error) => return show(&error).map(Action::Shown),
+        Err(error) => return show(&error, asks).map(Action::Shown),
     };
     let cli = Cli::from_arg_matches(&matches)?;
     let (_, matches) = matches.subcommand().context("no command was given")?;
@@ -49,26 +52,32 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Ac
     })
 }
 
-/// Prints help and version to standard output. Anything else becomes an error of one line.
-fn show(error: &clap::Error) -> anyhow::Result<Exit> {
+/// Prints help and version to standard output; help shows values from the environment. Anything else becomes an error
+/// of one line.
+fn show(error: &clap::Error, asks: bool) -> anyhow::Result<Exit> {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let text = error.render().to_string();
+            let shown = Printable::lines(&text);
             // A closed pipe is not an error.
-            let _ = error.print();
+            let _ = if shown == text { error.print() } else { io::stdout().write_all(shown.as_bytes()) };
             Ok(Exit::Healthy)
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let _ = write!(io::stderr(), "{}", error.render());
+            let _ = write!(io::stderr(), "{}", Printable::lines(&error.render().to_string()));
             Ok(Exit::Usage)
         }
-        _ => Err(usage_error(error)),
+        _ => Err(usage_error(error, asks)),
     }
 }
 
 /// What is wrong with the usage, and the remedy. Anything that may contain a password is redacted.
-fn usage_error(error: &clap::Error) -> anyhow::Error {
+fn usage_error(error: &clap::Error, asks: bool) -> anyhow::Error {
     let mut text = error.render().to_string();
     let mut remedy = "see --help";
+    let named = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+    // `--askpass hunter2`: the word after the flag is not its value.
+    let is_typed_password = named.starts_with("--askpass") || (asks && !named.starts_with('-'));
     for (kind, value) in error.context() {
         if !matches!(kind, ContextKind::InvalidArg | ContextKind::InvalidSubcommand | ContextKind::InvalidValue) {
             continue;
@@ -79,7 +88,10 @@ fn usage_error(error: &clap::Error) -> anyhow::Error {
             let install = "cargo install --locked --path . --features iam";
             return anyhow::anyhow!("{value}: this build has no IAM; install with {install}");
         }
-        if might_be_secret(&value) {
+        if is_typed_password && !value.is_empty() && !value.starts_with("--askpass") {
+            text = text.replace(&format!("'{value}'"), REDACTED);
+            remedy = "--askpass has no value, it prompts; see --help";
+        } else if might_be_secret(&value) {
             text = text.replace(&value, REDACTED);
             remedy = "give a URI with -u; see --help";
         }

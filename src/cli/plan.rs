@@ -19,6 +19,7 @@ use crate::model::endpoint::Endpoint;
 use crate::model::schedule::Schedule;
 use crate::model::secret::{REDACTED, Secret, might_be_secret};
 use crate::model::server::Role;
+use crate::model::text::Printable;
 use crate::probe::tls;
 
 /// The longest run: far longer than any upgrade, and well within the range of dates.
@@ -265,6 +266,7 @@ fn endpoint(
     let host = host.unwrap_or_else(|| "127.0.0.1".to_owned());
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host).to_owned();
     ensure!(!host.is_empty(), "--host: the name is empty; give the endpoint's name or address");
+    ensure!(Printable::is_plain(&host), "--host: the name has a character that cannot be shown; type it again");
     ensure!(
         host.parse::<std::net::IpAddr>().is_ok() || !host.contains([':', '/', '@', ' ']),
         "--host: {} is not a host name; give the port with --port, and a URI with --uri",

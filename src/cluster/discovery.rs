@@ -75,7 +75,7 @@ impl Discovery {
             let mut connection = Connection::open(connect, &self.checker.resolver, deadline, &mut info).await?;
             connection.set_reply_limit(MAX_TOPOLOGY);
             let host = info.peer.map_or("127.0.0.1".to_owned(), |peer| peer.ip().to_string());
-            self.topology(&mut connection, Dialled { host: &host, tls: connect.tls.is_some() }, deadline).await
+            self.topology(&mut connection, &host, connect.tls.is_some(), deadline).await
         };
         let (topology, result) = match asked.await {
             Ok((topology, result)) => {
@@ -94,20 +94,22 @@ impl Discovery {
         Discovered { outcome: Outcome { db: 0, write: false, result, details }, topology }
     }
 
-    /// Queries an open connection. Returns the topology, and whether every slot is served.
+    /// Queries an open connection to `host`. Returns the topology, and whether every slot is served.
     async fn topology(
         &self,
         connection: &mut Connection,
-        dialled: Dialled<'_>,
+        host: &str,
+        tls: bool,
         deadline: Deadline,
     ) -> Result<(Topology, Result<(), Failure>), Failure> {
         let (nodes, info) = self.ask_nodes_and_state(connection, deadline).await?;
-        let topology = nodes.topology(dialled)?;
+        let intake = connection.intake();
+        let topology = nodes.topology(Dialled { host, tls, intake })?;
 
         let verdict = match info.text() {
-            Some(info) => topology.verdict(info),
+            Some(info) => topology.verdict(info, intake),
             // Unserved slots take precedence over an unknown state.
-            None => topology.verdict("").and_then(|()| Err(refused("CLUSTER INFO", &info))),
+            None => topology.verdict("", intake).and_then(|()| Err(refused("CLUSTER INFO", &info))),
         };
         Ok((topology, verdict))
     }

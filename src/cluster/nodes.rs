@@ -9,6 +9,7 @@ use crate::cluster::topology::{Node, Topology};
 use crate::model::change::TopologyChange;
 use crate::model::endpoint::Endpoint;
 use crate::model::subject::Target;
+use crate::model::text::Printable;
 use crate::probe::checker::Checker;
 use crate::probe::connection::ConnectOptions;
 
@@ -56,7 +57,7 @@ pub struct TopologyUpdate {
     pub removed: Vec<Target>,
     pub new_shards: Vec<Shard>,
     /// Shards with a new primary, with the names of the old and the new one.
-    pub moved: Vec<(Target, Arc<str>, Arc<str>)>,
+    pub moved: Vec<(Target, Printable, Printable)>,
     /// No node was known before.
     pub is_first: bool,
 }

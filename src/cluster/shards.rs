@@ -18,6 +18,7 @@ use crate::model::endpoint::Endpoint;
 use crate::model::failure::{Failure, Kind, Phase};
 use crate::model::outcome::Outcome;
 use crate::model::subject::Target;
+use crate::model::text::Printable;
 use crate::probe::canary::Canary;
 use crate::probe::checker::{Checker, Emit};
 use crate::probe::connection::ConnectOptions;
@@ -201,7 +202,7 @@ fn is_stale(outcome: &Outcome) -> bool {
 /// A set of slots that one primary owns and its replicas copy.
 #[derive(Clone, Debug)]
 pub struct Shard {
-    name: Arc<str>,
+    name: Printable,
     /// The first slot when it was first seen, for sorting.
     first: u16,
     slots: Vec<RangeInclusive<u16>>,
@@ -224,7 +225,7 @@ pub struct ShardChange {
     pub added: Vec<Shard>,
     pub removed: Vec<Target>,
     /// Shards with a new primary, with the names of the old and the new one.
-    pub moved: Vec<(Target, Arc<str>, Arc<str>)>,
+    pub moved: Vec<(Target, Printable, Printable)>,
 }
 
 /// Updates the shards from the nodes of a topology.
@@ -326,7 +327,7 @@ fn matched(shards: Vec<Shard>, owners: &[&Node]) -> (Vec<Option<Shard>>, Vec<Sha
 
 /// The name of a new shard: `0-5460`, or `0-99,200,300-399`. Slots move between shards, so another shard may already
 /// have this name. A `+` is then appended.
-fn name(slots: &[RangeInclusive<u16>], others: &[Shard]) -> Arc<str> {
+fn name(slots: &[RangeInclusive<u16>], others: &[Shard]) -> Printable {
     let mut slots = slots.to_vec();
     slots.sort_by_key(|range| *range.start());
     let shown = slots.iter().take(SHOWN).map(|range| {

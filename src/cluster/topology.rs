@@ -3,11 +3,14 @@
 //! CLUSTER SHARDS (Redis 7.0 and newer) reports all of it. Older engines have CLUSTER SLOTS, which omits replicas that
 //! fail or are out of sync, so CLUSTER NODES is read too (redis.io, the commands' pages).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+
+use tracing::debug;
 
 use crate::model::failure::{Failure, Kind};
+use crate::model::secret::Intake;
+use crate::model::text::{MAX_TEXT, Printable};
 use crate::probe::resp::Reply;
 
 /// The number of slots of a cluster (redis.io, cluster specification).
@@ -17,7 +20,7 @@ pub const SLOTS: u16 = 16_384;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// `host:port`, to connect to.
-    pub name: Arc<str>,
+    pub name: Printable,
     pub host: String,
     pub port: u16,
     /// The host name that the node announces. Its certificate must be valid for it.
@@ -29,7 +32,7 @@ pub struct Node {
     /// The slots that it owns. A replica owns none.
     pub slots: Vec<RangeInclusive<u16>>,
     /// For a replica: the node that owns the slots of its shard.
-    pub replicates: Option<Arc<str>>,
+    pub replicates: Option<Printable>,
 }
 
 /// The nodes of a cluster, sorted by address.
@@ -45,6 +48,8 @@ pub struct Dialled<'a> {
     pub host: &'a str,
     /// Whether TLS is used. A node may have another port for TLS.
     pub tls: bool,
+    /// Takes in the texts in its reply.
+    pub intake: Intake<'a>,
 }
 
 impl Topology {
@@ -141,7 +146,7 @@ impl Topology {
     ///
     /// # Errors
     /// A failure with the number of slots that are not served, or with the state that the cluster reports.
-    pub fn verdict(&self, info: &str) -> Result<(), Failure> {
+    pub fn verdict(&self, info: &str, intake: Intake<'_>) -> Result<(), Failure> {
         let field =
             |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
         let number = |name: &str| field(name).and_then(|value| value.parse::<u16>().ok());
@@ -158,7 +163,10 @@ impl Topology {
 
         match field("cluster_state") {
             None | Some("ok") => Ok(()),
-            Some(state) => Err(Failure::new(Kind::ClusterDown, format!("cluster_state:{state}"))),
+            Some(state) => {
+                let state = intake.text(state, MAX_TEXT);
+                Err(Failure::new(Kind::ClusterDown, format!("cluster_state:{state}")))
+            }
         }
     }
 }
@@ -180,7 +188,9 @@ pub fn redirection(wire: &str, here: &str) -> Option<Redirection> {
         None => (true, wire.strip_prefix("ASK ")?),
     };
     let (host, port) = address.split(' ').nth(1)?.rsplit_once(':')?;
-    let node = node_at(Some(host), port.parse().ok(), None, Dialled { host: here, tls: false })?;
+    // The connection has redacted the reply, which is an error.
+    let dialled = Dialled { host: here, tls: false, intake: Intake::default() };
+    let node = node_at(Some(host), port.parse().ok(), None, dialled)?;
     Some(Redirection { host: node.host, port: node.port, asking })
 }
 
@@ -205,23 +215,44 @@ fn node_at(host: Option<&str>, port: Option<u16>, hostname: Option<&str>, dialle
     let host = host.filter(known).unwrap_or(dialled.host);
     let port = port.filter(|port| *port > 0)?;
 
-    // The name is written to the logs, so it must not contain arbitrary text from a server.
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-' | '_' | '%');
-    if host.is_empty() || host.len() > 255 || !host.chars().all(is_plain) {
+    // The name is written to the logs and looked up, so it must not contain arbitrary text from a server.
+    let is_usable = |host: &str| is_host(host) && !dialled.intake.shows_secret(host);
+    if !is_usable(host) {
+        debug!("a node is left out, because its host is no name or address");
         return None;
     }
 
-    let name = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let name: String = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     Some(Node {
         name: name.into(),
         host: host.to_owned(),
         port,
-        hostname: hostname.filter(known).map(str::to_owned),
+        hostname: hostname.filter(known).filter(|name| is_usable(name)).map(str::to_owned),
         primary: false,
         failing: false,
         slots: Vec::new(),
         replicates: None,
     })
+}
+
+/// The longest host, in bytes: the limit of a domain name (RFC 1035, section 2.3.4).
+const MAX_HOST: usize = 255;
+
+/// Whether `text` is a host name or an IP address. A name may have underscores, as in container networks. An IPv6
+/// address may have a zone.
+fn is_host(text: &str) -> bool {
+    let is_word = |text: &str, marks: &str| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c))
+    };
+    if text.len() > MAX_HOST {
+        return false;
+    }
+    if text.contains(':') {
+        let (address, zone) = text.split_once('%').unwrap_or((text, "0"));
+        return address.parse::<Ipv6Addr>().is_ok() && is_word(zone, ".-_");
+    }
+    let labels = text.strip_suffix('.').unwrap_or(text);
+    labels.split('.').all(|label| is_word(label, "-_") && label.len() < 64 && !label.starts_with('-'))
 }
 
 fn items(reply: &Reply) -> Option<&[Reply]> {
@@ -278,7 +309,8 @@ mod tests {
     use super::*;
     use crate::probe::resp::tests::captured;
 
-    const HERE: Dialled<'static> = Dialled { host: "10.0.0.1", tls: false };
+    const HERE: Dialled<'static> = Dialled { host: "10.0.0.1", tls: false, intake: NO_SECRET };
+    const NO_SECRET: Intake<'static> = Intake::of(None);
 
     fn info(file: &str) -> String {
         captured(file).text().unwrap().to_owned()
@@ -305,7 +337,7 @@ mod tests {
             );
             assert_eq!(&*topology.nodes[0].name, "127.0.0.1:21100");
             assert_eq!(topology.nodes[5].hostname.as_deref(), Some("node-5.example"));
-            assert_eq!(topology.verdict(&info("info")), Ok(()));
+            assert_eq!(topology.verdict(&info("info"), NO_SECRET), Ok(()));
             assert!(topology.is_whole());
         }
     }
@@ -321,7 +353,7 @@ mod tests {
             );
             assert!(topology.is_whole());
             for info in [&*info("info-down"), ""] {
-                let failure = topology.verdict(info).unwrap_err();
+                let failure = topology.verdict(info, NO_SECRET).unwrap_err();
                 assert_eq!(failure.to_string(), "clusterdown: 5461 slots without a primary");
             }
         }
@@ -330,12 +362,12 @@ mod tests {
     #[test]
     fn without_cluster_nodes_failing_primaries_are_known_from_cluster_info() {
         let topology = Topology::from_slots(&captured("slots-down"), &Reply::Nil, HERE).unwrap();
-        assert_eq!(topology.verdict(""), Ok(()));
-        let failure = topology.verdict(&info("info-down")).unwrap_err();
+        assert_eq!(topology.verdict("", NO_SECRET), Ok(()));
+        let failure = topology.verdict(&info("info-down"), NO_SECRET).unwrap_err();
         assert_eq!(failure.to_string(), "clusterdown: 5461 slots without a primary");
         let whole = Topology::from_slots(&captured("slots"), &Reply::Nil, HERE).unwrap();
         assert_eq!(shown(&whole), ["21100p 0-5460", "21101p 5461-10922", "21102p 10923-16383"]);
-        let failure = whole.verdict("cluster_state:fail\r\n").unwrap_err();
+        let failure = whole.verdict("cluster_state:fail\r\n", NO_SECRET).unwrap_err();
         assert_eq!(failure.to_string(), "clusterdown: cluster_state:fail");
     }
 
@@ -344,8 +376,8 @@ mod tests {
         let alone = Topology::from_shards(&captured("shards-alone"), HERE).unwrap();
         assert_eq!(&*alone.nodes[0].name, "10.0.0.1:21100");
         assert!(!alone.is_whole());
-        assert_eq!(alone.verdict("").unwrap_err().to_string(), "clusterdown: 16384 slots without a primary");
-        let six = Dialled { host: "fd00::1", tls: false };
+        assert_eq!(alone.verdict("", NO_SECRET).unwrap_err().to_string(), "clusterdown: 16384 slots without a primary");
+        let six = Dialled { host: "fd00::1", ..HERE };
         assert_eq!(&*Topology::from_shards(&captured("shards-alone"), six).unwrap().nodes[0].name, "[fd00::1]:21100");
     }
 

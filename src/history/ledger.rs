@@ -144,7 +144,7 @@ impl Ledger {
     }
 
     fn count_not_observed(&mut self, reason: &Failure) {
-        let reason = reason.printable_detail();
+        let reason = reason.detail.to_string();
         if self.not_observed.len() < REASONS || self.not_observed.contains_key(&reason) {
             *self.not_observed.entry(reason).or_default() += 1;
         } else if let Some(mut last) = self.not_observed.last_entry() {

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use crate::model::clock::Stamp;
 use crate::model::outcome::ConnectionInfo;
-use crate::model::server::Identity;
+use crate::model::server::{Identity, Role};
 use crate::model::subject::Target;
+use crate::model::text::Printable;
 
 /// Which property of a target changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +42,8 @@ impl Aspect {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub aspect: Aspect,
-    pub from: String,
-    pub to: String,
+    pub from: Printable,
+    pub to: Printable,
 }
 
 /// A change of a target, and when it was observed.
@@ -62,7 +62,7 @@ pub struct TopologyChange {
     /// Nodes and shards that no longer belong to the cluster.
     pub removed: Vec<Target>,
     /// Shards with a new primary, with the names of the old and the new one.
-    pub moved: Vec<(Target, Arc<str>, Arc<str>)>,
+    pub moved: Vec<(Target, Printable, Printable)>,
     /// No node was known before.
     pub is_first: bool,
 }
@@ -70,7 +70,7 @@ pub struct TopologyChange {
 impl TopologyChange {
     /// The changes by target. Nodes found by the first discovery are not changes.
     pub fn changes(&self) -> Vec<(Target, Change)> {
-        let change = |aspect, from: &str, to: &str| Change { aspect, from: from.to_owned(), to: to.to_owned() };
+        let change = |aspect, from: &str, to: &str| Change { aspect, from: from.into(), to: to.into() };
         let removed = self.removed.iter().map(|target| (target, change(Aspect::Member, "present", "absent")));
         let moved = self.moved.iter().map(|(target, from, to)| (target, change(Aspect::Address, from, to)));
         let added = self.added.iter().filter(|_| !self.is_first);
@@ -127,7 +127,7 @@ impl Observed {
         let address = info.peer.map(|peer| peer.ip()).or(before);
         let moved = before.filter(|before| address != Some(*before) && !info.addresses.contains(before));
 
-        let mut compare = |aspect, from: Option<String>, to: Option<String>| {
+        let mut compare = |aspect, from: Option<Printable>, to: Option<Printable>| {
             if let (Some(from), Some(to)) = (from, to)
                 && from != to
             {
@@ -135,12 +135,15 @@ impl Observed {
             }
         };
 
-        compare(Aspect::Address, moved.map(|ip| ip.to_string()), address.map(|ip| ip.to_string()));
+        let shown_ip = |ip: IpAddr| Printable::from(ip.to_string());
+        compare(Aspect::Address, moved.map(shown_ip), address.map(shown_ip));
 
         let known = self.identities.get(&if moved.is_some() { before } else { address }).cloned().unwrap_or_default();
         let reported = &info.identity;
-        compare(Aspect::Role, known.role.map(|role| role.to_string()), reported.role.map(|role| role.to_string()));
-        compare(Aspect::Engine, known.engine_and_version(), reported.engine_and_version());
+        let shown_role = |role: Role| Printable::from(role.to_string());
+        compare(Aspect::Role, known.role.map(shown_role), reported.role.map(shown_role));
+        let shown_engine = |identity: &Identity| identity.engine_and_version().map(Printable::from);
+        compare(Aspect::Engine, shown_engine(&known), shown_engine(reported));
         // Another server always has another run id. A new run id means a restart only at the same address.
         if moved.is_none() {
             compare(Aspect::RunId, known.run_id.clone(), reported.run_id.clone());
@@ -166,7 +169,6 @@ impl Observed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::server::Role;
 
     #[test]
     fn only_differences_from_the_last_known_state_are_changes() {

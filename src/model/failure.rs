@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::model::text::{MAX_TEXT, escape_into};
+use crate::model::text::{MAX_TEXT, Printable};
 
 /// Why a check failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -174,17 +174,18 @@ impl fmt::Display for Phase {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub kind: Kind,
-    /// The original text, not escaped or truncated. For an error reply it is the wire text.
-    pub detail: String,
+    /// For an error reply it is the wire text. With the kind before it, it has at most [`MAX_TEXT`] bytes.
+    pub detail: Printable,
 }
 
 impl Failure {
-    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Failure { kind, detail: detail.into() }
+    pub fn new(kind: Kind, detail: impl AsRef<str>) -> Self {
+        let limit = MAX_TEXT - kind.as_str().len() - ": ".len();
+        Failure { kind, detail: Printable::new(detail.as_ref(), limit) }
     }
 
     /// A check could not be made for this reason on our side.
-    pub fn local(reason: impl Into<String>) -> Self {
+    pub fn local(reason: impl AsRef<str>) -> Self {
         Failure::new(Kind::Local, reason)
     }
 
@@ -201,7 +202,7 @@ impl Failure {
     /// Appends advice to the detail, in brackets.
     #[must_use]
     pub fn with_advice(self, advice: &str) -> Self {
-        Failure { detail: format!("{} ({advice})", self.detail), ..self }
+        Failure::new(self.kind, format!("{} ({advice})", self.detail))
     }
 
     /// Whether the server rejected the password, so that a newer one may be accepted.
@@ -331,18 +332,7 @@ impl From<io::Error> for Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = format!("{}: ", self.kind);
-        escape_into(&mut text, &self.detail, MAX_TEXT);
-        f.write_str(&text)
-    }
-}
-
-impl Failure {
-    /// The detail as logged: one printable line, truncated.
-    pub fn printable_detail(&self) -> String {
-        let mut text = String::new();
-        escape_into(&mut text, &self.detail, MAX_TEXT);
-        text
+        write!(f, "{}: {}", self.kind, self.detail)
     }
 }
 

@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use crate::model::text::Printable;
+
+/// The shortest secret, in bytes, that is looked for within other text. A shorter one is in much text by chance.
+const SHORTEST: usize = 4;
+
 /// A text that must not appear in logs, errors or debug output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -34,6 +39,13 @@ impl Secret {
         });
         found.min().map(|at| format!("{}{REDACTED}", &text[..at]))
     }
+
+    /// Whether `text` shows the whole of this secret, in one of the forms in which a server may repeat it.
+    pub fn is_in(&self, text: &str) -> bool {
+        let is_short = self.0.len() < SHORTEST;
+        !self.0.is_empty()
+            && forms(&self.0).iter().any(|form| if is_short { text == form } else { text.contains(form) })
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -50,9 +62,34 @@ pub fn might_be_secret(text: &str) -> bool {
     text.contains("://") || text.contains('@')
 }
 
+/// Takes in what a server says about itself: printable, of limited length, and without the password that it was sent.
+///
+/// Replies are redacted by the connection only where they are errors: other replies are data, which must not be
+/// altered. So each of their fields that is kept goes through this.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Intake<'a> {
+    secret: Option<&'a Secret>,
+}
+
+impl<'a> Intake<'a> {
+    pub const fn of(secret: Option<&'a Secret>) -> Self {
+        Intake { secret }
+    }
+
+    /// Escapes `text` and truncates it at `limit` bytes. A text that shows the password is replaced by a whole.
+    pub fn text(self, text: &str, limit: usize) -> Printable {
+        Printable::new(if self.shows_secret(text) { REDACTED } else { text }, limit)
+    }
+
+    /// Whether `text` shows the password.
+    pub fn shows_secret(self, text: &str) -> bool {
+        self.secret.is_some_and(|secret| secret.is_in(text))
+    }
+}
+
 /// How a server or a proxy may repeat a text: unchanged, with line ends as spaces (Redis's `addReplyErrorLength`), or
-/// escaped as in JSON, Redis's `sdscatrepr` and most languages.
-fn forms(text: &str) -> [String; 5] {
+/// escaped as in JSON, Redis's `sdscatrepr` and most languages. We escape it as in Rust.
+fn forms(text: &str) -> [String; 6] {
     let escaped = |marks: &[char], other: &dyn Fn(char) -> String| {
         text.chars().map(|c| if marks.contains(&c) { format!("\\{c}") } else { other(c) }).collect()
     };
@@ -68,6 +105,7 @@ fn forms(text: &str) -> [String; 5] {
         escaped(&['\\', '"'], &same),
         escaped(&['\\', '"', '\''], &same),
         escaped(&['\\', '"'], &bytes),
+        Printable::new(text, usize::MAX).to_string(),
     ]
 }
 

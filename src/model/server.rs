@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::model::text::Printable;
+
 /// The replication role of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -18,15 +20,21 @@ impl fmt::Display for Role {
     }
 }
 
+/// The longest name of an engine and the longest version, in bytes.
+pub const MAX_VERSION: usize = 64;
+
+/// The longest run id, in bytes. Redis's has 40 hexadecimal digits (`CONFIG_RUN_ID_SIZE` in its `server.h`).
+pub const MAX_RUN_ID: usize = 40;
+
 /// What a server reports about itself. All fields are empty if the user lacks permission to query it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     pub role: Option<Role>,
     /// `redis`, `valkey`, or another name that the server reports.
-    pub engine: Option<String>,
-    pub version: Option<String>,
+    pub engine: Option<Printable>,
+    pub version: Option<Printable>,
     /// Changes with every restart of the server.
-    pub run_id: Option<String>,
+    pub run_id: Option<Printable>,
 }
 
 impl Identity {

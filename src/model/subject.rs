@@ -1,7 +1,8 @@
 //! What is checked: targets, and the databases and writes that have their own results.
 
 use std::fmt;
-use std::sync::Arc;
+
+use crate::model::text::Printable;
 
 /// What is checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,10 +15,10 @@ pub enum Target {
     /// A cluster as a whole: whether every slot is served.
     Cluster,
     /// One node of a cluster, as `host:port`.
-    Node(Arc<str>),
+    Node(Printable),
     /// One shard of a cluster, named after the slots that it had when it was first seen: `0-5460`. Its check is a
     /// write.
-    Shard(Arc<str>),
+    Shard(Printable),
 }
 
 impl Target {

@@ -7,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use crate::cli::plan::ReportPlan;
 use crate::exit_code::Exit;
 use crate::log::read;
+use crate::model::text::Printable;
 use crate::output::console::Console;
 use crate::report::text::Style;
 use crate::report::{Report, build, html, json, text};
@@ -24,7 +25,7 @@ pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
     };
 
     let folders = read::read(&plan.paths, plan.range, plan.utc, &mut unreadable)?;
-    let names: Vec<_> = plan.paths.iter().map(|path| path.display().to_string()).collect();
+    let names: Vec<_> = plan.paths.iter().map(|path| Printable::path(path).to_string()).collect();
     let report = Report { source: Some(names.join(", ")), ..build::of_logs(folders) };
     ensure!(
         report.span.is_some(),
@@ -38,8 +39,9 @@ pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
     );
 
     if let Some(path) = &plan.html {
-        fs::write(path, html::render(&report)?)
-            .with_context(|| format!("--html: cannot write {}; name a file that can be written", path.display()))?;
+        fs::write(path, html::render(&report)?).with_context(|| {
+            format!("--html: cannot write {}; name a file that can be written", Printable::path(path))
+        })?;
     }
     if plan.json {
         console.line(json::render(&report));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use crate::auth::credentials::CredentialsProvider;
+use crate::auth::credentials::{CredentialsProvider, forbid_core_dumps};
 use crate::cli::plan::Plan;
 use crate::log::record::Destination;
 use crate::log::write::Log;
@@ -59,6 +59,9 @@ impl Session {
 
     async fn open_all(plan: &Plan, options: SessionOptions) -> anyhow::Result<(Self, Files)> {
         let SessionOptions { console, logs, server_info, lock } = options;
+        if plan.credentials.is_some() {
+            forbid_core_dumps();
+        }
         let trace = Trace::start(plan.verbose, plan.trace_dir.as_deref(), plan.clock, &console)?;
         for warning in &plan.warnings {
             console.notice(warning);

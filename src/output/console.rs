@@ -12,6 +12,8 @@ use anyhow::Context as _;
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
+use crate::model::text::Printable;
+
 /// How many lines are queued for a blocked stream. Further lines are dropped.
 const BACKLOG: usize = 4096;
 
@@ -95,9 +97,9 @@ impl Console {
         }
     }
 
-    /// Writes a line to standard error.
+    /// Writes one or more lines to standard error.
     pub fn notice(&self, text: impl Display) {
-        let text = format!("redis-health: {text}\n");
+        let text = format!("redis-health: {}\n", Printable::lines(&text.to_string()));
         match self.output.thread() {
             Some(sender) => self.pass(sender, Message::Notice(text)),
             None => write(io::stderr(), &text),

@@ -100,7 +100,7 @@ impl Metrics {
             Verdict::Failed(failure) => Some(failure.kind),
             Verdict::NotObserved(reason) => {
                 let reasons = self.not_observed.entry(subject.clone()).or_default();
-                return *reasons.entry(reason.printable_detail()).or_default() += 1;
+                return *reasons.entry(reason.detail.to_string()).or_default() += 1;
             }
         };
         let labels = self.labels(subject);

@@ -20,6 +20,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
 use crate::model::clock::Clock;
+use crate::model::text::Printable;
 use crate::output::console::Console;
 
 /// Flushes the trace file when it is dropped.
@@ -44,7 +45,7 @@ impl Trace {
         let (written, guard) = match folder {
             Some(folder) => {
                 let (writer, guard) = tracing_appender::non_blocking(files(folder)?);
-                (Some(layer(time, writer)), Some(guard))
+                (Some(layer(time, move || Escaped(writer.clone()))), Some(guard))
             }
             None => (None, None),
         };
@@ -94,12 +95,31 @@ impl FormatTime for Time {
     }
 }
 
+/// An event without its line end, on one line.
+fn escaped(event: &[u8]) -> Printable {
+    Printable::line(String::from_utf8_lossy(event).trim_end_matches('\n'))
+}
+
+/// Escapes each event before it is written.
+struct Escaped<W>(W);
+
+impl<W: io::Write> io::Write for Escaped<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write_all(format!("{}\n", escaped(line)).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// Writes each event as one line through the console, so that a reader that pauses does not delay checks.
 struct Lines(Console);
 
 impl io::Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.notice(String::from_utf8_lossy(line).trim_end());
+        self.0.notice(escaped(line));
         Ok(line.len())
     }
 

@@ -21,7 +21,8 @@ use crate::model::duration::brief;
 use crate::model::endpoint::Endpoint;
 use crate::model::failure::{Failure, Kind, Phase};
 use crate::model::outcome::ConnectionInfo;
-use crate::model::secret::Credentials;
+use crate::model::secret::{Credentials, Intake};
+use crate::model::text::Printable;
 use crate::probe::deadline::Deadline;
 use crate::probe::resolve::Resolver;
 use crate::probe::resp::{self, Decoder, ReadError, Reply, unexpected};
@@ -159,6 +160,11 @@ impl Connection {
         self.decoder.set_limit(bytes);
     }
 
+    /// Takes in text of the server: printable, and without the password that it was sent.
+    pub fn intake(&self) -> Intake<'_> {
+        Intake::of(self.presented.as_ref().map(|credentials| &credentials.password))
+    }
+
     /// How many times the connection was read. Replies with the same count were received together.
     pub fn reads(&self) -> u64 {
         self.decoder.reads()
@@ -206,7 +212,7 @@ impl Connection {
             // Only failures of these kinds quote the server's text.
             Err(failure) if matches!(failure.kind, Kind::Protocol | Kind::Error) => {
                 if let Some(cut) = secret.cut_from(&failure.detail) {
-                    failure.detail = cut;
+                    *failure = Failure::new(failure.kind, cut);
                 }
             }
             Err(_) => {}
@@ -233,9 +239,9 @@ async fn timed<T>(elapsed: &mut Duration, phase: impl Future<Output = T>) -> T {
 }
 
 async fn connect_to_socket(path: &Path, deadline: Deadline, info: &mut ConnectionInfo) -> Result<UnixStream, Failure> {
-    let phase = || Phase::Connect(path.display().to_string());
+    let phase = || Phase::Connect(Printable::path(path).to_string());
     let stream = timed(&mut info.timings.connect, deadline.bound(phase, UnixStream::connect(path))).await?;
-    debug!("connected to {} after {}", path.display(), brief(info.timings.connect));
+    debug!("connected to {} after {}", Printable::path(path), brief(info.timings.connect));
     Ok(stream)
 }
 

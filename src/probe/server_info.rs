@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::model::failure::{Failure, Kind};
-use crate::model::server::{Identity, Role};
+use crate::model::secret::Intake;
+use crate::model::server::{Identity, MAX_RUN_ID, MAX_VERSION, Role};
 use crate::probe::connection::Connection;
 use crate::probe::deadline::Deadline;
 use crate::probe::resp::{self, Reply, unexpected};
@@ -89,7 +90,7 @@ impl ServerInfo {
             }
         }
 
-        let mut identity = info.as_ref().map(identity_of_info).unwrap_or_default();
+        let mut identity = info.as_ref().map(|info| identity_of_info(info, connection.intake())).unwrap_or_default();
         identity.role = role.as_ref().and_then(role_of_reply).or_else(|| hello.as_ref().and_then(role_of_hello));
 
         let verdict = match (expected, identity.role) {
@@ -124,22 +125,31 @@ fn role_of_hello(reply: &Reply) -> Option<Role> {
         .find_map(|(word, known)| is(role, word).then_some(known))
 }
 
+const ENGINES: [&str; 2] = ["redis", "valkey"];
+
 /// Reads the reply to `INFO server`.
 ///
 /// For old clients, every version of Valkey reports `redis_version:7.2.4`. Its own name and version are in
 /// `server_name` and `valkey_version` (Valkey's `server.c`, `genValkeyInfoString`).
-fn identity_of_info(reply: &Reply) -> Identity {
+fn identity_of_info(reply: &Reply, intake: Intake<'_>) -> Identity {
     let text = match reply {
         Reply::Bulk(bytes) => String::from_utf8_lossy(bytes),
         Reply::Verbatim(text) => text.into(),
         _ => return Identity::default(),
     };
-    let field = |name: &str| {
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(|value| value.trim().to_owned())
-    };
-    let engine = field("server_name").unwrap_or_else(|| "redis".to_owned());
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    let kept = |value, limit| intake.text(value, limit);
+
+    let engine = field("server_name").unwrap_or(ENGINES[0]);
     let version = field(&format!("{engine}_version")).or_else(|| field("redis_version"));
-    Identity { role: None, engine: version.is_some().then_some(engine), version, run_id: field("run_id") }
+    // The name of an engine is no secret, even if the password is the same word.
+    let shown = if ENGINES.contains(&engine) { engine.into() } else { kept(engine, MAX_VERSION) };
+    Identity {
+        role: None,
+        engine: version.map(|_| shown),
+        version: version.map(|version| kept(version, MAX_VERSION)),
+        run_id: field("run_id").map(|id| kept(id, MAX_RUN_ID)),
+    }
 }
 
 #[cfg(test)]
@@ -147,7 +157,7 @@ mod tests {
     use super::*;
 
     fn info(text: &str) -> Identity {
-        identity_of_info(&Reply::Bulk(text.into()))
+        identity_of_info(&Reply::Bulk(text.into()), Intake::default())
     }
 
     #[test]

@@ -284,7 +284,7 @@ fn read_mark(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
 fn read_change(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
     let (Subject { target, .. }, rest) = read_subject(text);
 
-    let change = |aspect, from: &str, to: &str| Change { aspect, from: from.to_owned(), to: to.to_owned() };
+    let change = |aspect, from: &str, to: &str| Change { aspect, from: from.into(), to: to.into() };
     let from_to_at = |rest: &str| -> Option<(String, String, String)> {
         let (from, rest) = rest.split_once(" to ")?;
         let (to, at) = rest.rsplit_once(" at ")?;

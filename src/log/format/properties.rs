@@ -73,7 +73,8 @@ fn marks() -> impl Strategy<Value = Mark> {
                     Aspect::Role => ("primary".to_owned(), "replica".to_owned()),
                     _ => (from, to),
                 };
-                Mark::Changed { target: subject.target, at, change: Change { aspect, from, to } }
+                let change = Change { aspect, from: from.into(), to: to.into() };
+                Mark::Changed { target: subject.target, at, change }
             }
         ),
     ]

@@ -10,13 +10,13 @@ mod replay;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use chrono::{DateTime, FixedOffset};
 
 use crate::history::ledger::Ledger;
 use crate::log::record::Destination;
+use crate::model::text::Printable;
 use reader::{LogEvent, LogReader, first_stamp};
 use replay::Replay;
 
@@ -25,7 +25,7 @@ const HELD_BACK_MICROS: i64 = 2 * 60 * 1_000_000;
 const HELD_BACK_COUNT: usize = 4096;
 
 /// The folder that logs were read from, as given by the user. None in a live run.
-pub type Folder = Option<Arc<str>>;
+pub type Folder = Option<Printable>;
 
 /// The history in the logs of one folder.
 #[derive(Default)]
@@ -62,7 +62,7 @@ pub fn read(
         folders.entry(family.parent().unwrap_or(Path::new(".")).to_owned()).or_default().push(files);
     }
     let logs = folders.into_iter().map(|(folder, families)| {
-        let name = if folder.as_os_str().is_empty() { ".".into() } else { folder.display().to_string().into() };
+        let name = if folder.as_os_str().is_empty() { ".".into() } else { Printable::path(&folder) };
         Ok((Some(name), read_folder(families, range, utc, unreadable)?))
     });
     logs.collect()
@@ -126,13 +126,14 @@ fn families(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Vec<PathBuf>>
     let mut families = BTreeMap::<PathBuf, Vec<PathBuf>>::new();
     for path in paths {
         let metadata = std::fs::metadata(path).with_context(|| {
-            format!("cannot read {}; give log files, or the folder that contains them", path.display())
+            format!("cannot read {}; give log files, or the folder that contains them", Printable::path(path))
         })?;
         if !metadata.is_dir() {
             families.entry(family(path)).or_default().push(path.clone());
             continue;
         }
-        let entries = std::fs::read_dir(path).with_context(|| format!("cannot read the folder {}", path.display()))?;
+        let entries =
+            std::fs::read_dir(path).with_context(|| format!("cannot read the folder {}", Printable::path(path)))?;
         let files = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file() && is_log(path));
 
         let mut found = false;
@@ -140,7 +141,11 @@ fn families(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Vec<PathBuf>>
             found = true;
             families.entry(family(&file)).or_default().push(file);
         }
-        ensure!(found, "no health log found in {}; give the --log-dir of dbs and cycles, or log files", path.display());
+        ensure!(
+            found,
+            "no health log found in {}; give the --log-dir of dbs and cycles, or log files",
+            Printable::path(path)
+        );
     }
 
     for files in families.values_mut() {

@@ -17,6 +17,7 @@ use crate::model::clock::Stamp;
 use crate::model::failure::Failure;
 use crate::model::outcome::ConnectionInfo;
 use crate::model::subject::Subject;
+use crate::model::text::Printable;
 
 /// Longer lines are truncated. A JSON scan of 10,000 databases takes about three million bytes.
 const LONGEST_LINE: u64 = 16 << 20;
@@ -120,7 +121,7 @@ impl LogReader {
     fn next_file(&mut self) -> anyhow::Result<()> {
         self.current = match self.files.next() {
             Some(path) => {
-                let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                let file = File::open(&path).with_context(|| format!("cannot read {}", Printable::path(&path)))?;
                 Some((path, BufReader::with_capacity(64 << 10, file)))
             }
             None => None,
@@ -143,7 +144,7 @@ impl LogReader {
     fn line(&mut self) -> anyhow::Result<Option<()>> {
         while let Some((path, reader)) = &mut self.current {
             self.bytes.clear();
-            let context = || format!("cannot read {}", path.display());
+            let context = || format!("cannot read {}", Printable::path(path));
             let buffered = reader.buffer();
             if let Some(end) = memchr::memchr(b'\n', buffered) {
                 // The whole line is in the buffer.
@@ -199,7 +200,7 @@ impl LogReader {
             let read = read_line(&text, &mut self.timestamps, &mut take);
             if orphaned || (read.is_err() && !self.unclosed) {
                 self.skipped += 1;
-                let path = self.current.as_ref().map(|(path, _)| path.display().to_string()).unwrap_or_default();
+                let path = self.current.as_ref().map(|(path, _)| Printable::path(path)).unwrap_or_default();
                 unreadable(&format!("{path}:{}: cannot be read: {}", self.number, shown(&text)));
             }
 
@@ -301,10 +302,8 @@ fn skip_line(reader: &mut BufReader<File>) -> io::Result<()> {
 }
 
 /// A line for a message: escaped and truncated.
-fn shown(line: &str) -> String {
-    let mut shown = String::new();
-    crate::model::text::escape_into(&mut shown, line, 120);
-    shown
+fn shown(line: &str) -> Printable {
+    Printable::new(line, 120)
 }
 
 /// The first timestamp in a file. None if its first lines have none.

@@ -13,9 +13,10 @@ use crate::model::change::{Aspect, Change};
 use crate::model::clock::Stamp;
 use crate::model::failure::{Failure, Kind};
 use crate::model::outcome::ConnectionInfo;
-use crate::model::server::{Identity, Role};
+use crate::model::server::{Identity, MAX_RUN_ID, MAX_VERSION, Role};
 use crate::model::signal::Signal;
 use crate::model::subject::{Subject, Target};
+use crate::model::text::Printable;
 
 /// Reads one line and emits its entries.
 ///
@@ -87,7 +88,7 @@ fn read_mark(at: Stamp, fields: &Fields<'_>, timestamps: &mut TimestampReader) -
         }
         Fields::Change { target, what, from, to } => {
             let aspect = Aspect::ALL.into_iter().find(|aspect| aspect.as_str() == what.0)?;
-            let change = Change { aspect, from: from.0.to_string(), to: to.0.to_string() };
+            let change = Change { aspect, from: (&*from.0).into(), to: (&*to.0).into() };
             Mark::Changed { target: read_subject(target).target, at, change }
         }
         Fields::OutageBegan(subject) => Mark::OutageBegan { subject: read_subject(subject), at },
@@ -133,13 +134,13 @@ fn read_result(fields: &ResultFields<'_>) -> Option<Result<(), Failure>> {
 
 /// The server that answered, if the line contains it.
 fn read_connection(server: &ServerFields<'_>) -> Option<Box<ConnectionInfo>> {
-    let text = |text: &Option<Text<'_>>| text.as_ref().map(|text| text.0.to_string());
-    let role = text(&server.role);
+    let text = |text: &Option<Text<'_>>, limit| text.as_ref().map(|text| Printable::new(&text.0, limit));
+    let role = server.role.as_ref().map(|role| &*role.0);
     let identity = Identity {
-        role: [Role::Primary, Role::Replica].into_iter().find(|known| role.as_ref() == Some(&known.to_string())),
-        engine: text(&server.engine),
-        version: text(&server.version),
-        run_id: text(&server.run_id),
+        role: [Role::Primary, Role::Replica].into_iter().find(|known| role == Some(&*known.to_string())),
+        engine: text(&server.engine, MAX_VERSION),
+        version: text(&server.version, MAX_VERSION),
+        run_id: text(&server.run_id, MAX_RUN_ID),
     };
     let peer: Option<SocketAddr> = server.peer.as_ref().and_then(|peer| peer.0.parse().ok());
     let known = peer.is_some() || identity != Identity::default();

@@ -95,7 +95,7 @@ fn result_fields<'r>(result: &Result<(), Failure>, details: &Details) -> ResultF
             Verdict::NotObserved(_) => None,
         },
         kind: failure.map(|failure| Text::of(failure.kind.as_str())),
-        detail: failure.map(|failure| Text(Cow::Owned(failure.printable_detail()))),
+        detail: failure.map(|failure| Text(Cow::Owned(failure.detail.to_string()))),
         elapsed_us: Some(micros(details.elapsed)),
     }
 }

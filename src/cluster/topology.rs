@@ -307,6 +307,7 @@ pub fn slot(key: &[u8]) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::secret::Secret;
     use crate::probe::resp::tests::captured;
 
     const HERE: Dialled<'static> = Dialled { host: "10.0.0.1", tls: false, intake: NO_SECRET };
@@ -403,6 +404,37 @@ mod tests {
         for host in ["a b", "a\nNODE", "a\u{1b}[2J", &"a".repeat(256)] {
             assert_eq!(read(&node(&[("port", 6379)], bulk(host)), false), none, "{host:?}");
         }
+    }
+
+    #[test]
+    fn only_hosts_are_looked_up_and_never_the_password() {
+        for host in
+            ["a", "A-1_b.example.", "10.0.0.1", "::1", "fe80::1%eth0", &["a".repeat(63), "b".repeat(63)].join(".")]
+        {
+            assert!(is_host(host), "{host}");
+        }
+        for host in [
+            "",
+            ".",
+            "a..b",
+            "-a",
+            "a b",
+            "a:b",
+            "1:2:3",
+            "[::1]",
+            "::1%",
+            "::1%a b",
+            "ü",
+            "a\r",
+            "a/b",
+            &"a".repeat(64),
+        ] {
+            assert!(!is_host(host), "{host:?}");
+        }
+        let secret = Secret::new("hunter2");
+        let dialled = Dialled { intake: Intake::of(Some(&secret)), ..HERE };
+        assert_eq!(node_at(Some("x-hunter2.example"), Some(1), None, dialled), None);
+        assert_eq!(node_at(Some("a"), Some(1), Some("hunter2"), dialled).map(|node| node.hostname), Some(None));
     }
 
     #[test]

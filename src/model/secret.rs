@@ -40,11 +40,12 @@ impl Secret {
         found.min().map(|at| format!("{}{REDACTED}", &text[..at]))
     }
 
-    /// Whether `text` shows the whole of this secret, in one of the forms in which a server may repeat it.
+    /// Whether `text` shows the whole of this secret, in one of the forms in which a server may repeat it. A line of a
+    /// reply can show only a line of it.
     pub fn is_in(&self, text: &str) -> bool {
-        let is_short = self.0.len() < SHORTEST;
-        !self.0.is_empty()
-            && forms(&self.0).iter().any(|form| if is_short { text == form } else { text.contains(form) })
+        let mut lines = self.0.split(['\r', '\n']).filter(|line| line.len() >= SHORTEST);
+        let shown = |part: &str| forms(part).iter().any(|form| text.contains(form));
+        text == self.0 || (self.0.len() >= SHORTEST && shown(&self.0)) || lines.any(shown)
     }
 }
 
@@ -142,6 +143,30 @@ mod tests {
             assert_eq!(cut(&marks, &format!("ERR <{shown}>")), "ERR <[redacted]", "{shown}");
         }
         assert_eq!(cut(&Secret::new("a\nb"), "ERR 'a b'"), "ERR '[redacted]");
+    }
+
+    #[test]
+    fn an_intake_hides_the_secret_in_every_form() {
+        let secret = Secret::new("hunt\"er2\r\nline");
+        let text = |text: &str| Intake::of(Some(&secret)).text(text, 64).to_string();
+        for shown in ["7.0", "hunt", "er2"] {
+            assert_eq!(text(shown), shown);
+        }
+        for form in [
+            "hunt\"er2\r\nline",
+            "hunt\"er2  line",
+            "hunt\\\"er2\\r\\nline",
+            "hunt\"er2",
+            "line",
+            "a\\\"hunt\\\"er2\\\"",
+        ] {
+            assert_eq!(text(&format!("7{form}.0")), REDACTED, "{form}");
+        }
+        // A short secret is in many texts by chance.
+        let short = Secret::new("7.0");
+        assert_eq!(Intake::of(Some(&short)).text("7.0.15", 64), "7.0.15");
+        assert_eq!(Intake::of(Some(&short)).text("7.0", 64), REDACTED);
+        assert!(!Secret::new("").is_in("text"));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub struct Nature {
     pub role: &'static str,
     /// The lines of `INFO server`, without line ends.
     pub info: Vec<String>,
-    /// Fixed replies to whole commands such as `CLUSTER SLOTS`.
+    /// Fixed replies to whole commands such as `CLUSTER SLOTS`, or to all that begin as `GET *`.
     pub replies: Vec<(&'static str, String)>,
 }
 
@@ -424,6 +424,13 @@ fn read_number(reader: &mut impl BufRead, mark: u8) -> io::Result<Option<usize>>
     digits.and_then(|digits| digits.trim().parse().ok()).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+fn is_command(pattern: &str, line: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => line.starts_with(start),
+        None => line == pattern,
+    }
+}
+
 /// Appends the reply of a healthy server.
 fn answer(
     shared: &Shared,
@@ -436,7 +443,7 @@ fn answer(
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     let key = |name: &str| format!("{database}/{name}");
     let line = words.join(" ");
-    if let Some((_, reply)) = nature.replies.iter().find(|(known, _)| *known == line) {
+    if let Some((_, reply)) = nature.replies.iter().find(|(known, _)| is_command(known, &line)) {
         replies.extend(reply.as_bytes());
         return Ok(());
     }

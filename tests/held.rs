@@ -34,7 +34,7 @@ fn a_broken_persistent_connection_is_an_outage_and_is_replaced() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
     let run = env.endless(&format!("--held -p {port}"));
-    let text = env.wait_for("redis_success.log", |text| text.contains(" HELD SUCCESS 2\n"));
+    let text = env.wait_for("redis_success.log", |text| text.matches(" HELD SUCCESS ").count() >= 2);
     server.command("CLIENT KILL TYPE normal");
     let errors = env.wait_for("redis_error.log", |text| text.contains("=== Outage of HELD ended at "));
 
@@ -62,7 +62,7 @@ fn a_persistent_connection_can_be_refused() {
 fn a_demoted_primary_still_answers_but_rejects_writes() {
     let (env, server, other) = (TestEnv::new(), Real::start(""), Real::start(""));
     let port = server.port();
-    let run = env.endless_until(&format!("--held -p {port} --canary"), " HELD SUCCESS 2\n");
+    let run = env.endless_until(&format!("--held -p {port} --canary"), " HELD SUCCESS ");
 
     assert_eq!(server.command(&format!("REPLICAOF 127.0.0.1 {}", other.port())), "+OK");
 
@@ -84,7 +84,7 @@ fn a_demoted_primary_still_answers_but_rejects_writes() {
 fn a_demoted_primary_passes_checks_without_writes() {
     let (env, server, other) = (TestEnv::new(), Real::start(""), Real::start(""));
     let port = server.port();
-    let run = env.endless_until(&format!("--held -p {port}"), " HELD SUCCESS 2\n");
+    let run = env.endless_until(&format!("--held -p {port}"), " HELD SUCCESS ");
 
     assert_eq!(server.command(&format!("REPLICAOF 127.0.0.1 {}", other.port())), "+OK");
 
@@ -100,7 +100,7 @@ fn a_demoted_primary_passes_checks_without_writes() {
 fn the_expected_role_is_checked_on_the_persistent_connection_too() {
     let (env, server, other) = (TestEnv::new(), Real::start(""), Real::start(""));
     let port = server.port();
-    let run = env.endless_until(&format!("--held -p {port} --expect-role primary"), " HELD SUCCESS 2\n");
+    let run = env.endless_until(&format!("--held -p {port} --expect-role primary"), " HELD SUCCESS ");
 
     assert_eq!(server.command(&format!("REPLICAOF 127.0.0.1 {}", other.port())), "+OK");
 
@@ -114,7 +114,7 @@ fn the_expected_role_is_checked_on_the_persistent_connection_too() {
 fn nothing_is_sent_over_a_persistent_connection_that_is_waiting() {
     let (env, server) = (TestEnv::new(), Real::start(""));
     let port = server.port();
-    let run = env.endless_until(&format!("--held -p {port} -t 1"), " HELD SUCCESS 2\n");
+    let run = env.endless_until(&format!("--held -p {port} -t 1"), " HELD SUCCESS ");
     server.freeze();
     let timeouts = |text: &str| text.matches(" HELD FAILURE: timeout: ").count();
     let errors = env.wait_for("redis_error.log", |text| timeouts(text) >= 2);

@@ -405,7 +405,7 @@ fn a_persistent_connection_authenticates_with_a_rotated_password() {
     let file = env.path().join("password");
     fs::write(&file, format!("{SECRET}\n")).unwrap();
     let run = fast_run(&env, &server, "--held --pass-file password");
-    env.wait_for("redis_success.log", |text| text.contains(" HELD SUCCESS 3\n"));
+    env.wait_for("redis_success.log", |text| text.matches(" HELD SUCCESS ").count() >= 3);
     fs::write(&file, "hunter2-second\n").unwrap();
     as_default(&server, SECRET, "CONFIG SET requirepass hunter2-second");
     run.wait_for_stderr(|text| text.contains("authenticated again"));

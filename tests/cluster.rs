@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::support::certificates::Certificates;
 use crate::support::cluster::{Cluster, SLOTS, alone, node, state, wait_ok};
 use crate::support::env::{Running, TestEnv, engine};
-use crate::support::logs::{last_success, normalised};
+use crate::support::logs::{last_success, normalised, without_headers};
 use crate::support::real::Real;
 use crate::support::scripted::{LIMIT, Server, eventually};
 
@@ -51,7 +51,7 @@ fn a_scan_checks_every_node_once() {
 
     let failure = "no-such-db: ERR SELECT is not allowed in cluster mode";
     let expected = block(&cluster, |_, node| format!("<time> {node} DB 1 FAILURE: {failure}\n"));
-    assert_eq!(normalised(&env.read("redis_error.log")), expected);
+    assert_eq!(normalised(&without_headers(&env.read("redis_error.log"))), expected);
     assert!(output.stderr.contains(&format!("NODE {} DB 1: NOT RUNNING ({failure})\n", cluster.name(3))));
 
     // The JSON output, and the report of the classic log.
@@ -109,7 +109,7 @@ fn a_scan_fails_if_slots_have_no_primary() {
     assert!(log.contains(&lines), "{log}");
     assert!(log.contains("CLUSTER: NOT RUNNING (clusterdown: 5461 slots without a primary)\n\n"), "{log}");
 
-    let errors = normalised(&env.read("redis_error.log"));
+    let errors = normalised(&without_headers(&env.read("redis_error.log")));
     assert!(errors.contains("<time> CLUSTER FAILURE: clusterdown: 5461 slots without a primary\n"), "{errors}");
 }
 
@@ -133,7 +133,7 @@ fn without_a_node_list_the_endpoint_is_checked() {
     let successes = normalised(&env.read("redis_success.log"));
     assert_eq!(successes.matches("<time> SUCCESS ").count(), made, "{successes}");
 
-    let errors = normalised(&env.read("redis_error.log"));
+    let errors = normalised(&without_headers(&env.read("redis_error.log")));
     assert_eq!(errors.matches(&format!("<time> CLUSTER FAILURE: {failure}\n")).count(), 1 + made, "{errors}");
 
     // A cluster in which the user may not run CLUSTER.
@@ -245,7 +245,7 @@ fn each_shard_has_a_canary_in_its_own_slots() {
 
     let (from, to) = SLOTS[1];
     let failure = format!("<time> SHARD {from}-{to} FAILURE: noreplicas: NOREPLICAS Not enough");
-    let errors = normalised(&env.read("redis_error.log"));
+    let errors = normalised(&without_headers(&env.read("redis_error.log")));
 
     assert!(errors.starts_with(&failure) && errors.lines().count() == 1, "{errors}");
 

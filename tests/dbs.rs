@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::env::TestEnv;
 use crate::support::legacy::{read_log, run_script};
-use crate::support::logs::normalised;
+use crate::support::logs::{normalised, without_headers};
 use crate::support::real::Real;
 use crate::support::scripted::{Behaviour, LIMIT, Server, eventually};
 
@@ -38,7 +38,7 @@ fn a_database_that_does_not_exist_is_not_running() {
     assert_eq!(databases(&block).len(), 18);
     assert!(block.contains("\nDB 15: RUNNING\nDB 16: NOT RUNNING (no-such-db: ERR DB index is out of range)\n"));
     assert_eq!(
-        normalised(&env.read("redis_error.log")),
+        normalised(&without_headers(&env.read("redis_error.log"))),
         "<time> DB 16 FAILURE: no-such-db: ERR DB index is out of range\n\
          <time> DB 17 FAILURE: no-such-db: ERR DB index is out of range\n"
     );
@@ -179,7 +179,7 @@ fn forty_concurrent_scans_write_forty_complete_blocks() {
         + &[16, 17].map(|db| format!("DB {db}: NOT RUNNING (no-such-db: ERR DB index is out of range)\n")).concat()
         + "\n";
     assert_eq!(normalised(&env.read("redis_db_health.log")), block.repeat(40));
-    let errors = normalised(&env.read("redis_error.log"));
+    let errors = normalised(&without_headers(&env.read("redis_error.log")));
     assert_eq!(errors.lines().count(), 80);
     assert!(errors.lines().all(|line| line.starts_with("<time> DB 1") && line.ends_with("index is out of range")));
 }

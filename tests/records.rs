@@ -89,6 +89,29 @@ fn rotation_loses_no_record_and_deletes_only_its_own_files() {
 }
 
 #[test]
+fn each_file_of_a_run_begins_with_its_header() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    let run = env.endless(&format!("-p {} --check-interval 20ms --rotate 2000 --canary", server.port()));
+    let files = |log: &str| -> Vec<_> { env.names().into_iter().filter(|name| name.starts_with(log)).collect() };
+    assert!(eventually(LIMIT, || files("redis_success.log").len() >= 3));
+    server.behave(Behaviour::Refuse);
+    assert!(eventually(LIMIT, || files("redis_error.log").len() >= 3));
+    assert_eq!(run.stop().code, Some(143));
+
+    let mut began = Vec::new();
+    for name in [files("redis_success.log"), files("redis_error.log")].concat() {
+        let text = env.read(&name);
+        let (header, rest) = text.split_once(" ===\n").unwrap();
+        assert!(header.starts_with("=== Run of cycles on ") && header.ends_with(" +00:00"), "{name}: {text}");
+        assert!(rest.starts_with("=== Each check writes a canary key from "), "{name}: {text}");
+        assert_eq!(text.matches("=== Run of ").count(), 1, "{name}: {text}");
+        began.push(header.split(", ").next().unwrap().to_owned());
+    }
+    began.dedup();
+    assert_eq!(began.len(), 1, "{began:?}");
+}
+
+#[test]
 fn several_processes_can_rotate_at_the_same_time() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();

@@ -58,7 +58,8 @@ impl LiveHistory {
                 self.fold_all(&mut derived);
             }
             Event::AllFinished { .. } => self.fold_all(&mut derived),
-            Event::CycleStarted { .. }
+            Event::RunStarted { .. }
+            | Event::CycleStarted { .. }
             | Event::ScanFinished(_)
             | Event::OutageBegan { .. }
             | Event::OutageEnded { .. }
@@ -128,12 +129,15 @@ impl LiveHistory {
         });
         for (subject, transition) in transitions {
             derived.extend(match (transition, &outcome.result) {
-                (Transition::Began, Err(failure)) => Some(Event::OutageBegan { subject, at, kind: failure.kind }),
+                (Transition::Began, Err(failure)) => {
+                    Some(Event::OutageBegan { subject, at, kind: failure.kind, onset: outcome.took() })
+                }
                 (Transition::Began, Ok(())) => None,
                 (Transition::Ended(outage), _) => Some(Event::OutageEnded {
                     subject,
                     // The server may have recovered at any time during this check.
                     at: at.later(outcome.details.elapsed),
+                    first_failure: outage.first_failure.stamp,
                     at_least: outage.at_least(),
                     at_most: outage.at_most(),
                 }),

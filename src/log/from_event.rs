@@ -19,13 +19,16 @@ pub fn records_of(event: Event, records: &mut Vec<Record>) {
             Mark::CycleCompleted { cycle, break_duration, at: at.stamp }
         }
         Event::CheckFinished(CheckFinished { subject, tick, outcome, .. }) => {
+            let since_start = Some(tick.at.since);
             return records.push(Record::Check {
                 at: tick.at.stamp,
                 mode: Mode::Cycles,
+                since_start,
                 subject,
                 number: tick.number,
                 result: outcome.result,
                 details: outcome.details,
+                wrote: tick.writes,
             });
         }
         Event::NotObserved { from, to, missed } => Mark::NotObserved { from: from.stamp, to, missed },
@@ -33,10 +36,15 @@ pub fn records_of(event: Event, records: &mut Vec<Record>) {
         Event::Stopped { signal, at, .. } => Mark::Stopped { signal, at },
         Event::AllFinished { at } => Mark::AllFinished { at },
         Event::ScanFinished(scan) => return records.extend(records_of_scan(scan)),
-        Event::OutageBegan { subject, at, .. } => Mark::OutageBegan { subject, at },
-        Event::OutageEnded { subject, at, at_least, at_most } => Mark::OutageEnded { subject, at, at_least, at_most },
+        Event::OutageBegan { subject, at, onset, .. } => Mark::OutageBegan { subject, at, onset: Some(onset) },
+        Event::OutageEnded { subject, at, first_failure, at_least, at_most } => {
+            Mark::OutageEnded { subject, at, first_failure: Some(first_failure), at_least, at_most }
+        }
         Event::Changed(Changed { target, at, change }) => Mark::Changed { target, at, change },
-        Event::TickStarted(_) | Event::CheckEnded { .. } | Event::TopologyChanged { .. } => return,
+        // The log writer puts the header of the run wherever it is needed.
+        Event::RunStarted { .. } | Event::TickStarted(_) | Event::CheckEnded { .. } | Event::TopologyChanged { .. } => {
+            return;
+        }
     };
     records.push(Record::Mark(mark));
 }
@@ -47,10 +55,12 @@ fn records_of_scan(scan: Scan) -> Vec<Record> {
     let failed = checks.iter().filter(|check| check.result.is_err()).map(|check| Record::Check {
         at,
         mode: Mode::Dbs,
+        since_start: None,
         subject: check.subject.clone(),
         number: 1,
         result: check.result.clone(),
         details: check.details.clone(),
+        wrote: check.writes,
     });
     let failed: Vec<_> = failed.collect();
     std::iter::once(Record::Scan { at, checks, took, canary, stopped }).chain(failed).collect()
@@ -61,6 +71,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::log::record::Run;
     use crate::model::change::TopologyChange;
     use crate::model::clock::{Clock, Moment};
     use crate::model::event::Tick;
@@ -95,6 +106,7 @@ mod tests {
         };
         let outcome = Outcome { db: 0, write: false, result: Ok(()), details: details.clone() };
         let events = [
+            Event::RunStarted { run: Run::new(Mode::Cycles, "host", stamp), writes: true },
             Event::CycleStarted { cycle: 1, at: stamp, writes: false },
             Event::CycleStarted { cycle: 1, at: stamp, writes: true },
             Event::CycleCompleted { cycle: 1, at, break_duration: Duration::ZERO },
@@ -108,8 +120,8 @@ mod tests {
             Event::AllFinished { at: stamp },
             Event::ScanFinished(scan(1)),
             Event::ScanFinished(scan(3)),
-            Event::OutageBegan { subject: subject.clone(), at: stamp, kind: Kind::Reset },
-            Event::OutageEnded { subject, at: stamp, at_least: Duration::ZERO, at_most: None },
+            Event::OutageBegan { subject: subject.clone(), at: stamp, kind: Kind::Reset, onset: Duration::ZERO },
+            Event::OutageEnded { subject, at: stamp, first_failure: stamp, at_least: Duration::ZERO, at_most: None },
         ];
         for event in events {
             let (name, count) = (format!("{event:?}"), event.records());

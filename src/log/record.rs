@@ -6,15 +6,9 @@ use crate::model::change::Change;
 use crate::model::clock::Stamp;
 use crate::model::failure::Failure;
 use crate::model::outcome::{CheckResult, ConnectionInfo, Details};
+pub use crate::model::run::{Mode, Run};
 use crate::model::signal::Signal;
 use crate::model::subject::{Subject, Target};
-
-/// The command that wrote a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    Dbs,
-    Cycles,
-}
 
 /// One record: a line, or a whole block of `dbs`.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,11 +29,16 @@ pub enum Record {
         /// When the check began.
         at: Stamp,
         mode: Mode,
+        /// When the check began, as time since the run began, from the monotonic clock. Only JSON lines contain it: their
+        /// times stay true if the wall clock is set. None for `dbs`, whose checks all begin with the run.
+        since_start: Option<Duration>,
         subject: Subject,
         /// Numbers the checks of this subject over the whole run from 1, failed ones included.
         number: u64,
         result: Result<(), Failure>,
         details: Details,
+        /// The check included a canary write. Only JSON lines contain it.
+        wrote: bool,
     },
     /// Any other event of a run.
     Mark(Mark),
@@ -48,6 +47,20 @@ pub enum Record {
 /// An event of a run: a line `=== … ===` in the classic format.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Mark {
+    /// The header of a run. It precedes the records of the run in each of its files: at the beginning of the run, in each
+    /// new file after a rotation, and again where the wall clock or its offset from UTC changed. All records after it in
+    /// that file, up to the next header, belong to the run and have its clock.
+    ///
+    /// The log writer adds it when it is needed; it is not a record of its own and does not count as one. In the error log
+    /// the run's failures come after it; those of `dbs` are the lines that have the time of its beginning.
+    RunStarted {
+        run: Run,
+        /// The time of the record that follows, by the wall clock. Its offset from UTC is that of all following records.
+        at: Stamp,
+        /// That same moment as time since the run began, from the monotonic clock. The difference between the two holds
+        /// for all records up to the next header, within [`MAX_CLOCK_ERROR`].
+        since_start: Duration,
+    },
     CycleStarted {
         cycle: u32,
         at: Stamp,
@@ -88,18 +101,48 @@ pub enum Mark {
         at: Stamp,
         change: Change,
     },
+    /// Not logged for an outage that began before the run.
     OutageBegan {
         subject: Subject,
+        /// The start of the first failed check, with milliseconds if `onset` is known.
         at: Stamp,
+        /// How far into that check its failing phase began. None in old logs.
+        onset: Option<Duration>,
     },
     OutageEnded {
         subject: Subject,
+        /// The end of the check that passed.
         at: Stamp,
+        /// The start of the first failed check, with milliseconds: which outage ended. An outage is identified by its
+        /// subject and this time. None in old logs.
+        first_failure: Option<Stamp>,
         /// The bounds of its duration.
         at_least: Duration,
         /// None if the beginning was not observed.
         at_most: Option<Duration>,
     },
+}
+
+/// A header is repeated if the wall clock has moved by more than this against the monotonic clock.
+pub const MAX_CLOCK_ERROR: Duration = Duration::from_millis(500);
+
+impl Mark {
+    /// When it happened. For a range of time: its end.
+    pub fn at(&self) -> Stamp {
+        match self {
+            Mark::RunStarted { at, .. }
+            | Mark::CycleStarted { at, .. }
+            | Mark::CycleCompleted { at, .. }
+            | Mark::AllFinished { at }
+            | Mark::Stopped { at, .. }
+            | Mark::Canary { at }
+            | Mark::NotObserved { to: at, .. }
+            | Mark::RecordsLost { to: at, .. }
+            | Mark::Changed { at, .. }
+            | Mark::OutageBegan { at, .. }
+            | Mark::OutageEnded { at, .. } => *at,
+        }
+    }
 }
 
 /// The log file that a record goes to.
@@ -137,6 +180,14 @@ pub enum Format {
 }
 
 impl Record {
+    /// When it happened: the time whose offset from UTC the line has.
+    pub fn at(&self) -> Stamp {
+        match self {
+            Record::Scan { at, .. } | Record::Check { at, .. } => *at,
+            Record::Mark(mark) => mark.at(),
+        }
+    }
+
     pub fn destination(&self) -> Destination {
         match self {
             Record::Scan { .. } => Destination::Health,
@@ -168,9 +219,13 @@ pub enum Entry {
         at: Stamp,
         /// None if the line does not contain it.
         mode: Option<Mode>,
+        /// Time since the run began, from the monotonic clock. None if the line does not contain it.
+        since_start: Option<Duration>,
         subject: Subject,
         result: Result<(), Failure>,
         elapsed: Option<Duration>,
+        /// Whether the check included a canary write. None if the line does not contain it.
+        wrote: Option<bool>,
     },
     Mark(Mark),
 }

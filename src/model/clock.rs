@@ -26,6 +26,17 @@ impl Stamp {
         self.at.to_rfc3339_opts(SecondsFormat::Millis, false)
     }
 
+    /// Local time with milliseconds and the offset from UTC: `2025-08-27 07:35:01.250 +02:00`.
+    pub fn exact(&self) -> impl fmt::Display {
+        self.at.format("%Y-%m-%d %H:%M:%S%.3f %:z")
+    }
+
+    /// The same moment, with another's offset from UTC.
+    #[must_use]
+    pub fn in_zone_of(self, other: Stamp) -> Self {
+        Stamp { at: self.at.with_timezone(other.at.offset()), ..self }
+    }
+
     /// The moment `by` after this one.
     #[must_use]
     pub fn later(self, by: Duration) -> Self {

@@ -11,6 +11,7 @@ use crate::model::change::{Changed, TopologyChange};
 use crate::model::clock::{Moment, Stamp};
 use crate::model::failure::Kind;
 use crate::model::outcome::{CheckResult, Outcome};
+use crate::model::run::Run;
 use crate::model::signal::Signal;
 use crate::model::subject::{Subject, Target};
 
@@ -29,6 +30,12 @@ pub struct Tick {
 /// Something that happened in a run.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// The run begins. It is the first event.
+    RunStarted {
+        run: Run,
+        /// Each check also writes a canary key.
+        writes: bool,
+    },
     /// A cycle begins.
     CycleStarted {
         /// Counts from 1.
@@ -72,9 +79,24 @@ pub enum Event {
     /// `dbs` checked all databases, or was stopped.
     ScanFinished(Scan),
     /// From the history: the first failed check of a subject in this run, or after a check that passed.
-    OutageBegan { subject: Subject, at: Stamp, kind: Kind },
+    OutageBegan {
+        subject: Subject,
+        /// The start of that check.
+        at: Stamp,
+        kind: Kind,
+        /// How far into the check its failing phase began.
+        onset: Duration,
+    },
     /// From the history: a subject passed again.
-    OutageEnded { subject: Subject, at: Stamp, at_least: Duration, at_most: Option<Duration> },
+    OutageEnded {
+        subject: Subject,
+        /// The end of the check that passed.
+        at: Stamp,
+        /// The start of the first failed check.
+        first_failure: Stamp,
+        at_least: Duration,
+        at_most: Option<Duration>,
+    },
     /// From the history: a property of a target differs from the previous check.
     Changed(Changed),
 }
@@ -119,7 +141,10 @@ impl Event {
     /// How many log records it becomes.
     pub fn records(&self) -> u64 {
         match self {
-            Event::TickStarted(_) | Event::CheckEnded { .. } | Event::TopologyChanged { .. } => 0,
+            Event::RunStarted { .. }
+            | Event::TickStarted(_)
+            | Event::CheckEnded { .. }
+            | Event::TopologyChanged { .. } => 0,
             Event::CycleStarted { writes: true, .. } => 2,
             Event::ScanFinished(scan) => 1 + scan.checks.iter().filter(|check| check.result.is_err()).count() as u64,
             _ => 1,

@@ -11,6 +11,7 @@ pub mod event;
 pub mod failure;
 pub mod notify;
 pub mod outcome;
+pub mod run;
 pub mod schedule;
 pub mod secret;
 pub mod server;

@@ -15,11 +15,12 @@ use crate::log::record::{Destination, Format};
 use crate::model::clock::Moment;
 use crate::model::event::{CheckFinished, Event, Scan, SendEvent, Tick};
 use crate::model::outcome::CheckResult;
+use crate::model::run::{Mode, Run};
 use crate::model::subject::Target;
 use crate::modes::prober::Prober;
 use crate::modes::queue::{Queue, Receiver, queue};
 use crate::modes::recorder::{Recorded, Recorder, Recording};
-use crate::modes::session::{Files, Session, SessionOptions};
+use crate::modes::session::{Files, Session, SessionOptions, host_name};
 use crate::modes::signals::Signals;
 use crate::output::console::Console;
 use crate::output::progress;
@@ -46,6 +47,8 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     let mut prober = session.prober(true, collect_into(&finished));
 
     let at = Moment { stamp: plan.clock.now(), since: Duration::ZERO };
+    let run = Run::new(Mode::Dbs, &host_name(), at.stamp);
+    queue.send(Event::RunStarted { run, writes: plan.canary });
     let start = Instant::now();
     prober.start(Tick { number: 1, at, gaps: 0, writes: plan.canary });
     // The server accepts the connection while the signals are set up.

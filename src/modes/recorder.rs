@@ -102,6 +102,9 @@ impl Recorder {
                 // Nothing follows the last event.
                 let (before, after) = if event.is_last() { (derived, Vec::new()) } else { (Vec::new(), derived) };
                 for event in before.into_iter().chain([event]).chain(after) {
+                    if let Event::RunStarted { run, writes } = &event {
+                        self.files.log.begin(run.clone(), *writes);
+                    }
                     self.sinks.iter_mut().for_each(|sink| sink.take(&event));
                     records_of(event, &mut records);
                 }

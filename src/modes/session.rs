@@ -112,6 +112,11 @@ impl Session {
     }
 }
 
+/// The name of this machine.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 fn notify(console: &Console) -> Notify {
     let console = console.clone();
     Arc::new(move |text: &str| console.notice(text))

@@ -85,7 +85,7 @@ impl CyclesConsole {
                 }
                 self.status.checks += 1;
             }
-            Event::OutageBegan { subject, at, kind } => _ = self.down.insert(subject.clone(), (*at, *kind)),
+            Event::OutageBegan { subject, at, kind, .. } => _ = self.down.insert(subject.clone(), (*at, *kind)),
             Event::OutageEnded { subject, .. } => _ = self.down.remove(subject),
             Event::TopologyChanged { change, .. } => self.active.update(change),
             _ => {}

@@ -29,6 +29,11 @@ pub fn last_success(log: &str, who: &str) -> u64 {
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
+/// A log without the headers of runs, which the scripts do not write.
+pub fn without_headers(log: &str) -> String {
+    log.split_inclusive('\n').filter(|line| !line.starts_with("=== Run of ")).collect()
+}
+
 /// Replaces every timestamp by `<time>`, so that logs can be compared byte by byte.
 pub fn normalised(text: &str) -> String {
     const SHAPE: &[u8] = b"0000-00-00 00:00:00";

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::legacy;
 use super::timestamp::TimestampReader;
-use crate::log::record::{Entry, Mark, Record, Unreadable};
+use crate::log::record::{Entry, Mark, Mode, Record, Run, Unreadable};
 use crate::model::change::{Aspect, Change};
 use crate::model::clock::Stamp;
 use crate::model::duration::seconds;
@@ -18,6 +18,7 @@ use crate::model::subject::{Subject, Target};
 
 const BLOCK: &str = "===== Redis DB Health Check at ";
 const CANARY: &str = "Each check writes a canary key";
+const FIRST_FAILURE: &str = ", first failure at ";
 
 /// Writes the lines of a record, without the final line end.
 pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
@@ -59,6 +60,13 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
 impl Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Mark::RunStarted { run: Run { mode, host, began }, at, since_start } => {
+                write!(f, "Run of {} on {host} began at {}", mode.as_str(), began.exact())?;
+                match since_start.as_millis() {
+                    0 => Ok(()),
+                    _ => write!(f, ", after {} s it is {}", seconds(*since_start), at.exact()),
+                }
+            }
             Mark::CycleStarted { cycle, at } => write!(f, "Cycle {cycle} started at {at}"),
             Mark::CycleCompleted { cycle, break_duration, .. } => {
                 write!(f, "Cycle {cycle} completed, sleeping for {} seconds", seconds(*break_duration))
@@ -67,9 +75,12 @@ impl Display for Mark {
             Mark::Stopped { signal, at } => write!(f, "Stopped by {signal} at {at}"),
             Mark::Canary { at } => write!(f, "{CANARY} from {at}"),
             Mark::NotObserved { from, to, missed } => {
-                write!(f, "Not observed from {from} to {to}, checks missed: {missed}")
+                // A line has one offset from UTC, that of its end.
+                write!(f, "Not observed from {} to {to}, checks missed: {missed}", from.in_zone_of(*to))
             }
-            Mark::RecordsLost { from, to, count } => write!(f, "Records lost from {from} to {to}: {count}"),
+            Mark::RecordsLost { from, to, count } => {
+                write!(f, "Records lost from {} to {to}: {count}", from.in_zone_of(*to))
+            }
             Mark::Changed { target, at, change } => {
                 let (from, to) = (&change.from, &change.to);
                 match change.aspect {
@@ -79,12 +90,22 @@ impl Display for Mark {
                     Aspect::Member => write!(f, "{target} was {from} and is {to} at {at}"),
                 }
             }
-            Mark::OutageBegan { subject, at } => write!(f, "Outage of {subject} began at {at}"),
-            Mark::OutageEnded { subject, at, at_least, at_most } => {
+            Mark::OutageBegan { subject, at, onset } => {
+                write!(f, "Outage of {subject} began at {at}")?;
+                match onset {
+                    Some(onset) => write!(f, "{FIRST_FAILURE}{} after {} s", at.exact(), seconds(*onset)),
+                    None => Ok(()),
+                }
+            }
+            Mark::OutageEnded { subject, at, first_failure, at_least, at_most } => {
                 write!(f, "Outage of {subject} ended at {at}, lasted at least {} s", seconds(*at_least))?;
                 match at_most {
-                    Some(at_most) => write!(f, ", at most {} s", seconds(*at_most)),
-                    None => f.write_str(", its beginning was not observed"),
+                    Some(at_most) => write!(f, ", at most {} s", seconds(*at_most))?,
+                    None => f.write_str(", its beginning was not observed")?,
+                }
+                match first_failure {
+                    Some(first_failure) => write!(f, "{FIRST_FAILURE}{}", first_failure.exact()),
+                    None => Ok(()),
                 }
             }
         }
@@ -152,7 +173,7 @@ fn read_check(line: &str, timestamps: &mut TimestampReader) -> Option<Entry> {
     } else {
         rest.strip_prefix("SUCCESS ")?.parse::<u64>().map(|_| ()).map(Ok).ok()?
     };
-    Some(Entry::Check { at, mode: None, subject, result, elapsed: None })
+    Some(Entry::Check { at, mode: None, since_start: None, subject, result, elapsed: None, wrote: None })
 }
 
 /// `DB 3: NOT RUNNING (reset: Connection reset by peer)`.
@@ -231,6 +252,9 @@ fn read_subject(mut rest: &str) -> (Subject, &str) {
 /// Reads the text between `===`.
 fn read_mark(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
     let between = |start: &str, middle: &'static str| text.strip_prefix(start)?.split_once(middle);
+    if let Some((mode, rest)) = between("Run of ", " on ") {
+        return read_run(Mode::named(mode)?, rest, timestamps);
+    }
     if let Some((cycle, at)) = between("Cycle ", " started at ") {
         return Some(Mark::CycleStarted { cycle: cycle.parse().ok()?, at: whole_stamp(at, timestamps)? });
     }
@@ -259,9 +283,20 @@ fn read_mark(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
         return Some(Mark::RecordsLost { from, to, count: count.parse().ok()? });
     }
     if let Some((subject, at)) = between("Outage of ", " began at ") {
-        return Some(Mark::OutageBegan { subject: whole_subject(subject)?, at: whole_stamp(at, timestamps)? });
+        let (at, onset) = match at.split_once(FIRST_FAILURE) {
+            None => (whole_stamp(at, timestamps)?, None),
+            Some((_, rest)) => {
+                let (at, onset) = rest.split_once(" after ")?;
+                (timestamps.read_exact(at)?, Some(read_seconds(onset.strip_suffix(" s")?)?))
+            }
+        };
+        return Some(Mark::OutageBegan { subject: whole_subject(subject)?, at, onset });
     }
     if let Some((subject, rest)) = between("Outage of ", " ended at ") {
+        let (rest, first_failure) = match rest.split_once(FIRST_FAILURE) {
+            Some((rest, at)) => (rest, Some(timestamps.read_exact(at)?)),
+            None => (rest, None),
+        };
         let (at, rest) = rest.split_once(", lasted at least ")?;
         let (at_least, rest) = rest.split_once(" s, ")?;
         let at_most = match rest.strip_prefix("at most ") {
@@ -272,12 +307,29 @@ fn read_mark(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
         return Some(Mark::OutageEnded {
             subject,
             at: whole_stamp(at, timestamps)?,
+            first_failure,
             at_least: read_seconds(at_least)?,
             at_most,
         });
     }
 
     read_change(text, timestamps)
+}
+
+/// `checker-1 began at 2025-08-27 07:35:01.250 +02:00, after 3600.000 s it is 2025-08-27 08:35:01.250 +02:00`.
+fn read_run(mode: Mode, text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
+    let (host, rest) = text.split_once(" began at ")?;
+    let (began, now) = match rest.split_once(", after ") {
+        Some((began, now)) => (began, Some(now.split_once(" s it is ")?)),
+        None => (rest, None),
+    };
+
+    let began = timestamps.read_exact(began)?;
+    let (since_start, at) = match now {
+        Some((since_start, at)) => (read_seconds(since_start)?, timestamps.read_exact(at)?),
+        None => (Duration::ZERO, began),
+    };
+    Some(Mark::RunStarted { run: Run { mode, host: host.into(), began }, at, since_start })
 }
 
 /// `Endpoint moved from 10.0.1.5 to 10.0.2.9 at 2025-08-27 07:35:01` and similar marks.
@@ -348,10 +400,12 @@ mod tests {
         let check = |db, number, result| Record::Check {
             at: start,
             mode: Mode::Cycles,
+            since_start: None,
             subject: Subject { db, ..Subject::default() },
             number,
             result,
             details: Details::default(),
+            wrote: false,
         };
         let mark = Record::Mark;
         for (record, line) in [
@@ -372,6 +426,35 @@ mod tests {
             (
                 mark(Mark::Stopped { signal: Signal::Term, at: start }),
                 "=== Stopped by SIGTERM at 2025-08-27 07:35:01 ===",
+            ),
+            (
+                mark(Mark::RunStarted {
+                    run: Run::new(Mode::Cycles, "checker-1", start),
+                    at: at("2025-08-28T00:00:01+02:00"),
+                    since_start: Duration::from_secs(3600),
+                }),
+                "=== Run of cycles on checker-1 began at 2025-08-27 07:35:01.000 +00:00, after 3600 s it is \
+                 2025-08-28 00:00:01.000 +02:00 ===",
+            ),
+            (
+                mark(Mark::OutageBegan {
+                    subject: Subject::db(3),
+                    at: at("2025-08-27T07:35:01.250Z"),
+                    onset: Some(Duration::from_millis(803)),
+                }),
+                "=== Outage of DB 3 began at 2025-08-27 07:35:01, first failure at 2025-08-27 07:35:01.250 +00:00 \
+                 after 0.803 s ===",
+            ),
+            (
+                mark(Mark::OutageEnded {
+                    subject: Subject::db(3),
+                    at: at("2025-08-27T07:36:01Z"),
+                    first_failure: Some(at("2025-08-27T07:35:01.250Z")),
+                    at_least: Duration::from_secs(58),
+                    at_most: None,
+                }),
+                "=== Outage of DB 3 ended at 2025-08-27 07:36:01, lasted at least 58 s, its beginning was not observed, \
+                 first failure at 2025-08-27 07:35:01.250 +00:00 ===",
             ),
             (
                 mark(Mark::RecordsLost { from: start, to: at("2025-08-27T07:36:01Z"), count: 12 }),

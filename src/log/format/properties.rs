@@ -4,12 +4,12 @@ use std::fs;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta};
+use chrono::{DateTime, FixedOffset, TimeDelta};
 use proptest::prelude::*;
 
 use super::read_line;
 use super::timestamp::TimestampReader;
-use crate::log::record::{Entry, Format, Mark, Mode, Record};
+use crate::log::record::{Entry, Format, Mark, Mode, Record, Run};
 use crate::model::change::{Aspect, Change};
 use crate::model::clock::Stamp;
 use crate::model::failure::{Failure, Kind};
@@ -23,6 +23,11 @@ fn stamps() -> impl Strategy<Value = Stamp> {
         let at = DateTime::UNIX_EPOCH.fixed_offset() + TimeDelta::milliseconds(millis);
         Stamp { at, millis: true }
     })
+}
+
+/// Offsets from UTC.
+fn zones() -> impl Strategy<Value = FixedOffset> {
+    (-12 * 4..14 * 4_i32).prop_map(|quarters| FixedOffset::east_opt(quarters * 15 * 60).unwrap())
 }
 
 fn subjects() -> impl Strategy<Value = Subject> {
@@ -64,9 +69,23 @@ fn marks() -> impl Strategy<Value = Mark> {
         stamps().prop_map(|at| Mark::Canary { at }),
         (stamps(), stamps(), any::<u64>()).prop_map(|(from, to, missed)| Mark::NotObserved { from, to, missed }),
         (stamps(), stamps(), any::<u64>()).prop_map(|(from, to, count)| Mark::RecordsLost { from, to, count }),
-        (subjects(), stamps()).prop_map(|(subject, at)| Mark::OutageBegan { subject, at }),
-        (subjects(), stamps(), durations(), proptest::option::of(durations()))
-            .prop_map(|(subject, at, at_least, at_most)| Mark::OutageEnded { subject, at, at_least, at_most }),
+        (subjects(), stamps(), proptest::option::of(durations())).prop_map(|(subject, at, onset)| Mark::OutageBegan {
+            subject,
+            at,
+            onset
+        }),
+        (subjects(), stamps(), proptest::option::of(stamps()), durations(), proptest::option::of(durations()))
+            .prop_map(|(subject, at, first_failure, at_least, at_most)| {
+                Mark::OutageEnded { subject, at, first_failure, at_least, at_most }
+            }),
+        (any::<bool>(), any::<String>(), stamps(), zones(), stamps(), zones(), 1..1_000_000_000_u64).prop_map(
+            |(dbs, host, began, began_zone, at, zone, millis)| {
+                let mode = if dbs { Mode::Dbs } else { Mode::Cycles };
+                let in_zone = |stamp: Stamp, zone| Stamp { at: stamp.at.with_timezone(&zone), ..stamp };
+                let run = Run::new(mode, &host, in_zone(began, began_zone));
+                Mark::RunStarted { run, at: in_zone(at, zone), since_start: Duration::from_millis(millis) }
+            }
+        ),
         (subjects(), stamps(), prop::sample::select(&Aspect::ALL[..]), words, words).prop_map(
             |(subject, at, aspect, from, to)| {
                 let (from, to) = match aspect {
@@ -96,18 +115,33 @@ proptest! {
     #[test]
     fn checks_read_back_as_they_were_written(
         at in stamps(), subject in subjects(), number in any::<u64>(), result in results(), elapsed in any::<u32>(),
+        since_start in proptest::option::of(durations()), wrote in any::<bool>(),
     ) {
         // Only a failure can be of the write alone.
         let subject = subject.writing(subject.write && result.is_err());
         let details = Details { elapsed: Duration::from_micros(elapsed.into()), ..Details::default() };
-        let record =
-            Record::Check { at, mode: Mode::Cycles, subject: subject.clone(), number, result: result.clone(), details };
-        for (format, mode, elapsed) in [
-            (Format::Classic, None, None),
-            (Format::Json, Some(Mode::Cycles), Some(Duration::from_micros(elapsed.into()))),
-        ] {
+        let record = Record::Check {
+            at,
+            mode: Mode::Cycles,
+            since_start,
+            subject: subject.clone(),
+            number,
+            result: result.clone(),
+            details,
+            wrote,
+        };
+        for format in [Format::Classic, Format::Json] {
             let read = read(&record.in_format(format).to_string());
-            let entry = Entry::Check { at, mode, subject: subject.clone(), result: result.clone(), elapsed };
+            let is_json = format == Format::Json;
+            let entry = Entry::Check {
+                at,
+                mode: is_json.then_some(Mode::Cycles),
+                since_start: since_start.filter(|_| is_json),
+                subject: subject.clone(),
+                result: result.clone(),
+                elapsed: is_json.then_some(Duration::from_micros(elapsed.into())),
+                wrote: is_json.then_some(wrote),
+            };
             prop_assert_eq!(read, vec![entry]);
         }
     }

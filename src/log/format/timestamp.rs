@@ -149,16 +149,28 @@ impl TimestampReader {
         Some(Minute { text: *bytes.first_chunk()?, date: utc.date(), second, offset })
     }
 
+    /// Reads a timestamp with its offset and nothing else: `2025-08-27 07:35:01.250 +02:00`.
+    /// It says nothing about the times of the lines around it.
+    pub fn read_exact(&self, text: &str) -> Option<Stamp> {
+        let (local, millis, end) = date_and_time(text.as_bytes(), b' ')?;
+        // A timestamp is ASCII, so its end is a character boundary.
+        with_offset(local, millis, text.get(end..)?.strip_prefix(' ')?)
+    }
+
     /// Reads an RFC 3339 timestamp and nothing else.
     pub fn read_rfc3339(&mut self, text: &str) -> Option<Stamp> {
         let (local, millis, end) = date_and_time(text.as_bytes(), b'T')?;
         // A timestamp is ASCII, so its end is a character boundary.
-        let offset = offset(text.get(end..)?)?;
-        let utc = local.checked_sub_offset(offset)?;
-        let at = DateTime::from_naive_utc_and_offset(utc, offset);
-        self.last = Some(at);
-        Some(Stamp { at, millis })
+        let stamp = with_offset(local, millis, text.get(end..)?)?;
+        self.last = Some(stamp.at);
+        Some(stamp)
     }
+}
+
+fn with_offset(local: NaiveDateTime, millis: bool, offset_text: &str) -> Option<Stamp> {
+    let offset = offset(offset_text)?;
+    let utc = local.checked_sub_offset(offset)?;
+    Some(Stamp { at: DateTime::from_naive_utc_and_offset(utc, offset), millis })
 }
 
 /// Reads `2025-08-27 07:35:01` or `2025-08-27T07:35:01.250`. Returns the time, whether it has milliseconds, and its

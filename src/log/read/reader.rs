@@ -255,7 +255,7 @@ impl OpenBlocks {
                 Some(block) => ready.push_back(block_event(block)),
                 None => self.older = None,
             },
-            Entry::Check { at, mode, subject, result, elapsed } => {
+            Entry::Check { at, mode, subject, result, elapsed, .. } => {
                 let logged = Box::new(LoggedCheck { mode, subject, result, elapsed });
                 *check = Some(LogEvent { at, kind: EventKind::Check(logged) });
             }
@@ -284,7 +284,7 @@ fn time_of(mark: &Mark) -> Option<Stamp> {
         | Mark::Changed { at, .. }
         | Mark::OutageEnded { at, .. } => Some(*at),
         Mark::NotObserved { from, .. } | Mark::RecordsLost { from, .. } => Some(*from),
-        Mark::OutageBegan { .. } => None,
+        Mark::OutageBegan { .. } | Mark::RunStarted { .. } => None,
     }
 }
 

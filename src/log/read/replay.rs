@@ -235,7 +235,7 @@ impl Replay {
             Mark::OutageEnded { subject, at_least, at_most, .. } if counted => {
                 cycles.ledger.set_reported_bounds(&subject, at_least, at_most);
             }
-            Mark::Changed { .. } | Mark::OutageBegan { .. } | Mark::OutageEnded { .. } => {}
+            Mark::RunStarted { .. } | Mark::Changed { .. } | Mark::OutageBegan { .. } | Mark::OutageEnded { .. } => {}
         }
     }
 }

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::batch::{Batch, MAX_WRITE};
+use super::batch::{Batch, MAX_WRITE, Part};
+use super::header::Header;
 use super::rotate::{FileId, Rotate, Rotation};
 use crate::model::notify::Notify;
 
@@ -30,6 +31,8 @@ pub struct LogFile {
     current: Option<OpenFile>,
     /// The file ends within a record, so the next one must begin a new line. None before the first write to it.
     torn: Option<bool>,
+    /// The current file holds the header of this run.
+    has_header: bool,
     /// A failure was reported, and nothing has been written since.
     failing: bool,
     /// Records that could not be written.
@@ -50,7 +53,17 @@ impl LogFile {
     /// # Errors
     /// The file cannot be opened for appending. A full disk is not an error here, because space may become free later.
     pub fn open(path: PathBuf, rotate: Option<Rotate>, append: Append, notify: Notify) -> io::Result<Self> {
-        let mut log = LogFile { path, rotate, current: None, torn: None, failing: false, lost: 0, append, notify };
+        let mut log = LogFile {
+            path,
+            rotate,
+            current: None,
+            torn: None,
+            has_header: false,
+            failing: false,
+            lost: 0,
+            append,
+            notify,
+        };
         match log.reopen() {
             Err(error) if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
                 Err(error)
@@ -66,19 +79,19 @@ impl LogFile {
 
     /// Writes records, as many as possible with one `write(2)`. Never fails: checks continue even if records are lost,
     /// and lost records are counted.
-    pub fn write(&mut self, batch: &Batch) {
+    pub fn write(&mut self, batch: &Batch, header: Option<&Header>) {
         let by_size = self.rotate.is_some_and(|rotate| matches!(rotate.when, Rotation::Size(_)));
         let limit = if by_size { 0 } else { MAX_WRITE };
 
-        for (bytes, ends) in batch.parts(limit) {
-            match self.write_once(bytes, &ends) {
+        for part in batch.parts(limit) {
+            match self.write_once(&part, header) {
                 Ok(()) if self.failing => {
                     self.failing = false;
                     self.notice("records can be written again");
                 }
                 Ok(()) => {}
                 Err(Incomplete { whole, error }) => {
-                    self.lost += (ends.len() - whole) as u64;
+                    self.lost += (part.ends.len() - whole) as u64;
                     if !self.failing {
                         self.failing = true;
                         self.notice(&format!("cannot write a record: {error}; checks continue"));
@@ -88,18 +101,30 @@ impl LogFile {
         }
     }
 
-    /// Writes records that end at `ends`.
-    fn write_once(&mut self, bytes: &[u8], ends: &[usize]) -> Result<(), Incomplete> {
-        let file = self.prepare(bytes.len()).map_err(|error| Incomplete { whole: 0, error })?;
+    /// Writes a part of a batch, after the header of the run if the file does not hold it yet.
+    fn write_once(&mut self, Part { at, bytes, ends }: &Part<'_>, header: Option<&Header>) -> Result<(), Incomplete> {
+        let lines = || header.zip(*at).map_or_else(String::new, |(header, at)| header.lines(at));
+        let mut head = if self.has_header { String::new() } else { lines() };
+        let file = self.prepare(head.len() + bytes.len()).map_err(|error| Incomplete { whole: 0, error })?;
+        if !self.has_header && head.is_empty() {
+            // The file is a new one.
+            head = lines();
+        }
 
         let torn = self.torn.unwrap_or_else(|| self.has_torn_line(&file.file).unwrap_or(false));
-        let (new_line, bytes) = if torn { (1, Cow::Owned([b"\n", bytes].concat())) } else { (0, Cow::Borrowed(bytes)) };
-        let (written, result) = write_all(&self.append, &file.file, &bytes);
+        let new_line = if torn { "\n" } else { "" };
+        let before = new_line.len() + head.len();
+        let text = match before {
+            0 => Cow::Borrowed(*bytes),
+            _ => Cow::Owned([new_line.as_bytes(), head.as_bytes(), bytes].concat()),
+        };
+        let (written, result) = write_all(&self.append, &file.file, &text);
         self.current = Some(file);
 
-        let whole = ends.partition_point(|end| new_line + end <= written);
-        let end_of_whole = new_line + whole.checked_sub(1).map_or(0, |last| ends[last]);
+        let whole = ends.partition_point(|end| before + end <= written);
+        let end_of_whole = if whole == 0 { new_line.len() } else { before + ends[whole - 1] };
         self.torn = Some(written != end_of_whole);
+        self.has_header |= whole > 0;
         result.map_err(|error| Incomplete { whole, error })
     }
 
@@ -137,6 +162,7 @@ impl LogFile {
         // Closed first, because the space of a deleted file is freed only then.
         self.current = None;
         self.torn = None;
+        self.has_header = false;
 
         let file = self.open_or_create()?;
         let id = FileId::of(&file.metadata()?);
@@ -244,7 +270,7 @@ mod tests {
         /// Writes records while the disk behaves as in `disk`.
         fn write(&mut self, records: &[&str], disk: &[Disk]) {
             self.disk.lock().unwrap().extend(disk);
-            self.file.write(&Batch::of(records));
+            self.file.write(&Batch::of(records), None);
             assert!(self.disk.lock().unwrap().is_empty());
         }
 

@@ -2,17 +2,19 @@
 
 mod append;
 mod batch;
+mod header;
 pub mod rotate;
 
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::log::record::{Destination, Format, Record};
+use crate::log::record::{Destination, Format, Record, Run};
 use crate::model::notify::Notify;
 pub use append::Append;
 use append::LogFile;
 use batch::Batch;
+use header::Header;
 use rotate::Rotate;
 
 /// Where the log files are and how they are kept.
@@ -23,10 +25,19 @@ pub struct LogFiles {
     pub rotate: Option<Rotate>,
 }
 
+/// One of the files.
+struct OpenLog {
+    destination: Destination,
+    file: LogFile,
+    /// The header of the run in this file. None for the blocks of `dbs`, which say all about themselves, and before the run
+    /// begins.
+    header: Option<Header>,
+}
+
 /// The open log files of one run. One thread writes to them.
 pub struct Log {
     format: Format,
-    files: Vec<(Destination, LogFile)>,
+    files: Vec<OpenLog>,
     /// The records being written. Kept to reuse its memory.
     batch: Batch,
     /// Records without a file.
@@ -67,10 +78,17 @@ impl Log {
                         path.display()
                     )
                 })?;
-            open.push((*destination, file));
+            open.push(OpenLog { destination: *destination, file, header: None });
         }
 
         Ok(Log { format: files.format, files: open, batch: Batch::default(), misdirected: 0 })
+    }
+
+    /// Begins a run. Its records follow its header, in each file.
+    pub fn begin(&mut self, run: Run, writes: bool) {
+        for log in self.files.iter_mut().filter(|log| log.destination != Destination::Health) {
+            log.header = Some(Header::new(run.clone(), writes, self.format));
+        }
     }
 
     /// Writes records now, those of each file in their order.
@@ -79,13 +97,20 @@ impl Log {
     /// record has its own. A record that cannot be written is counted as lost, and the next ones are tried.
     pub fn write(&mut self, records: &[Record]) {
         let mut written = 0;
-        for (destination, file) in &mut self.files {
+        for OpenLog { destination, file, header } in &mut self.files {
             self.batch.clear();
             for record in records.iter().filter(|record| record.destination() == *destination) {
-                self.batch.add(record, self.format);
+                let at = header.as_mut().map(|header| {
+                    let (at, is_new) = header.before(record);
+                    if is_new {
+                        self.batch.repeat_header(&header.lines(at));
+                    }
+                    at
+                });
+                self.batch.add(record, self.format, at);
                 written += 1;
             }
-            file.write(&self.batch);
+            file.write(&self.batch, header.as_ref());
         }
         // A mode writes only records whose files it opened, so this stays 0.
         self.misdirected += records.len() as u64 - written;
@@ -93,7 +118,7 @@ impl Log {
 
     /// How many records could not be written so far.
     pub fn lost(&self) -> u64 {
-        self.files.iter().map(|(_, file)| file.lost()).sum::<u64>() + self.misdirected
+        self.files.iter().map(|log| log.file.lost()).sum::<u64>() + self.misdirected
     }
 }
 
@@ -101,6 +126,7 @@ impl Log {
 mod tests {
     use std::io::Write as _;
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
     use chrono::DateTime;
 
@@ -119,7 +145,8 @@ mod tests {
 
     fn check(number: u64, result: Result<(), Failure>) -> Record {
         let (mode, subject, details) = (Mode::Cycles, Subject::default(), Details::default());
-        Record::Check { at: at(), mode, subject, number, result, details }
+        let since_start = Some(Duration::from_secs(number));
+        Record::Check { at: at(), mode, since_start, subject, number, result, details, wrote: false }
     }
 
     fn refused() -> Result<(), Failure> {

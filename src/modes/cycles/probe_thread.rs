@@ -8,13 +8,15 @@ use tokio::time::{Instant, sleep_until};
 
 use super::gaps::{GapTracker, MAX_DELAY};
 use super::suspension::machine_suspended;
-use crate::model::clock::{Clock, Moment};
+use crate::model::clock::{Clock, Moment, Stamp};
 use crate::model::event::{Event, Tick};
 use crate::model::outcome::Tally;
+use crate::model::run::{Mode, Run};
 use crate::model::schedule::{Schedule, Step};
 use crate::model::signal::Signal;
 use crate::modes::prober::Prober;
 use crate::modes::queue::Queue;
+use crate::modes::session::host_name;
 use crate::modes::signals::Signals;
 
 /// A run of the schedule.
@@ -24,7 +26,9 @@ pub struct ProbeThread {
     prober: Prober,
     queue: Queue,
     gap_tracker: GapTracker,
+    /// When the run began, by both clocks.
     start: Instant,
+    began: Stamp,
     /// The total time that the machine was suspended before the run.
     suspended_before: Duration,
     /// The number of the last tick.
@@ -37,24 +41,17 @@ impl ProbeThread {
     /// A run that starts now. `writes` is whether each check includes a canary write.
     pub fn new(schedule: Schedule, clock: Clock, prober: Prober, queue: Queue, writes: bool) -> Self {
         let suspended_before = machine_suspended();
-        let now = Moment { stamp: clock.now(), since: Duration::ZERO };
+        let (start, began) = (Instant::now(), clock.now());
+        let now = Moment { stamp: began, since: Duration::ZERO };
         let gap_tracker = GapTracker::new(schedule.check_interval, now, suspended_before);
 
-        ProbeThread {
-            schedule,
-            clock,
-            prober,
-            queue,
-            gap_tracker,
-            start: Instant::now(),
-            suspended_before,
-            number: 0,
-            writes,
-        }
+        ProbeThread { schedule, clock, prober, queue, gap_tracker, start, began, suspended_before, number: 0, writes }
     }
 
     /// Follows the schedule until it ends or a signal arrives. Returns the signal, and how many checks did not pass.
     pub async fn run(mut self, signals: &mut Signals) -> (Option<Signal>, Tally) {
+        let run = Run::new(Mode::Cycles, &host_name(), self.began);
+        self.queue.send(Event::RunStarted { run, writes: self.writes });
         let signal = self.follow_schedule(signals).await;
         match signal {
             Some(signal) => self.stop(signal).await,

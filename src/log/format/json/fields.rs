@@ -47,6 +47,12 @@ pub enum Fields<'a> {
     #[serde(borrow)]
     Check(CheckFields<'a>),
     Scan(ScanFields<'a>),
+    RunStarted {
+        mode: Text<'a>,
+        host: Text<'a>,
+        began: Text<'a>,
+        since_start_us: u64,
+    },
     CycleStarted {
         cycle: u32,
     },
@@ -76,12 +82,17 @@ pub enum Fields<'a> {
         from: Text<'a>,
         to: Text<'a>,
     },
-    OutageBegan(SubjectFields<'a>),
+    OutageBegan {
+        #[serde(flatten)]
+        subject: SubjectFields<'a>,
+        #[serde(flatten)]
+        onset: OnsetFields,
+    },
     OutageEnded {
         #[serde(flatten)]
         subject: SubjectFields<'a>,
         #[serde(flatten)]
-        length: LengthFields,
+        length: LengthFields<'a>,
     },
 }
 
@@ -191,6 +202,8 @@ group! {
     /// A check. Its server is not read: the marks contain the changes.
     CheckFields<'a> {
         mode: Option<Text<'a>>,
+        since_start_us: Option<u64>,
+        wrote: Option<bool>,
         ..subject: SubjectFields<'a>,
         ..result: ResultFields<'a>,
         ..timings: Unread<TimingFields>,
@@ -268,8 +281,16 @@ group! {
 }
 
 group! {
+    /// How far into its first failed check an outage began.
+    OnsetFields {
+        onset_s: Option<f64>,
+    }
+}
+
+group! {
     /// How long an outage lasted.
-    LengthFields {
+    LengthFields<'a> {
+        first_failure: Option<Text<'a>>,
         at_least_s: Option<f64>,
         at_most_s: Option<f64>,
     }

@@ -15,7 +15,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::write;
-    use crate::log::record::{Mark, Mode, Record};
+    use crate::log::record::{Mark, Mode, Record, Run};
     use crate::model::change::{Aspect, Change};
     use crate::model::clock::Stamp;
     use crate::model::failure::{Failure, Kind};
@@ -62,10 +62,12 @@ mod tests {
         let check = |subject, result, details| Record::Check {
             at: at(1),
             mode: Mode::Cycles,
+            since_start: Some(Duration::from_micros(1_250)),
             subject,
             number: 7,
             result,
             details,
+            wrote: false,
         };
         let details_of = |micros| Details { elapsed: Duration::from_micros(micros), ..Details::default() };
         for (record, expected) in [
@@ -82,7 +84,7 @@ mod tests {
                 r#""node":"a:1","db":0,"write":true,"number":7,"ok":true,"elapsed_us":412,"resolve_us":1,"connect_us":2,"tls_us":3,"auth_us":4,"select_us":5,"ping_us":6,"write_us":7,"peer":"10.0.1.5:6379","role":"primary","engine":"valkey","version":"8.1.0","run_id":"9f4e""#,
             ),
         ] {
-            let before = r#"{"at":"2025-08-27T07:35:01.250+02:00","type":"check","mode":"cycles","#;
+            let before = r#"{"at":"2025-08-27T07:35:01.250+02:00","type":"check","mode":"cycles","since_start_us":1250,"wrote":false,"#;
             assert_eq!(line(&record), format!("{before}{expected}}}"));
         }
     }
@@ -108,6 +110,10 @@ mod tests {
         let change = Change { aspect: Aspect::RunId, from: "a".into(), to: "b".into() };
         let (subject, shard) = (Subject::db(0), Target::Shard("0-5460".into()));
         for (mark, expected) in [
+            (
+                Mark::RunStarted { run: Run::new(Mode::Dbs, "a b", at(0)), at: at(1), since_start: seconds(1) },
+                r#""run_started","mode":"dbs","host":"a?b","began":"2025-08-27T07:35:00.250+02:00","since_start_us":1000000"#,
+            ),
             (Mark::CycleStarted { cycle: 1, at: at(1) }, r#""cycle_started","cycle":1"#),
             (
                 Mark::CycleCompleted { cycle: 1, break_duration: seconds(300), at: at(1) },
@@ -128,15 +134,25 @@ mod tests {
                 Mark::Changed { target: shard, at: at(1), change },
                 r#""change","shard":"0-5460","what":"run_id","from":"a","to":"b""#,
             ),
-            (Mark::OutageBegan { subject: subject.clone(), at: at(1) }, r#""outage_began","db":0"#),
             (
-                Mark::OutageEnded { subject, at: at(1), at_least: seconds(1), at_most: None },
-                r#""outage_ended","db":0,"at_least_s":1.0"#,
+                Mark::OutageBegan { subject: subject.clone(), at: at(1), onset: Some(seconds(1)) },
+                r#""outage_began","db":0,"onset_s":1.0"#,
+            ),
+            (
+                Mark::OutageEnded {
+                    subject,
+                    at: at(1),
+                    first_failure: Some(at(0)),
+                    at_least: seconds(1),
+                    at_most: None,
+                },
+                r#""outage_ended","db":0,"first_failure":"2025-08-27T07:35:00.250+02:00","at_least_s":1.0"#,
             ),
             (
                 Mark::OutageEnded {
                     subject: Subject { target: Target::Cluster, ..Subject::default() },
                     at: at(1),
+                    first_failure: None,
                     at_least: seconds(1),
                     at_most: Some(seconds(2)),
                 },

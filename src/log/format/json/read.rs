@@ -8,7 +8,7 @@ use super::fields::{
 };
 use crate::log::format::legacy;
 use crate::log::format::timestamp::TimestampReader;
-use crate::log::record::{Entry, Mark, Mode, Unreadable};
+use crate::log::record::{Entry, Mark, Mode, Run, Unreadable};
 use crate::model::change::{Aspect, Change};
 use crate::model::clock::Stamp;
 use crate::model::failure::{Failure, Kind};
@@ -41,14 +41,12 @@ pub fn read(line: &str, timestamps: &mut TimestampReader, emit: &mut dyn FnMut(E
 fn read_check(at: Stamp, check: &CheckFields<'_>) -> Option<Entry> {
     Some(Entry::Check {
         at,
-        mode: match check.mode.as_ref().map(|mode| &*mode.0) {
-            Some("dbs") => Some(Mode::Dbs),
-            Some("cycles") => Some(Mode::Cycles),
-            _ => None,
-        },
+        mode: check.mode.as_ref().and_then(|mode| Mode::named(&mode.0)),
+        since_start: check.since_start_us.map(Duration::from_micros),
         subject: read_subject(&check.subject),
         result: read_result(&check.result)?,
         elapsed: check.result.elapsed_us.map(Duration::from_micros),
+        wrote: check.wrote,
     })
 }
 
@@ -73,6 +71,11 @@ fn read_scan(at: Stamp, scan: &ScanFields<'_>, emit: &mut dyn FnMut(Entry)) -> O
 fn read_mark(at: Stamp, fields: &Fields<'_>, timestamps: &mut TimestampReader) -> Option<Mark> {
     Some(match fields {
         Fields::Check(_) | Fields::Scan(_) => return None,
+        Fields::RunStarted { mode, host, began, since_start_us } => {
+            let (mode, host, began) = (Mode::named(&mode.0)?, &*host.0, read_stamp(began, timestamps)?);
+            let run = Run { mode, host: host.into(), began };
+            Mark::RunStarted { run, at, since_start: Duration::from_micros(*since_start_us) }
+        }
         Fields::CycleStarted { cycle } => Mark::CycleStarted { cycle: *cycle, at },
         Fields::CycleCompleted { cycle, pause_s } => {
             Mark::CycleCompleted { cycle: *cycle, break_duration: read_seconds(*pause_s)?, at }
@@ -91,10 +94,20 @@ fn read_mark(at: Stamp, fields: &Fields<'_>, timestamps: &mut TimestampReader) -
             let change = Change { aspect, from: (&*from.0).into(), to: (&*to.0).into() };
             Mark::Changed { target: read_subject(target).target, at, change }
         }
-        Fields::OutageBegan(subject) => Mark::OutageBegan { subject: read_subject(subject), at },
+        Fields::OutageBegan { subject, onset } => {
+            let onset = match onset.onset_s {
+                Some(onset) => Some(read_seconds(onset)?),
+                None => None,
+            };
+            Mark::OutageBegan { subject: read_subject(subject), at, onset }
+        }
         Fields::OutageEnded { subject, length } => Mark::OutageEnded {
             subject: read_subject(subject),
             at,
+            first_failure: match &length.first_failure {
+                Some(first_failure) => Some(read_stamp(first_failure, timestamps)?),
+                None => None,
+            },
             at_least: read_seconds(length.at_least_s?)?,
             at_most: match length.at_most_s {
                 Some(at_most) => Some(read_seconds(at_most)?),

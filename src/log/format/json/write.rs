@@ -5,10 +5,10 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 use super::fields::{
-    CheckFields, DatabaseFields, Fields, LengthFields, Line, ResultFields, ScanFields, ServerFields, SubjectFields,
-    Text, TimingFields, Unread,
+    CheckFields, DatabaseFields, Fields, LengthFields, Line, OnsetFields, ResultFields, ScanFields, ServerFields,
+    SubjectFields, Text, TimingFields, Unread,
 };
-use crate::log::record::{Mark, Mode, Record};
+use crate::log::record::{Mark, Record, Run};
 use crate::model::clock::Stamp;
 use crate::model::failure::Failure;
 use crate::model::outcome::{CheckResult, ConnectionInfo, Details, Timings, Verdict};
@@ -20,9 +20,11 @@ use crate::model::subject::{Subject, Target};
 /// Only if `f` fails; a `String` never does.
 pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
     let (at, fields) = match record {
-        Record::Check { at, mode, subject, number, result, details } => {
+        Record::Check { at, mode, since_start, subject, number, result, details, wrote } => {
             let fields = CheckFields {
-                mode: Some(Text::of(mode_name(*mode))),
+                mode: Some(Text::of(mode.as_str())),
+                since_start_us: since_start.map(micros),
+                wrote: Some(*wrote),
                 subject: subject_fields(subject),
                 result: ResultFields { number: Some(*number), ..result_fields(result, details) },
                 timings: Unread(timing_fields(details)),
@@ -127,6 +129,10 @@ fn server_fields(details: &Details) -> ServerFields<'_> {
 /// The time of a mark, and its fields.
 fn mark_fields(mark: &Mark) -> (Stamp, Fields<'_>) {
     match mark {
+        Mark::RunStarted { run: Run { mode, host, began }, at, since_start } => {
+            let (mode, host, began) = (Text::of(mode.as_str()), Text::of(host), Text::stamp(*began));
+            (*at, Fields::RunStarted { mode, host, began, since_start_us: micros(*since_start) })
+        }
         Mark::CycleStarted { cycle, at } => (*at, Fields::CycleStarted { cycle: *cycle }),
         Mark::CycleCompleted { cycle, break_duration, at } => {
             (*at, Fields::CycleCompleted { cycle: *cycle, pause_s: break_duration.as_secs_f64() })
@@ -145,21 +151,18 @@ fn mark_fields(mark: &Mark) -> (Stamp, Fields<'_>) {
             let target = target_fields(target);
             (*at, Fields::Change { target, what: Text::of(what), from: Text::of(from), to: Text::of(to) })
         }
-        Mark::OutageBegan { subject, at } => (*at, Fields::OutageBegan(subject_fields(subject))),
-        Mark::OutageEnded { subject, at, at_least, at_most } => {
+        Mark::OutageBegan { subject, at, onset } => {
+            let onset = OnsetFields { onset_s: onset.map(|onset| onset.as_secs_f64()) };
+            (*at, Fields::OutageBegan { subject: subject_fields(subject), onset })
+        }
+        Mark::OutageEnded { subject, at, first_failure, at_least, at_most } => {
             let length = LengthFields {
+                first_failure: first_failure.map(Text::stamp),
                 at_least_s: Some(at_least.as_secs_f64()),
                 at_most_s: at_most.map(|at_most| at_most.as_secs_f64()),
             };
             (*at, Fields::OutageEnded { subject: subject_fields(subject), length })
         }
-    }
-}
-
-fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Dbs => "dbs",
-        Mode::Cycles => "cycles",
     }
 }
 

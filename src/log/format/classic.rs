@@ -283,37 +283,42 @@ fn read_mark(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
         return Some(Mark::RecordsLost { from, to, count: count.parse().ok()? });
     }
     if let Some((subject, at)) = between("Outage of ", " began at ") {
-        let (at, onset) = match at.split_once(FIRST_FAILURE) {
-            None => (whole_stamp(at, timestamps)?, None),
-            Some((_, rest)) => {
-                let (at, onset) = rest.split_once(" after ")?;
-                (timestamps.read_exact(at)?, Some(read_seconds(onset.strip_suffix(" s")?)?))
-            }
-        };
-        return Some(Mark::OutageBegan { subject: whole_subject(subject)?, at, onset });
+        return read_outage_began(whole_subject(subject)?, at, timestamps);
     }
     if let Some((subject, rest)) = between("Outage of ", " ended at ") {
-        let (rest, first_failure) = match rest.split_once(FIRST_FAILURE) {
-            Some((rest, at)) => (rest, Some(timestamps.read_exact(at)?)),
-            None => (rest, None),
-        };
-        let (at, rest) = rest.split_once(", lasted at least ")?;
-        let (at_least, rest) = rest.split_once(" s, ")?;
-        let at_most = match rest.strip_prefix("at most ") {
-            Some(at_most) => Some(read_seconds(at_most.strip_suffix(" s")?)?),
-            None => None,
-        };
-        let subject = whole_subject(subject)?;
-        return Some(Mark::OutageEnded {
-            subject,
-            at: whole_stamp(at, timestamps)?,
-            first_failure,
-            at_least: read_seconds(at_least)?,
-            at_most,
-        });
+        return read_outage_ended(whole_subject(subject)?, rest, timestamps);
     }
 
     read_change(text, timestamps)
+}
+
+/// `2025-08-27 07:35:01, first failure at 2025-08-27 07:35:01.250 +00:00 after 0.803 s`.
+fn read_outage_began(subject: Subject, text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
+    let (at, onset) = match text.split_once(FIRST_FAILURE) {
+        None => (whole_stamp(text, timestamps)?, None),
+        Some((_, rest)) => {
+            let (at, onset) = rest.split_once(" after ")?;
+            (timestamps.read_exact(at)?, Some(read_seconds(onset.strip_suffix(" s")?)?))
+        }
+    };
+    Some(Mark::OutageBegan { subject, at, onset })
+}
+
+/// `2025-08-27 07:36:01, lasted at least 58 s, at most 61 s, first failure at 2025-08-27 07:35:01.250 +00:00`.
+fn read_outage_ended(subject: Subject, text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
+    let (text, first_failure) = match text.split_once(FIRST_FAILURE) {
+        Some((text, at)) => (text, Some(timestamps.read_exact(at)?)),
+        None => (text, None),
+    };
+    let (at, rest) = text.split_once(", lasted at least ")?;
+    let (at_least, rest) = rest.split_once(" s, ")?;
+    let at_most = match rest.strip_prefix("at most ") {
+        Some(at_most) => Some(read_seconds(at_most.strip_suffix(" s")?)?),
+        None => None,
+    };
+
+    let at = whole_stamp(at, timestamps)?;
+    Some(Mark::OutageEnded { subject, at, first_failure, at_least: read_seconds(at_least)?, at_most })
 }
 
 /// `checker-1 began at 2025-08-27 07:35:01.250 +02:00, after 3600.000 s it is 2025-08-27 08:35:01.250 +02:00`.
@@ -329,7 +334,7 @@ fn read_run(mode: Mode, text: &str, timestamps: &mut TimestampReader) -> Option<
         Some((since_start, at)) => (read_seconds(since_start)?, timestamps.read_exact(at)?),
         None => (Duration::ZERO, began),
     };
-    Some(Mark::RunStarted { run: Run { mode, host: host.into(), began }, at, since_start })
+    Some(Mark::RunStarted { run: Run::new(mode, host, began), at, since_start })
 }
 
 /// `Endpoint moved from 10.0.1.5 to 10.0.2.9 at 2025-08-27 07:35:01` and similar marks.
@@ -428,40 +433,49 @@ mod tests {
                 "=== Stopped by SIGTERM at 2025-08-27 07:35:01 ===",
             ),
             (
-                mark(Mark::RunStarted {
-                    run: Run::new(Mode::Cycles, "checker-1", start),
-                    at: at("2025-08-28T00:00:01+02:00"),
-                    since_start: Duration::from_secs(3600),
-                }),
-                "=== Run of cycles on checker-1 began at 2025-08-27 07:35:01.000 +00:00, after 3600 s it is \
-                 2025-08-28 00:00:01.000 +02:00 ===",
-            ),
-            (
-                mark(Mark::OutageBegan {
-                    subject: Subject::db(3),
-                    at: at("2025-08-27T07:35:01.250Z"),
-                    onset: Some(Duration::from_millis(803)),
-                }),
-                "=== Outage of DB 3 began at 2025-08-27 07:35:01, first failure at 2025-08-27 07:35:01.250 +00:00 \
-                 after 0.803 s ===",
-            ),
-            (
-                mark(Mark::OutageEnded {
-                    subject: Subject::db(3),
-                    at: at("2025-08-27T07:36:01Z"),
-                    first_failure: Some(at("2025-08-27T07:35:01.250Z")),
-                    at_least: Duration::from_secs(58),
-                    at_most: None,
-                }),
-                "=== Outage of DB 3 ended at 2025-08-27 07:36:01, lasted at least 58 s, its beginning was not observed, \
-                 first failure at 2025-08-27 07:35:01.250 +00:00 ===",
-            ),
-            (
                 mark(Mark::RecordsLost { from: start, to: at("2025-08-27T07:36:01Z"), count: 12 }),
                 "=== Records lost from 2025-08-27 07:35:01 to 2025-08-27 07:36:01: 12 ===",
             ),
         ] {
             assert_eq!(record.to_string(), line);
+        }
+    }
+
+    #[test]
+    fn marks_say_what_the_lines_of_the_scripts_cannot() {
+        let start = at("2025-08-27T07:35:01Z");
+        for (mark, line) in [
+            (
+                Mark::RunStarted {
+                    run: Run::new(Mode::Cycles, "checker-1", start),
+                    at: at("2025-08-28T00:00:01+02:00"),
+                    since_start: Duration::from_secs(3600),
+                },
+                "=== Run of cycles on checker-1 began at 2025-08-27 07:35:01.000 +00:00, after 3600 s it is \
+                 2025-08-28 00:00:01.000 +02:00 ===",
+            ),
+            (
+                Mark::OutageBegan {
+                    subject: Subject::db(3),
+                    at: at("2025-08-27T07:35:01.250Z"),
+                    onset: Some(Duration::from_millis(803)),
+                },
+                "=== Outage of DB 3 began at 2025-08-27 07:35:01, first failure at 2025-08-27 07:35:01.250 +00:00 \
+                 after 0.803 s ===",
+            ),
+            (
+                Mark::OutageEnded {
+                    subject: Subject::db(3),
+                    at: at("2025-08-27T07:36:01Z"),
+                    first_failure: Some(at("2025-08-27T07:35:01.250Z")),
+                    at_least: Duration::from_secs(58),
+                    at_most: None,
+                },
+                "=== Outage of DB 3 ended at 2025-08-27 07:36:01, lasted at least 58 s, its beginning was not observed, \
+                 first failure at 2025-08-27 07:35:01.250 +00:00 ===",
+            ),
+        ] {
+            assert_eq!(Record::Mark(mark).to_string(), line);
         }
     }
 

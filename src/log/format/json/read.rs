@@ -73,7 +73,7 @@ fn read_mark(at: Stamp, fields: &Fields<'_>, timestamps: &mut TimestampReader) -
         Fields::Check(_) | Fields::Scan(_) => return None,
         Fields::RunStarted { mode, host, began, since_start_us } => {
             let (mode, host, began) = (Mode::named(&mode.0)?, &*host.0, read_stamp(began, timestamps)?);
-            let run = Run { mode, host: host.into(), began };
+            let run = Run::new(mode, host, began);
             Mark::RunStarted { run, at, since_start: Duration::from_micros(*since_start_us) }
         }
         Fields::CycleStarted { cycle } => Mark::CycleStarted { cycle: *cycle, at },

@@ -64,7 +64,7 @@ pub fn error_line(error: &anyhow::Error) -> String {
     Printable::line(&format!("{error:#}")).to_string()
 }
 
-/// Runs a mode on the current thread. Returns without waiting for a name lookup that hangs.
+/// Runs a mode on the current thread. Returns without waiting for a file that hangs.
 fn block_on(mode: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

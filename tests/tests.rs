@@ -16,6 +16,7 @@ mod hostile;
 mod iam;
 mod limits;
 mod login;
+mod names;
 mod page;
 mod probes;
 mod records;

@@ -201,7 +201,7 @@ mod tests {
         let endpoint = Endpoint::Tcp { host: "cluster.example".into(), port: 6379 };
         let checker = Checker {
             connect: ConnectOptions { endpoint, tls: None, credentials: None },
-            resolver: Resolver::new(timeout),
+            resolver: Resolver::new(),
             databases: Databases::One(0),
             timeout,
             deadline: timeout,

@@ -3,7 +3,7 @@
 //! CLUSTER SHARDS (Redis 7.0 and newer) reports all of it. Older engines have CLUSTER SLOTS, which omits replicas that
 //! fail or are out of sync, so CLUSTER NODES is read too (redis.io, the commands' pages).
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use tracing::debug;
@@ -11,6 +11,7 @@ use tracing::debug;
 use crate::model::failure::{Failure, Kind};
 use crate::model::secret::Intake;
 use crate::model::text::{MAX_TEXT, Printable};
+use crate::probe::resolve::is_host;
 use crate::probe::resp::Reply;
 
 /// The number of slots of a cluster (redis.io, cluster specification).
@@ -233,26 +234,6 @@ fn node_at(host: Option<&str>, port: Option<u16>, hostname: Option<&str>, dialle
         slots: Vec::new(),
         replicates: None,
     })
-}
-
-/// The longest host, in bytes: the limit of a domain name (RFC 1035, section 2.3.4).
-const MAX_HOST: usize = 255;
-
-/// Whether `text` is a host name or an IP address. A name may have underscores, as in container networks. An IPv6
-/// address may have a zone.
-fn is_host(text: &str) -> bool {
-    let is_word = |text: &str, marks: &str| {
-        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c))
-    };
-    if text.len() > MAX_HOST {
-        return false;
-    }
-    if text.contains(':') {
-        let (address, zone) = text.split_once('%').unwrap_or((text, "0"));
-        return address.parse::<Ipv6Addr>().is_ok() && is_word(zone, ".-_");
-    }
-    let labels = text.strip_suffix('.').unwrap_or(text);
-    labels.split('.').all(|label| is_word(label, "-_") && label.len() < 64 && !label.starts_with('-'))
 }
 
 fn items(reply: &Reply) -> Option<&[Reply]> {

@@ -82,7 +82,7 @@ impl Session {
         let log = Log::open(&plan.log, logs, notify(&console))?;
         let checker = Checker {
             connect: ConnectOptions { endpoint: plan.endpoint.clone(), tls, credentials },
-            resolver: Resolver::new(plan.timeout),
+            resolver: Resolver::new(),
             databases: plan.databases,
             timeout: plan.timeout,
             deadline: plan.deadline,

@@ -155,7 +155,7 @@ impl Checker {
     pub fn for_server(&self, connect: ConnectOptions, canary: Option<Canary>) -> Self {
         Checker {
             connect,
-            resolver: self.resolver.for_server(),
+            resolver: self.resolver.clone(),
             databases: self.databases,
             timeout: self.timeout,
             deadline: self.deadline,

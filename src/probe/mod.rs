@@ -6,7 +6,7 @@ pub mod canary;
 pub mod checker;
 pub mod connection;
 pub mod deadline;
-mod lookup_pool;
+mod lookups;
 pub mod persistent;
 pub mod resolve;
 pub mod resp;

@@ -7,6 +7,7 @@ pub mod attacks;
 pub mod aws;
 pub mod certificates;
 pub mod cluster;
+pub mod dns;
 pub mod env;
 pub mod legacy;
 pub mod logs;

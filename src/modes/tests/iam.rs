@@ -50,7 +50,7 @@ fn authenticate_in_a_separate_process() {
             Ok(credentials) => {
                 let endpoint = Endpoint::Tcp { host: "127.0.0.1".into(), port: port.parse().unwrap() };
                 let connect = ConnectOptions { endpoint, tls: None, credentials };
-                let resolver = Resolver::new(Duration::from_secs(10));
+                let resolver = Resolver::new();
                 let deadline = Deadline::after(Duration::from_secs(10));
                 let opened = Connection::open(&connect, &resolver, deadline, &mut ConnectionInfo::default()).await;
                 eprintln!("{connect:?} {:?}", opened.map(|_| "logged in"));

@@ -45,7 +45,7 @@ fn no_value_with_the_password_prints_it() {
             assert_eq!(provider.as_ref().unwrap().credentials().password.reveal(), SECRET);
             let checker = Checker {
                 connect: ConnectOptions { endpoint: plan.endpoint.clone(), tls: None, credentials: provider.clone() },
-                resolver: Resolver::new(plan.timeout),
+                resolver: Resolver::new(),
                 databases: plan.databases,
                 timeout: plan.timeout,
                 deadline: plan.deadline,

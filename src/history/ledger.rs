@@ -34,25 +34,6 @@ pub struct Check<'a> {
     pub result: Result<(), &'a Failure>,
     /// The check includes a canary write.
     pub writes: bool,
-    /// The number of gaps before it: [`Gaps::count`] when it began.
-    pub gaps: u64,
-}
-
-/// Time in which nothing was observed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gap {
-    pub from: Moment,
-    pub to: Moment,
-}
-
-/// All gaps.
-#[derive(Clone, Debug, Default)]
-pub struct Gaps {
-    pub kept: Vec<Gap>,
-    /// The number of all gaps, including those that are not kept.
-    pub count: u64,
-    /// Their total length.
-    pub total: Duration,
 }
 
 /// The history of one subject.
@@ -65,8 +46,6 @@ pub struct Account {
     pub not_observed: Intervals,
     /// When its last check began, if that could not be made.
     unmade: Option<Duration>,
-    /// The number of gaps before its last check.
-    gaps_seen: u64,
 }
 
 impl Account {
@@ -77,20 +56,21 @@ impl Account {
         self.unmade = Some(at.since);
     }
 
-    /// Ends the time in which its checks could not be made. Returns whether there was any.
-    fn resume(&mut self, at: Moment) -> bool {
-        let Some(from) = self.unmade.take() else { return false };
-        self.not_observed.add(from.min(at.since), at.since);
-        true
+    /// Ends the time in which its checks could not be made, if there was any.
+    fn resume(&mut self, at: Moment) {
+        if let Some(from) = self.unmade.take() {
+            self.not_observed.add(from.min(at.since), at.since);
+        }
     }
 }
 
 /// The history of all subjects.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
     pub accounts: BTreeMap<Subject, Account>,
     pub changes: Vec<Changed>,
-    pub gaps: Gaps,
+    /// When nothing was observed. May extend beyond the first and the last check.
+    pub gaps: Intervals,
     /// When the first check began, and the last.
     pub first: Option<Moment>,
     pub last: Option<Moment>,
@@ -108,10 +88,31 @@ pub struct Ledger {
     remembered: BTreeMap<Subject, OutageHistory>,
 }
 
+impl Default for Ledger {
+    fn default() -> Self {
+        Ledger {
+            accounts: BTreeMap::new(),
+            changes: Vec::new(),
+            gaps: Intervals::at_most(KEPT),
+            first: None,
+            last: None,
+            checks: 0,
+            failures: 0,
+            latency: None,
+            series: TimeSeries::default(),
+            missed: 0,
+            not_observed: BTreeMap::new(),
+            remembered: BTreeMap::new(),
+        }
+    }
+}
+
 impl Ledger {
     /// Adds a check. Returns the transitions that it caused, for the subject's reads and for its writes.
     pub fn check(&mut self, check: &Check<'_>) -> Vec<(Subject, Transition)> {
-        self.first.get_or_insert(check.at);
+        if self.first.is_none_or(|first| first.since > check.at.since) {
+            self.first = Some(check.at);
+        }
         if self.last.is_none_or(|last| last.since <= check.at.since) {
             self.last = Some(check.at);
         }
@@ -179,7 +180,6 @@ impl Ledger {
             Some(account) => account,
             None => self.accounts.entry(subject.clone()).or_insert_with(|| Account {
                 latency: room.then(histogram).flatten(),
-                gaps_seen: check.gaps,
                 history: self.remembered.remove(subject).unwrap_or_default(),
                 ..Account::default()
             }),
@@ -190,28 +190,25 @@ impl Ledger {
             Verdict::NotObserved(_) => return account.skip(check.at),
         };
 
-        if let (Ok(()), Some(took), true) = (result, check.took, account.latency.is_some()) {
+        // A check whose write failed did not pass, and its time says nothing about checks that pass.
+        if let (Ok(()), Some(took), true) = (check.result, check.took, account.latency.is_some()) {
             record(&mut account.latency, took);
         }
 
-        let observation = Observation {
-            at: check.at,
-            took: check.took.unwrap_or_default(),
-            failure,
-            after_gap: account.resume(check.at) | (account.gaps_seen != check.gaps),
-        };
-        account.gaps_seen = check.gaps;
+        account.resume(check.at);
+        let observation = Observation { at: check.at, took: check.took.unwrap_or_default(), failure };
         if let Some(transition) = account.history.observe(&observation) {
             transitions.push((subject.clone(), transition));
         }
     }
 
-    /// Adds a gap before the next checks.
-    pub fn gap(&mut self, gap: Gap) {
-        self.gaps.count += 1;
-        self.gaps.total += gap.to.since.saturating_sub(gap.from.since);
-        if self.gaps.kept.len() < KEPT {
-            self.gaps.kept.push(gap);
+    /// Completes the history after the last check.
+    pub fn complete(&mut self) {
+        for account in self.accounts.values_mut() {
+            account.history.complete(&[&self.gaps, &account.not_observed]);
+        }
+        if let Some((first, last)) = self.first.zip(self.last) {
+            self.gaps = self.gaps.within(first.since, last.since);
         }
     }
 
@@ -221,7 +218,7 @@ impl Ledger {
             return;
         }
         let took = check.took.unwrap_or_default();
-        let observe = |failure| Observation { at: check.at, took, failure, after_gap: false };
+        let observe = |failure| Observation { at: check.at, took, failure };
         let reads = if check.subject.write { None } else { check.result.err() };
         let account = self.remembered.entry(check.subject.writing(false)).or_default();
         account.remember(&observe(reads));
@@ -281,7 +278,7 @@ mod tests {
                 'x' => Err(&refused),
                 _ => Err(&local),
             };
-            let check = Check { subject: &subject, at, took: Some(Duration::ZERO), result, writes: false, gaps: 0 };
+            let check = Check { subject: &subject, at, took: Some(Duration::ZERO), result, writes: false };
             transitions.extend(ledger.check(&check).into_iter().map(|(_, transition)| transition));
         }
         (ledger, transitions)

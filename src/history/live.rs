@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::history::ledger::{Check, Gap, Ledger};
+use crate::history::ledger::{Check, Ledger};
 use crate::history::outage::Transition;
 use crate::history::reorder::Reorder;
 use crate::model::change::{Change, Changed, Observed};
@@ -82,7 +82,7 @@ impl LiveHistory {
 
     fn close_gap(&mut self, tick: Tick) {
         if let Some(from) = self.gap.take() {
-            self.ledger.gap(Gap { from, to: tick.at });
+            self.ledger.gaps.add(from.since, tick.at.since);
         }
     }
 
@@ -125,7 +125,6 @@ impl LiveHistory {
             took: Some(outcome.took()),
             result: outcome.result.as_ref().copied(),
             writes: tick.writes,
-            gaps: tick.gaps,
         });
         for (subject, transition) in transitions {
             derived.extend(match (transition, &outcome.result) {

@@ -20,8 +20,6 @@ pub struct Observation<'a> {
     /// How long the check took. For a failed check: the time elapsed before the failing phase. Zero if unknown.
     pub took: Duration,
     pub failure: Option<&'a Failure>,
-    /// There was unobserved time before this check: a break, or checks that were scheduled but not run.
-    pub after_gap: bool,
 }
 
 /// Consecutive failed checks of one subject.
@@ -40,7 +38,8 @@ pub struct Outage {
     recovery: Duration,
     /// The bounds that a live run reported, if this outage was read from its log.
     reported: Option<(Duration, Option<Duration>)>,
-    /// Part of the time between the two successes was not observed.
+    /// Part of the time between the two successes was not observed: a break, or checks that were scheduled but not run.
+    /// Known only after [`OutageHistory::complete`].
     pub spans_gap: bool,
     pub failed_checks: u64,
     /// How many checks failed, by reason.
@@ -110,7 +109,6 @@ pub struct OutageHistory {
     pub unlisted: u64,
     pub unlisted_spans: Intervals,
     last_success: Option<Moment>,
-    gap_since_success: bool,
     ended: Vec<Outage>,
     ongoing: Option<Outage>,
 }
@@ -119,7 +117,6 @@ impl OutageHistory {
     /// Adds the next check. Returns whether it began or ended an outage.
     pub fn observe(&mut self, check: &Observation<'_>) -> Option<Transition> {
         self.checks += 1;
-        self.gap_since_success |= check.after_gap;
         match check.failure {
             Some(failure) => {
                 self.failures += 1;
@@ -138,20 +135,34 @@ impl OutageHistory {
     fn keep(&mut self, outage: Outage) {
         self.ended.push(outage);
         // Sorting is expensive, so it is done only once the list has doubled.
-        if self.ended.len() < 2 * KEPT {
-            return;
+        if self.ended.len() >= 2 * KEPT {
+            self.drop_shortest(KEPT);
         }
+    }
 
+    /// Keeps only the `count` longest outages that have ended.
+    fn drop_shortest(&mut self, count: usize) {
         self.ended.sort_by_key(|outage| Reverse(outage.at_least()));
-        let mut dropped = self.ended.split_off(KEPT);
-        let by_time = |outage: &Outage| outage.first_failure.since;
-        dropped.sort_by_key(by_time);
-        self.ended.sort_by_key(by_time);
+        let dropped = self.ended.split_off(count.min(self.ended.len()));
+        self.ended.sort_by_key(|outage| outage.first_failure.since);
 
         self.unlisted += dropped.len() as u64;
         for outage in dropped {
             let (from, to) = outage.span();
             self.unlisted_spans.add(from, to);
+        }
+    }
+
+    /// Completes the outages after the last check. `gaps` are the times that were not observed.
+    pub fn complete(&mut self, gaps: &[&Intervals]) {
+        let room = KEPT - usize::from(self.ongoing.is_some());
+        if self.ended.len() > room {
+            self.drop_shortest(room);
+        }
+        for outage in self.ended.iter_mut().chain(&mut self.ongoing) {
+            let from = outage.last_success_before.unwrap_or(outage.first_failure).since;
+            let to = outage.first_success_after.unwrap_or(outage.last_failure).since;
+            outage.spans_gap = gaps.iter().any(|gaps| gaps.overlap(from, to));
         }
     }
 
@@ -204,7 +215,6 @@ impl OutageHistory {
 
         outage.last_failure = at;
         outage.failed_checks += 1;
-        outage.spans_gap |= self.gap_since_success;
         *outage.kinds.entry(failure.kind).or_default() += 1;
         began.then_some(Transition::Began)
     }
@@ -213,12 +223,10 @@ impl OutageHistory {
         let ended = self.ongoing.take().map(|mut outage| {
             outage.first_success_after = Some(at);
             outage.recovery = took;
-            outage.spans_gap |= self.gap_since_success;
             self.keep(outage.clone());
             Transition::Ended(Box::new(outage))
         });
         self.last_success = Some(at);
-        self.gap_since_success = false;
         ended
     }
 }
@@ -233,25 +241,24 @@ mod tests {
 
     /// Feeds one check per second, one character each: `.` succeeds, `x` fails, a space is a second without a check.
     fn fold(checks: &str) -> (OutageHistory, Vec<Outage>) {
+        let mut gaps = Intervals::default();
         let start = DateTime::parse_from_rfc3339("2025-08-27T07:35:01Z").unwrap();
         let refused = Failure::new(Kind::Refused, "Connection refused");
-        let (mut history, mut ended, mut after_gap) = (OutageHistory::default(), Vec::new(), false);
+        let (mut history, mut ended) = (OutageHistory::default(), Vec::new());
         for (second, check) in checks.chars().enumerate() {
+            let since = Duration::from_secs(second as u64);
             if check == ' ' {
-                after_gap = true;
+                gaps.add(since.saturating_sub(Duration::from_secs(1)), since + Duration::from_secs(1));
                 continue;
             }
-            let at = Moment {
-                stamp: Stamp { at: start + TimeDelta::seconds(second as i64), millis: false },
-                since: Duration::from_secs(second as u64),
-            };
+            let at = Moment { stamp: Stamp { at: start + TimeDelta::seconds(second as i64), millis: false }, since };
             let failure = (check == 'x').then_some(&refused);
-            let observation = Observation { at, took: Duration::from_millis(100), failure, after_gap };
+            let observation = Observation { at, took: Duration::from_millis(100), failure };
             if let Some(Transition::Ended(outage)) = history.observe(&observation) {
                 ended.push(*outage);
             }
-            after_gap = false;
         }
+        history.complete(&[&gaps]);
         (history, ended)
     }
 
@@ -280,8 +287,28 @@ mod tests {
     #[test]
     fn a_gap_is_noted_wherever_it_is() {
         for (checks, spans) in [(". x.", true), (".x x.", true), (".x .", true), (". .x.", false), (".x. ", false)] {
-            assert_eq!(fold(checks).1[0].spans_gap, spans, "{checks}");
+            assert_eq!(fold(checks).0.ended[0].spans_gap, spans, "{checks}");
         }
+    }
+
+    #[test]
+    fn the_longest_thousand_are_listed_and_all_are_drawn() {
+        for (count, listed) in [(900, 900), (1_500, 1_000), (2_400, 1_000), (5_400, 1_000)] {
+            // Every third outage takes two checks.
+            let (history, ended) = fold(&"x.x.xx.".repeat(count / 3));
+            assert_eq!(ended.len(), count, "{count}");
+            assert_eq!((history.outages().count(), history.unlisted), (listed, (count - listed) as u64), "{count}");
+            let long = |outages: &mut dyn Iterator<Item = &Outage>| outages.filter(|o| o.failed_checks == 2).count();
+            assert_eq!(long(&mut history.outages()), long(&mut ended.iter()).min(listed), "{count}");
+
+            let kept: Vec<_> = history.outages().map(Outage::span).collect();
+            let is_drawn = |(from, to)| kept.contains(&(from, to)) || history.unlisted_spans.overlap(from, to);
+            assert!(ended.iter().all(|outage| is_drawn(outage.span())), "{count}");
+        }
+        // The ongoing outage is one of the thousand.
+        let (history, _) = fold(&("x.".repeat(1_000) + "x"));
+        assert_eq!((history.outages().count(), history.unlisted), (1_000, 1));
+        assert!(history.outages().any(|outage| outage.first_success_after.is_none()));
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub fn records_of(event: Event, records: &mut Vec<Record>) {
             Mark::Canary { at }
         }
         Event::CycleCompleted { cycle, at, break_duration } => {
-            Mark::CycleCompleted { cycle, break_duration, at: at.stamp }
+            Mark::CycleCompleted { cycle, break_duration, at: at.stamp, is_exact: true }
         }
         Event::CheckFinished(CheckFinished { subject, tick, outcome, .. }) => {
             let since_start = Some(tick.at.since);
@@ -84,7 +84,7 @@ mod tests {
     fn an_event_becomes_as_many_records_as_it_counts() {
         let stamp = Clock { utc: true, millis: false }.now();
         let at = Moment { stamp, since: Duration::ZERO };
-        let tick = Tick { number: 1, at, gaps: 0, writes: false };
+        let tick = Tick { number: 1, at, writes: false };
         let (subject, details) = (Subject::default(), Details::default());
         let result = |db| if db == 0 { Ok(()) } else { Err(Failure::new(Kind::Reset, "x")) };
         let checks = |count| {

@@ -69,8 +69,9 @@ pub enum Mark {
         cycle: u32,
         /// How long the following break is.
         break_duration: Duration,
-        /// Classic lines do not contain it; when they are read back, it is the time of the previous line.
         at: Stamp,
+        /// False if it was read from a classic line, which does not contain the time: `at` is that of the previous line.
+        is_exact: bool,
     },
     AllFinished {
         at: Stamp,

@@ -21,8 +21,6 @@ pub struct Tick {
     /// Counts the ticks of a run from 1.
     pub number: u64,
     pub at: Moment,
-    /// How often observation was interrupted before this tick.
-    pub gaps: u64,
     /// The check includes a canary write, which has its own result.
     pub writes: bool,
 }

@@ -50,7 +50,7 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     let run = Run::new(Mode::Dbs, &host_name(), at.stamp);
     queue.send(Event::RunStarted { run, writes: plan.canary });
     let start = Instant::now();
-    prober.start(Tick { number: 1, at, gaps: 0, writes: plan.canary });
+    prober.start(Tick { number: 1, at, writes: plan.canary });
     // The server accepts the connection while the signals are set up.
     yield_now().await;
     let mut signals = Signals::listen()?;

@@ -121,7 +121,7 @@ mod tests {
     }
 
     fn passed() -> Event {
-        let tick = Tick { number: 1, at: now(), gaps: 0, writes: false };
+        let tick = Tick { number: 1, at: now(), writes: false };
         let outcome = Outcome { db: 0, write: false, result: Ok(()), details: Details::default() };
         Event::CheckFinished(CheckFinished { subject: Subject::default(), tick, outcome, oldest: 1 })
     }

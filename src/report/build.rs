@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use super::{Latency, Missing, Report, Row};
 use crate::history::intervals::Intervals;
-use crate::history::ledger::{Gap, Ledger};
+use crate::history::ledger::Ledger;
 use crate::log::read::{Folder, Logs};
 
 impl From<Ledger> for Report {
-    fn from(ledger: Ledger) -> Self {
+    fn from(mut ledger: Ledger) -> Self {
+        ledger.complete();
         let span = ledger.first.zip(ledger.last);
-        let gaps: Arc<[Gap]> = ledger.gaps.kept.into();
+        let gaps = Arc::new(ledger.gaps);
         let rows = ledger.accounts.into_iter().map(|(subject, account)| Row {
             subject,
             checks: account.history.checks,
@@ -33,7 +34,7 @@ impl From<Ledger> for Report {
             Some((first, last)) if !ledger.not_observed.is_empty() => {
                 last.since.saturating_sub(first.since).saturating_sub(observed(&rows))
             }
-            _ => ledger.gaps.total,
+            _ => gaps.total(),
         };
 
         Report {
@@ -134,10 +135,10 @@ impl Report {
 /// For how long at least one row was observed.
 fn observed(rows: &[Row]) -> Duration {
     let mut times = Vec::new();
-    let mut known: Vec<(&Arc<[Gap]>, &Intervals)> = Vec::new();
+    let mut known: Vec<(&Arc<Intervals>, &Intervals)> = Vec::new();
     for row in rows {
         // All rows of one mode share their gaps.
-        let same = |(gaps, not_observed): &(&Arc<[Gap]>, &Intervals)| {
+        let same = |(gaps, not_observed): &(&Arc<Intervals>, &Intervals)| {
             Arc::ptr_eq(gaps, &row.gaps) && **not_observed == row.not_observed
         };
         if known.iter().any(same) {

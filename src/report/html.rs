@@ -6,7 +6,7 @@ use std::time::Duration;
 use askama::Template;
 
 use super::text::{availability, availability_of, length};
-use super::{Incident, Report, Row, change_in_words, name_of_rows, stamp};
+use super::{Incident, Report, Row, change_in_words, latency_cells, name_of_rows, stamp};
 use crate::history::outage::Outage;
 use crate::log::read::Folder;
 use crate::model::change::Changed;
@@ -148,7 +148,7 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
 }
 
 fn timeline(report: &Report, folded: &[&[Row]], scale: &Scale) -> Timeline {
-    let band = |rows: &&[Row]| Band { name: name_of_rows(rows), segments: segments(&rows[0], scale) };
+    let band = |rows: &&[Row]| Band { name: name_of_rows(rows), segments: segments(rows, scale) };
     Timeline { bands: folded.iter().map(band).collect(), flags: flags(report, scale), ticks: scale.ticks() }
 }
 
@@ -205,10 +205,13 @@ impl Scale {
     }
 }
 
-/// The outages and the unobserved times of a row. Those that are too close together to be distinguished are merged.
-fn segments(row: &Row, scale: &Scale) -> Vec<Segment> {
+/// The outages and the unobserved times of folded rows. Those that are too close together to be distinguished are merged.
+fn segments(rows: &[Row], scale: &Scale) -> Vec<Segment> {
     let Some((first, last)) = scale.span else { return Vec::new() };
-    let mut outages: Vec<_> = row.outages.iter().map(|outage| (outage.span(), hover(outage))).collect();
+    let row = &rows[0];
+    let shared = |index| rows.iter().filter_map(move |row| row.outages.get(index));
+    let outages = row.outages.iter().enumerate();
+    let mut outages: Vec<_> = outages.map(|(index, outage)| (outage.span(), hover(outage, shared(index)))).collect();
     let unlisted = row.unlisted_spans.iter().map(|span| (span, "outages that are not listed".to_owned()));
     outages.extend(unlisted);
     outages.sort_by_key(|(span, _)| *span);
@@ -255,13 +258,20 @@ fn merged(spans: Vec<((Duration, Duration), String)>, many: &str, scale: &Scale)
     stretches
 }
 
-fn hover(outage: &Outage) -> String {
+/// An outage that several databases share, in words: `all` are their own bounds.
+fn hover<'r>(outage: &Outage, all: impl Iterator<Item = &'r Outage> + Clone) -> String {
     let to = outage.first_success_after.map_or_else(|| "…".to_owned(), |moment| stamp(moment.stamp));
-    let at_most = outage.at_most().map(|at_most| format!(", at most {} s", seconds(at_most))).unwrap_or_default();
+    let at_least = all.clone().map(Outage::at_least).min().unwrap_or_default();
+    let at_most = all
+        .map(Outage::at_most)
+        .max()
+        .flatten()
+        .map(|at_most| format!(", at most {} s", seconds(at_most)))
+        .unwrap_or_default();
     format!(
         "down from {} to {to}: at least {} s{at_most} ({})",
         stamp(outage.first_failure.stamp),
-        seconds(outage.at_least()),
+        seconds(at_least),
         outage.kinds_in_words()
     )
 }
@@ -334,9 +344,7 @@ fn table_row(rows: &[Row], failures_only: bool) -> TableRow {
         checks: row.checks,
         failures: row.failures,
         availability: availability_of(row, failures_only),
-        latency: row.latency.map(|latency| {
-            [latency.p50, latency.p90, latency.p99, latency.max].map(|figure| format!("{:.1}", millis(figure)))
-        }),
+        latency: latency_cells(rows),
     }
 }
 
@@ -346,7 +354,7 @@ fn outage_row(incident: &Incident<'_>) -> OutageRow {
         name: incident.name(),
         from: stamp(outage.first_failure.stamp),
         to: outage.first_success_after.map_or_else(|| "…".to_owned(), |moment| stamp(moment.stamp)),
-        at_least: format!("{} s", seconds(outage.at_least())),
+        at_least: format!("{} s", seconds(incident.at_least)),
         at_most: incident.at_most.map_or_else(|| "not known".to_owned(), |at_most| format!("{} s", seconds(at_most))),
         checks: format!("{} ({})", outage.failed_checks, outage.kinds_in_words()),
         why: outage.reason.to_string(),

@@ -15,7 +15,6 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::history::intervals::Intervals;
-use crate::history::ledger::Gap;
 use crate::history::outage::Outage;
 use crate::history::time_series::Span;
 use crate::log::read::Folder;
@@ -45,6 +44,20 @@ impl Latency {
     }
 }
 
+/// The latency of folded rows in milliseconds: p50, p90, p99 and max, each as the range over the rows. None if no row has
+/// any.
+fn latency_cells(rows: &[Row]) -> Option<[String; 4]> {
+    let known: Vec<_> = rows.iter().filter_map(|row| row.latency).collect();
+    let cell = |figure: fn(&Latency) -> Duration| {
+        let millis = |figure: Option<Duration>| format!("{:.1}", figure.unwrap_or_default().as_secs_f64() * 1000.0);
+        let figures = || known.iter().map(figure);
+        let (lowest, highest) = (millis(figures().min()), millis(figures().max()));
+        if lowest == highest { highest } else { format!("{lowest}-{highest}") }
+    };
+    let cells = || [cell(|l| l.p50), cell(|l| l.p90), cell(|l| l.p99), cell(|l| l.max)];
+    (!known.is_empty()).then(cells)
+}
+
 /// The results of one subject: a database, node, shard, persistent connection or cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
@@ -59,7 +72,7 @@ pub struct Row {
     /// How many further outages were not kept.
     pub unlisted: u64,
     /// When nothing was observed.
-    pub gaps: Arc<[Gap]>,
+    pub gaps: Arc<Intervals>,
     /// When its own checks could not be made for a reason on our side.
     pub not_observed: Intervals,
     /// When the outages that were not kept occurred.
@@ -81,8 +94,7 @@ impl Row {
         let span = self.span.map(|(first, last)| (first.since, last.since));
         let outside = span.map(|(first, last)| [(whole.0, first), (last, whole.1)]);
         let outside = outside.into_iter().flatten().filter(|(from, to)| from < to);
-        let gaps = self.gaps.iter().map(|gap| (gap.from.since, gap.to.since));
-        gaps.chain(self.not_observed.iter()).chain(outside)
+        self.gaps.iter().chain(self.not_observed.iter()).chain(outside)
     }
 }
 
@@ -161,9 +173,11 @@ impl Report {
         for row in &self.rows {
             for outage in &row.outages {
                 let key = (observed_as(outage), &row.folder, &row.subject.target, row.subject.write);
-                let new = || Incident { folder: &row.folder, subjects: Vec::new(), outage, at_most: None };
+                let at_least = outage.at_least();
+                let new = || Incident { folder: &row.folder, subjects: Vec::new(), outage, at_least, at_most: None };
                 let incident = incidents.entry(key).or_insert_with(new);
                 incident.subjects.push(&row.subject);
+                incident.at_least = incident.at_least.min(at_least);
                 incident.at_most = incident.at_most.max(outage.at_most());
             }
         }
@@ -181,7 +195,9 @@ struct Incident<'r> {
     folder: &'r Folder,
     subjects: Vec<&'r Subject>,
     outage: &'r Outage,
-    /// The longest of their upper bounds: those may differ because each ends with its own first successful check.
+    /// The lowest of their lower bounds and the highest of their upper bounds. They differ because each database is asked
+    /// and answers at its own time.
+    at_least: Duration,
     at_most: Option<Duration>,
 }
 
@@ -195,11 +211,12 @@ impl Incident<'_> {
 }
 
 fn same_but_for_the_database(a: &Row, b: &Row) -> bool {
-    let counts = |row: &Row| (row.checks, row.failures, row.unlisted, row.not_observed.clone());
-    // Latency is not compared: it always differs a little, and sixteen rows would be shown instead of one.
+    let counts = |row: &Row| (row.checks, row.failures, row.unlisted);
+    // Latency is not compared, because it always differs a little: the folded row shows its range.
     a.subject.is_before(&b.subject)
         && a.folder == b.folder
         && counts(a) == counts(b)
+        && (&a.unlisted_spans, &a.not_observed) == (&b.unlisted_spans, &b.not_observed)
         && a.outages.iter().map(observed_as).eq(b.outages.iter().map(observed_as))
 }
 

@@ -1,11 +1,11 @@
 //! A report as text: readable at 80 columns, in a terminal, a mail or a ticket.
 
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{self, Write as _};
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use super::timeline::{State, bar};
-use super::{Latency, Report, Row, change_in_words, name_of_rows, stamp};
+use super::{Report, Row, change_in_words, latency_cells, name_of_rows, stamp};
 use crate::model::duration::seconds;
 
 /// The width and colour of the text.
@@ -97,17 +97,26 @@ fn overview(report: &Report, style: Style, f: &mut String) -> fmt::Result {
 }
 
 fn table(report: &Report, style: Style, f: &mut String) -> fmt::Result {
-    let rows: Vec<_> = report.folded().into_iter().map(|rows| (name_of_rows(rows), &rows[0])).collect();
-    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).clamp(8, 20);
-    let latency = rows.iter().any(|(_, row)| row.latency.is_some());
+    const FIGURES: [&str; 4] = ["p50 ms", "p90 ms", "p99 ms", "max ms"];
+    let rows = report.folded().into_iter().map(|rows| (name_of_rows(rows), &rows[0], latency_cells(rows)));
+    let rows: Vec<_> = rows.collect();
+
+    let mut widths = [0; 4];
+    for cells in rows.iter().filter_map(|(_, _, cells)| cells.as_ref()) {
+        widths = std::array::from_fn(|column| widths[column].max(cells[column].len()).max(7));
+    }
+    let of_figures: usize = widths.iter().filter(|width| **width > 0).map(|width| width + 1).sum();
+    let name = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
+    // The columns after the name: checks, failed and available, then the latency.
+    let width = name.min(20).min(style.width.saturating_sub(27 + of_figures)).max(8);
 
     let mut head = format!("{:width$} {:>8} {:>7} {:>9}", "", "checks", "failed", "available");
-    if latency {
-        write!(head, " {:>7} {:>7} {:>7} {:>7}", "p50 ms", "p90 ms", "p99 ms", "max ms")?;
+    for (figure, width) in FIGURES.iter().zip(widths).filter(|(_, width)| *width > 0) {
+        write!(head, " {figure:>width$}")?;
     }
     writeln!(f, "\n{}", style.heading(&head))?;
 
-    for (name, row) in rows {
+    for (name, row, cells) in rows {
         let share = availability_of(row, report.missing.failures_only);
         let available = format!("{share:>9}");
         let available = if row.failures > 0 { style.bad(&available) } else { available };
@@ -117,10 +126,8 @@ fn table(report: &Report, style: Style, f: &mut String) -> fmt::Result {
         }
         let name = if name.len() > width { "" } else { &name };
         write!(f, "{name:width$} {:>8} {:>7} {available}", row.checks, row.failures)?;
-        if let Some(Latency { p50, p90, p99, max }) = row.latency {
-            for figure in [p50, p90, p99, max] {
-                write!(f, " {:>7}", millis(figure))?;
-            }
+        for (cell, width) in cells.iter().flatten().zip(widths) {
+            write!(f, " {cell:>width$}")?;
         }
         writeln!(f)?;
     }
@@ -138,7 +145,7 @@ fn outages(report: &Report, style: Style, f: &mut String) -> fmt::Result {
         let to = outage.first_success_after.map_or_else(|| "…".to_owned(), |moment| stamp(moment.stamp));
         writeln!(f, "{}: {} to {to}", style.bad(&incident.name()), stamp(outage.first_failure.stamp))?;
 
-        let mut bounds = format!("at least {}", seconds_and_length(outage.at_least()));
+        let mut bounds = format!("at least {}", seconds_and_length(incident.at_least));
         if let Some(at_most) = incident.at_most {
             write!(bounds, ", at most {}", seconds_and_length(at_most))?;
         }
@@ -232,10 +239,6 @@ pub fn availability(checks: u64, failures: u64) -> String {
 /// The availability of a row, or a dash if it is unknown.
 pub fn availability_of(row: &Row, failures_only: bool) -> String {
     if failures_only || row.availability.is_none() { "–".to_owned() } else { availability(row.checks, row.failures) }
-}
-
-fn millis(duration: Duration) -> impl Display {
-    format!("{:.1}", duration.as_secs_f64() * 1000.0)
 }
 
 /// A duration such as `35m`, `1h 2m 3s` or `50d 3h`; in seconds with milliseconds if it is shorter than 5 s.

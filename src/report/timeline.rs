@@ -44,7 +44,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::history::ledger::Gap;
+    use crate::history::intervals::Intervals;
     use crate::model::clock::{Moment, Stamp};
     use crate::model::subject::Subject;
 
@@ -55,6 +55,8 @@ mod tests {
 
     /// The bar of a row that was observed in `span` except for `gaps`, in ten cells of one second each.
     fn drawn(span: (u64, u64), gaps: &[(u64, u64)]) -> String {
+        let mut unobserved = Intervals::default();
+        gaps.iter().for_each(|(from, to)| unobserved.add(at(*from).since, at(*to).since));
         let row = Row {
             subject: Subject::default(),
             checks: 1,
@@ -63,9 +65,9 @@ mod tests {
             latency: None,
             outages: Vec::new(),
             unlisted: 0,
-            unlisted_spans: crate::history::intervals::Intervals::default(),
-            not_observed: crate::history::intervals::Intervals::default(),
-            gaps: gaps.iter().map(|(from, to)| Gap { from: at(*from), to: at(*to) }).collect(),
+            unlisted_spans: Intervals::default(),
+            not_observed: Intervals::default(),
+            gaps: unobserved.into(),
             span: Some((at(span.0), at(span.1))),
             folder: None,
         };

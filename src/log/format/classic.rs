@@ -261,7 +261,7 @@ fn read_mark(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
     if let Some((cycle, seconds)) = between("Cycle ", " completed, sleeping for ") {
         let break_duration = read_seconds(seconds.strip_suffix(" seconds")?)?;
         let at = Stamp { at: timestamps.last()?, millis: false };
-        return Some(Mark::CycleCompleted { cycle: cycle.parse().ok()?, break_duration, at });
+        return Some(Mark::CycleCompleted { cycle: cycle.parse().ok()?, break_duration, at, is_exact: false });
     }
     if let Some(at) = text.strip_prefix("All cycles finished at ") {
         return Some(Mark::AllFinished { at: whole_stamp(at, timestamps)? });
@@ -424,7 +424,12 @@ mod tests {
             (check(Some(2), 2, Err(reset())), "2025-08-27 07:35:01 DB 2 FAILURE: reset: Connection reset by peer"),
             (mark(Mark::CycleStarted { cycle: 1, at: start }), "=== Cycle 1 started at 2025-08-27 07:35:01 ==="),
             (
-                mark(Mark::CycleCompleted { cycle: 1, break_duration: Duration::from_secs(300), at: start }),
+                mark(Mark::CycleCompleted {
+                    cycle: 1,
+                    break_duration: Duration::from_secs(300),
+                    at: start,
+                    is_exact: true,
+                }),
                 "=== Cycle 1 completed, sleeping for 300 seconds ===",
             ),
             (mark(Mark::AllFinished { at: start }), "=== All cycles finished at 2025-08-27 07:35:01 ==="),

@@ -6,23 +6,24 @@ use std::time::Duration;
 use chrono::{DateTime, FixedOffset};
 
 use super::reader::{Block, EventKind, LogEvent, LoggedCheck, LoggedResult};
-use crate::history::ledger::{Check, Gap, Ledger};
+use crate::history::ledger::{Check, Ledger};
 use crate::log::record::{Mark, Mode};
 use crate::model::change::{Changed, Observed};
 use crate::model::clock::{Moment, Stamp};
 use crate::model::failure::Failure;
 use crate::model::subject::{Subject, Target};
 
-/// The checks of one command, and the gaps between them.
-#[derive(Default)]
+/// The checks of one command, and the time that it did not observe.
 struct Stream {
     ledger: Ledger,
     usual_interval: UsualInterval,
-    /// Since when nothing has been observed. Ends with the next check.
+    /// When the last check began.
+    last: Option<Moment>,
+    /// Since when nothing has been observed, according to a mark. Ends with the next check.
     gap: Option<Moment>,
     /// Until when records were lost. The time between two checks before that is a gap.
     lost_until: Option<Moment>,
-    /// How long the break after the last cycle is.
+    /// How long the break after the last cycle is, if its mark does not tell when it began.
     break_duration: Duration,
     /// Each check also writes a canary key.
     writes: bool,
@@ -31,6 +32,19 @@ struct Stream {
 }
 
 impl Stream {
+    fn new(usual_interval: UsualInterval) -> Self {
+        Stream {
+            ledger: Ledger::default(),
+            usual_interval,
+            last: None,
+            gap: None,
+            lost_until: None,
+            break_duration: Duration::ZERO,
+            writes: false,
+            run: None,
+        }
+    }
+
     /// Processes a check. A check from before the requested range is not `counted`.
     fn take(
         &mut self,
@@ -41,9 +55,9 @@ impl Stream {
         counted: bool,
     ) {
         let at = moment(at);
-        let overdue = self.usual_interval.gap_before(at);
+        self.end_gap(at);
         match counted {
-            true => self.check(at, overdue, subject, result, took),
+            true => self.check(at, subject, result, took),
             false => self.remember(at, subject, result),
         }
     }
@@ -52,18 +66,17 @@ impl Stream {
     /// them is added to the ledger at once. Most of a log consists of such runs.
     fn success(&mut self, at: Stamp) {
         let at = moment(at);
-        let overdue = self.usual_interval.gap_before(at);
+        self.end_gap(at);
         match &mut self.run {
-            Some((count, last)) if overdue.is_none() && last.since <= at.since => {
+            Some((count, last)) if last.since <= at.since => {
                 *count += 1;
                 *last = at;
             }
             _ => {
                 self.end_run();
-                self.check(at, overdue, &Subject::default(), Ok(()), None);
-                // After lost records, or with writes, the next success changes more than a count.
-                let plain = self.lost_until.is_none() && !self.writes;
-                self.run = plain.then_some((0, at));
+                self.check(at, &Subject::default(), Ok(()), None);
+                // With writes, the next success changes more than a count.
+                self.run = (!self.writes).then_some((0, at));
             }
         }
     }
@@ -75,50 +88,62 @@ impl Stream {
         }
     }
 
-    /// Processes a check. `overdue` is the check before it if others were due in between and not logged.
-    fn check(
-        &mut self,
-        at: Moment,
-        overdue: Option<Moment>,
-        subject: &Subject,
-        result: Result<(), &Failure>,
-        took: Option<Duration>,
-    ) {
-        if let Some(from) = self.gap.take().or(overdue).or_else(|| self.lost_before(at)) {
-            self.ledger.gap(Gap { from, to: at });
-        }
-
+    fn check(&mut self, at: Moment, subject: &Subject, result: Result<(), &Failure>, took: Option<Duration>) {
         let writes = self.writes && subject.target.reads_and_writes();
-        let gaps = self.ledger.gaps.count;
         // The logs do not contain how much time passed before the failing phase.
         let took = took.filter(|_| result.is_ok());
-        self.ledger.check(&Check { subject, at, took, result, writes, gaps });
-    }
-
-    /// The last check before this one, if records may have been lost in between.
-    fn lost_before(&mut self, at: Moment) -> Option<Moment> {
-        let (last, until) = (self.ledger.last?, self.lost_until?);
-        if last.since >= until.since {
-            self.lost_until = None;
-        }
-        (last.since < until.since && last.since < at.since).then_some(last)
+        self.ledger.check(&Check { subject, at, took, result, writes });
     }
 
     /// Takes a check from before the requested range: it sets the state but is not counted.
     fn remember(&mut self, at: Moment, subject: &Subject, result: Result<(), &Failure>) {
-        self.gap = None;
-        let check = Check { subject, at, took: None, result, writes: self.writes, gaps: 0 };
+        let check = Check { subject, at, took: None, result, writes: self.writes };
         self.ledger.remember(&check);
     }
 
-    /// Nothing is observed from here to the next check.
+    /// Nothing is observed from here to the next check, or from an earlier mark on.
     fn begin_gap(&mut self, from: Moment) {
-        self.gap.get_or_insert(from);
+        let is_earlier = self.gap.is_none_or(|gap| from.since < gap.since);
+        if is_earlier {
+            self.gap = Some(from);
+        }
+    }
+
+    /// Notes the time before a check that was not observed.
+    fn end_gap(&mut self, at: Moment) {
+        let from = self.gap.take().map(|from| from.since).or_else(|| self.lost_before(at));
+        let doubtful = match from {
+            Some(_) => self.usual_interval.skip_to(at.since),
+            None => self.usual_interval.next(at.since),
+        };
+        for (from, to) in from.map(|from| (from, at.since)).into_iter().chain(doubtful) {
+            self.ledger.gaps.add(from, to);
+        }
+        if self.last.is_none_or(|last| last.since < at.since) {
+            self.last = Some(at);
+        }
+    }
+
+    /// The last check before this one, if records may have been lost in between.
+    fn lost_before(&mut self, at: Moment) -> Option<Duration> {
+        let (last, until) = (self.last?.since, self.lost_until?.since);
+        if last >= until {
+            self.lost_until = None;
+        }
+        (last < until.min(at.since)).then_some(last)
+    }
+
+    /// The history after the last check.
+    fn into_ledger(mut self) -> Ledger {
+        self.end_run();
+        if let Some((from, to)) = self.usual_interval.doubtful {
+            self.ledger.gaps.add(from, to);
+        }
+        self.ledger
     }
 }
 
 /// The state of a replay.
-#[derive(Default)]
 pub struct Replay {
     dbs: Stream,
     cycles: Stream,
@@ -149,11 +174,21 @@ impl Repeated {
     }
 }
 
+impl Default for Replay {
+    fn default() -> Self {
+        Replay {
+            dbs: Stream::new(UsualInterval::of_scans()),
+            cycles: Stream::new(UsualInterval::of_a_run()),
+            repeated: Repeated::default(),
+            observed: BTreeMap::new(),
+        }
+    }
+}
+
 impl Replay {
     /// The ledgers of `dbs` and of `cycles`, after the last event.
-    pub fn into_ledgers(mut self) -> (Ledger, Ledger) {
-        self.cycles.end_run();
-        (self.dbs.ledger, self.cycles.ledger)
+    pub fn into_ledgers(self) -> (Ledger, Ledger) {
+        (self.dbs.into_ledger(), self.cycles.into_ledger())
     }
 
     /// Processes the next event. An event from before the requested range is not `counted`: it only sets the state.
@@ -207,19 +242,23 @@ impl Replay {
         let cycles = &mut self.cycles;
         match mark {
             Mark::CycleStarted { cycle: 1, .. } => {
-                // A killed run leaves no mark at its end.
-                if let Some(last) = cycles.ledger.last {
-                    cycles.begin_gap(last);
-                }
+                // A run that was killed leaves no mark at its end.
+                cycles.gap = cycles.gap.or(cycles.last);
+                cycles.usual_interval.forget();
+                cycles.break_duration = Duration::ZERO;
                 cycles.writes = false;
             }
             Mark::CycleStarted { at, .. } => {
                 let length = std::mem::take(&mut cycles.break_duration);
                 if !length.is_zero() {
-                    cycles.begin_gap(moment(at).earlier(length));
+                    // The break does not begin before the last check.
+                    let from = moment(at).earlier(length);
+                    cycles.begin_gap(cycles.last.filter(|last| last.since > from.since).unwrap_or(from));
                 }
             }
-            // The classic line does not contain when the break began, but the start of the next cycle is known.
+            Mark::CycleCompleted { break_duration, .. } if break_duration.is_zero() => {}
+            Mark::CycleCompleted { at, is_exact: true, .. } => cycles.begin_gap(moment(at)),
+            // The start of the next cycle is known.
             Mark::CycleCompleted { break_duration, .. } => cycles.break_duration = break_duration,
             Mark::AllFinished { at } | Mark::Stopped { at, .. } => cycles.begin_gap(moment(at)),
             Mark::Canary { .. } => cycles.writes = true,
@@ -245,19 +284,23 @@ fn moment(stamp: Stamp) -> Moment {
     Moment { stamp, since: Duration::from_micros(u64::try_from(since).unwrap_or(0)) }
 }
 
-/// Finds gaps in checks that run at regular intervals: a cron job that did not run, a machine that was off.
-#[derive(Default)]
+/// Finds unobserved time that no mark tells: a cron job that did not run, a machine that was off, lost lines.
+///
+/// The time between two checks counts as observed if it is not much longer than the usual interval before it, or than the
+/// interval after it, because the schedule may have changed.
 struct UsualInterval {
-    last: Option<Moment>,
-    /// The last intervals. An additional check, run by hand, does not change the longest one.
+    last: Option<Duration>,
+    /// Intervals that count as observed.
     recent: VecDeque<Duration>,
-    /// The last unusually long interval. If the next one is similar, the usual interval has changed.
-    unusual: Option<Duration>,
+    /// The last interval, if it is much longer than those before it.
+    doubtful: Option<(Duration, Duration)>,
     /// The value of all recent intervals, if they are equal. Another one of the same value changes nothing.
     steady: Option<Duration>,
+    /// The checks belong to one run, which has a schedule and marks its gaps.
+    is_run: bool,
 }
 
-/// How many intervals are remembered, and how many are needed to determine the usual one.
+/// How many intervals are remembered, and how many show the schedule of a run.
 const REMEMBERED: usize = 5;
 const ENOUGH: usize = 2;
 
@@ -265,40 +308,79 @@ const ENOUGH: usize = 2;
 const JITTER: Duration = Duration::from_secs(1);
 
 impl UsualInterval {
-    /// Adds the next check. Returns the previous one if the interval between them is more than 1.5 times the usual one.
-    fn gap_before(&mut self, at: Moment) -> Option<Moment> {
-        let last = self.last.replace(at)?;
-        let interval = at.since.saturating_sub(last.since);
-        if self.steady == Some(interval) {
-            self.unusual = None;
-            return None;
-        }
-        self.is_unusual(interval).then_some(last)
+    /// Of scans by `dbs`, which may be started at any time: a single interval does not show that they are regular.
+    fn of_scans() -> Self {
+        UsualInterval { last: None, recent: VecDeque::new(), doubtful: None, steady: None, is_run: false }
     }
 
-    /// Adds the next interval. Returns whether it is unusually long.
-    #[cold]
-    fn is_unusual(&mut self, interval: Duration) -> bool {
+    /// Of checks by `cycles`: the first intervals count as observed.
+    fn of_a_run() -> Self {
+        UsualInterval { is_run: true, ..Self::of_scans() }
+    }
+
+    /// Another run begins. Its schedule may be another one.
+    fn forget(&mut self) {
+        self.recent.clear();
+        self.steady = None;
+    }
+
+    /// Adds the next check. Returns an interval that was not observed: the one before the last, which is known only now.
+    fn next(&mut self, at: Duration) -> Option<(Duration, Duration)> {
+        let Some(last) = self.last else {
+            self.last = Some(at);
+            return None;
+        };
+        let interval = at.saturating_sub(last);
         if interval.is_zero() {
-            return false;
+            return None;
+        }
+        self.last = Some(at);
+        if self.steady == Some(interval) && self.doubtful.is_none() {
+            return None;
+        }
+        self.judge((last, at))
+    }
+
+    /// Adds the next check. A mark tells that the interval before it was not observed.
+    fn skip_to(&mut self, at: Duration) -> Option<(Duration, Duration)> {
+        self.last = self.last.max(Some(at));
+        self.doubtful.take()
+    }
+
+    #[cold]
+    fn judge(&mut self, (from, to): (Duration, Duration)) -> Option<(Duration, Duration)> {
+        let interval = to - from;
+        let is_usual = |interval: Duration, usual: Duration| interval <= usual * 3 / 2 + JITTER;
+
+        let mut gap = None;
+        if let Some((from, to)) = self.doubtful.take() {
+            if is_usual(to - from, interval) {
+                self.remember(to - from);
+            } else {
+                gap = Some((from, to));
+            }
         }
 
-        let longest = self.recent.iter().max().filter(|_| self.recent.len() >= ENOUGH);
-        let is_unusual = longest.is_some_and(|longest| interval > *longest && interval > *longest * 3 / 2 + JITTER);
-        let has_changed = self.unusual.is_some_and(|before| interval <= before * 3 / 2 && before <= interval * 3 / 2);
-        if is_unusual && !has_changed {
-            self.unusual = Some(interval);
-            return true;
+        let longest = self.recent.iter().max();
+        let is_first = self.is_run && self.recent.len() < ENOUGH;
+        if is_first || longest.is_some_and(|longest| is_usual(interval, *longest)) {
+            self.remember(interval);
+        } else {
+            self.doubtful = Some((from, to));
         }
+        gap
+    }
 
-        self.unusual = None;
+    fn remember(&mut self, interval: Duration) {
         self.recent.push_back(interval);
         if self.recent.len() > REMEMBERED {
-            self.recent.pop_front();
+            let shortest = self.recent.iter().enumerate().min_by_key(|(_, interval)| **interval);
+            // A run may check more often for a while. That does not change its schedule.
+            let forgotten = shortest.filter(|_| self.is_run).map_or(0, |(index, _)| index);
+            self.recent.remove(forgotten);
         }
         let is_steady = self.recent.len() == REMEMBERED && self.recent.iter().all(|recent| *recent == interval);
         self.steady = is_steady.then_some(interval);
-        false
     }
 }
 
@@ -328,9 +410,8 @@ mod tests {
             replay.take(event, true);
         }
         let (_, ledger) = replay.into_ledgers();
-        let gaps: Vec<_> =
-            ledger.gaps.kept.iter().map(|gap| (gap.from.since.as_secs(), gap.to.since.as_secs())).collect();
-        assert_eq!(gaps, [(15, 30), (30, 50)]);
+        let gaps: Vec<_> = ledger.gaps.iter().map(|(from, to)| (from.as_secs(), to.as_secs())).collect();
+        assert_eq!(gaps, [(15, 50)]);
         assert_eq!((ledger.checks, ledger.missed), (12, 0));
     }
 
@@ -373,23 +454,46 @@ mod tests {
             replay.into_ledgers().1
         };
         assert_eq!(format!("{:?}", ledger(true)), format!("{:?}", ledger(false)));
-        assert_eq!((ledger(true).checks, ledger(true).gaps.count), (74, 8));
+        assert_eq!((ledger(true).checks, ledger(true).gaps.iter().count()), (74, 4));
     }
 
     #[test]
     fn an_unusually_long_interval_is_a_gap() {
-        let gaps = |seconds: &[u64]| -> Vec<u64> {
-            let mut usual = UsualInterval::default();
-            seconds.iter().filter_map(|second| usual.gap_before(at(*second))).map(|from| from.since.as_secs()).collect()
+        let gaps = |mut usual: UsualInterval, seconds: &[u64]| -> Vec<(u64, u64)> {
+            let found = seconds.iter().filter_map(|second| usual.next(Duration::from_secs(*second)));
+            let mut found: Vec<_> = found.collect();
+            found.extend(usual.doubtful);
+            found.iter().map(|(from, to)| (from.as_secs(), to.as_secs())).collect()
         };
-        assert!(gaps(&[0, 300, 600, 901, 1200]).is_empty());
-        assert_eq!(gaps(&[0, 300, 600, 1500, 1800]), [600]);
-        // The interval changes at 120. Only the first new interval is a gap.
-        assert_eq!(gaps(&[0, 60, 120, 420, 720, 1020]), [120]);
-        assert!(gaps(&[0, 300, 300, 300, 360, 420, 420]).is_empty());
-        // Runs by hand, between cron's and before the first one.
-        assert!(gaps(&[0, 300, 600, 700, 900, 1200, 1500]).is_empty());
-        assert!(gaps(&[290, 300, 600, 900]).is_empty());
-        assert_eq!(gaps(&[290, 300, 600, 900, 1800]), [900]);
+        let of_scans = |seconds: &[u64]| gaps(UsualInterval::of_scans(), seconds);
+        let of_a_run = |seconds: &[u64]| gaps(UsualInterval::of_a_run(), seconds);
+
+        for regular in [
+            &[0, 300, 600, 901, 1200][..],
+            // The schedule changes.
+            &[0, 60, 120, 420, 720, 1020],
+            &[0, 300, 600, 660, 720],
+            // Runs by hand, between cron's and before the first one.
+            &[0, 300, 600, 700, 900, 1200, 1500],
+            &[290, 300, 600, 900],
+            &[0],
+        ] {
+            assert_eq!((of_scans(regular), of_a_run(regular)), (vec![], vec![]), "{regular:?}");
+        }
+        for (seconds, gap) in [
+            (&[0, 300, 600, 1500, 1800][..], (600, 1500)),
+            (&[290, 300, 600, 900, 1800], (900, 1800)),
+            (&[0, 300, 600, 900, 86_400], (900, 86_400)),
+        ] {
+            assert_eq!((of_scans(seconds), of_a_run(seconds)), (vec![gap], vec![gap]), "{seconds:?}");
+        }
+
+        // Two scans do not show how often scans run. A run has a schedule.
+        assert_eq!((of_scans(&[0, 300]), of_a_run(&[0, 300])), (vec![(0, 300)], vec![]));
+        assert_eq!(of_scans(&[0, 3_000, 3_300, 3_600]), [(0, 3_000)]);
+
+        // A run that checks more often for a while.
+        let often = (120..200).chain([260, 320]);
+        assert_eq!(of_a_run(&[0, 60, 120].into_iter().chain(often).collect::<Vec<_>>()), []);
     }
 }

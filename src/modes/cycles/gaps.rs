@@ -26,9 +26,6 @@ pub struct GapTracker {
     lost: u64,
     /// The last tick before records were lost that have no mark yet.
     lost_since: Option<Moment>,
-    /// How often observation was interrupted, and whether it is interrupted now.
-    gaps: u64,
-    is_interrupted: bool,
 }
 
 struct Missed {
@@ -39,16 +36,7 @@ struct Missed {
 impl GapTracker {
     /// For a run that begins `now`. `suspended` is the total time that the machine was suspended before.
     pub fn new(check_interval: Duration, now: Moment, suspended: Duration) -> Self {
-        GapTracker {
-            check_interval,
-            last_tick: now,
-            missed: None,
-            suspended,
-            lost: 0,
-            lost_since: None,
-            gaps: 0,
-            is_interrupted: false,
-        }
+        GapTracker { check_interval, last_tick: now, missed: None, suspended, lost: 0, lost_since: None }
     }
 
     /// Whether a check that is late by `late` is not run. Once one is not run, all other overdue checks are not run
@@ -65,15 +53,9 @@ impl GapTracker {
         self.missed.get_or_insert(Missed { since, count: 0 }).count += 1;
     }
 
-    /// Observation is interrupted by a break.
-    pub fn interrupt(&mut self) {
-        self.is_interrupted = true;
-    }
-
     /// The checks that were scheduled but not run since the last tick, if any.
     pub fn take_missed(&mut self, now: Moment) -> Option<Event> {
         let Missed { since, count } = self.missed.take()?;
-        self.is_interrupted = true;
         Some(Event::NotObserved { from: since, to: now.stamp, missed: count })
     }
 
@@ -88,7 +70,6 @@ impl GapTracker {
             return None;
         }
 
-        self.is_interrupted = true;
         let missed = u64::try_from(slept.as_nanos() / self.check_interval.as_nanos()).unwrap_or(u64::MAX);
         Some(Event::NotObserved { from: now.earlier(slept), to: now.stamp, missed })
     }
@@ -99,7 +80,6 @@ impl GapTracker {
         if lost == self.lost {
             return None;
         }
-        self.is_interrupted = true;
         let from = *self.lost_since.get_or_insert(self.last_tick);
         if !is_over && now.since < from.since + MAX_MARK {
             return None;
@@ -110,11 +90,9 @@ impl GapTracker {
         Some(Event::RecordsLost { from, to: now.stamp, count })
     }
 
-    /// Begins a tick. Returns how often observation was interrupted before it.
-    pub fn begin_tick(&mut self, now: Moment) -> u64 {
+    /// Begins a tick.
+    pub fn begin_tick(&mut self, now: Moment) {
         self.last_tick = now;
-        self.gaps += u64::from(std::mem::take(&mut self.is_interrupted));
-        self.gaps
     }
 }
 
@@ -136,7 +114,7 @@ mod tests {
     fn no_overdue_check_is_run_after_one_was_not() {
         let millis = Duration::from_millis;
         let mut gap_tracker = GapTracker::new(INTERVAL, at(0), Duration::ZERO);
-        assert_eq!(gap_tracker.begin_tick(at(0)), 0);
+        gap_tracker.begin_tick(at(0));
         assert!(!gap_tracker.is_missed(millis(199)));
 
         // The process did not run from 100 to 700 ms: the checks scheduled at 200 and 400 are not run, the one at 600
@@ -149,7 +127,6 @@ mod tests {
         let Some(Event::NotObserved { from, to, missed }) = gap_tracker.take_missed(at(700)) else { unreachable!() };
         assert_eq!((from, to, missed), (at(200), at(700).stamp, 2));
         assert!(gap_tracker.take_missed(at(700)).is_none());
-        assert_eq!((gap_tracker.begin_tick(at(700)), gap_tracker.begin_tick(at(800))), (1, 1));
     }
 
     #[test]
@@ -166,7 +143,7 @@ mod tests {
         let mut gap_tracker = GapTracker::new(INTERVAL, at(0), Duration::ZERO);
         gap_tracker.begin_tick(at(200));
         assert!(gap_tracker.take_lost(at(400), 0, true).is_none());
-        assert_eq!(gap_tracker.begin_tick(at(400)), 0);
+        gap_tracker.begin_tick(at(400));
         assert!(gap_tracker.take_lost(at(600), 3, false).is_none());
         gap_tracker.begin_tick(at(600));
         let Some(Event::RecordsLost { from, to, count }) = gap_tracker.take_lost(at(800), 4, true) else {
@@ -178,6 +155,5 @@ mod tests {
         assert!(gap_tracker.take_lost(at(1_200), 5, false).is_none());
         assert!(gap_tracker.take_lost(at(59_000), 6, false).is_none());
         assert!(gap_tracker.take_lost(at(61_000), 7, false).is_some());
-        assert_eq!(gap_tracker.begin_tick(at(1_000)), 2);
     }
 }

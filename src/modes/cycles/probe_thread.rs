@@ -103,11 +103,10 @@ impl ProbeThread {
                 self.queue.send(Event::CycleStarted { cycle, at: scheduled.stamp, writes: self.writes });
             }
             Step::CycleEnds(cycle) if cycle < self.schedule.cycles => {
+                // The time of a suspension before the break is not observed either.
+                self.send_suspension();
                 let break_duration = self.schedule.break_duration;
                 self.queue.send(Event::CycleCompleted { cycle, at: scheduled, break_duration });
-                if !break_duration.is_zero() {
-                    self.gap_tracker.interrupt();
-                }
             }
             Step::CycleEnds(_) => {}
         }
@@ -116,14 +115,19 @@ impl ProbeThread {
     /// Starts the checks of one tick.
     fn start_checks(&mut self) {
         self.send_missed();
-        let suspension = self.gap_tracker.take_suspension(self.now(), machine_suspended());
-        suspension.into_iter().for_each(|event| self.queue.send(event));
+        self.send_suspension();
         self.send_lost(self.queue.has_room());
 
         self.number += 1;
         let at = self.now();
-        let gaps = self.gap_tracker.begin_tick(at);
-        self.prober.start(Tick { number: self.number, at, gaps, writes: self.writes });
+        self.gap_tracker.begin_tick(at);
+        self.prober.start(Tick { number: self.number, at, writes: self.writes });
+    }
+
+    fn send_suspension(&mut self) {
+        if let Some(event) = self.gap_tracker.take_suspension(self.now(), machine_suspended()) {
+            self.queue.send(event);
+        }
     }
 
     /// Marks everything since the last tick that the log does not contain.

@@ -116,7 +116,7 @@ mod tests {
             ),
             (Mark::CycleStarted { cycle: 1, at: at(1) }, r#""cycle_started","cycle":1"#),
             (
-                Mark::CycleCompleted { cycle: 1, break_duration: seconds(300), at: at(1) },
+                Mark::CycleCompleted { cycle: 1, break_duration: seconds(300), at: at(1), is_exact: true },
                 r#""cycle_completed","cycle":1,"pause_s":300.0"#,
             ),
             (Mark::AllFinished { at: at(1) }, r#""all_finished""#),

@@ -78,7 +78,7 @@ fn read_mark(at: Stamp, fields: &Fields<'_>, timestamps: &mut TimestampReader) -
         }
         Fields::CycleStarted { cycle } => Mark::CycleStarted { cycle: *cycle, at },
         Fields::CycleCompleted { cycle, pause_s } => {
-            Mark::CycleCompleted { cycle: *cycle, break_duration: read_seconds(*pause_s)?, at }
+            Mark::CycleCompleted { cycle: *cycle, break_duration: read_seconds(*pause_s)?, at, is_exact: true }
         }
         Fields::AllFinished => Mark::AllFinished { at },
         Fields::Stopped { signal } => Mark::Stopped { signal: Signal::named(&signal.0)?, at },

@@ -134,7 +134,7 @@ fn mark_fields(mark: &Mark) -> (Stamp, Fields<'_>) {
             (*at, Fields::RunStarted { mode, host, began, since_start_us: micros(*since_start) })
         }
         Mark::CycleStarted { cycle, at } => (*at, Fields::CycleStarted { cycle: *cycle }),
-        Mark::CycleCompleted { cycle, break_duration, at } => {
+        Mark::CycleCompleted { cycle, break_duration, at, .. } => {
             (*at, Fields::CycleCompleted { cycle: *cycle, pause_s: break_duration.as_secs_f64() })
         }
         Mark::AllFinished { at } => (*at, Fields::AllFinished),

@@ -333,6 +333,90 @@ fn many_short_outages_do_not_hide_a_long_one() {
 }
 
 #[test]
+fn later_outages_that_are_longer_hide_no_earlier_ones() {
+    let env = TestEnv::new();
+    let mut lines = String::new();
+
+    // 2,000 outages of one check, then 1,500 of two checks.
+    let checks = "x.".repeat(2_000) + &"xx.".repeat(1_500);
+    for (tick, check) in (0..).zip(checks.chars()) {
+        let result = if check == 'x' { "FAILURE: refused: Connection refused" } else { "SUCCESS 1" };
+        writeln!(lines, "{} {result}", second(tick)).unwrap();
+    }
+    env.write("redis_success.log", &lines);
+    let (_, document) = json(&env, "");
+    let endpoint = row(&document, None);
+    let outages = endpoint["outages"].as_array().unwrap();
+
+    // The JSON lists the longest thousand.
+    assert_eq!((outages.len(), endpoint["unlisted_outages"].as_u64()), (1_000, Some(2_500)));
+    assert!(outages.iter().all(|outage| outage["failed_checks"] == 2));
+
+    // No part of the timeline is up, in the text or on the page.
+    let output = text(&env, "--html page.html");
+    let bar = output.stdout.lines().find_map(|line| line.strip_prefix("endpoint X")).unwrap();
+    assert!(!bar.contains('='), "{bar}");
+    let page = fs::read_to_string(env.path().join("page.html")).unwrap();
+    assert_eq!(page.matches("class=\"down\"").count(), 1, "one stretch: {page}");
+}
+
+#[test]
+fn time_between_scans_counts_as_observed_only_if_they_are_regular() {
+    let unobserved = |minutes: &[i64]| {
+        let env = TestEnv::new();
+        let block =
+            |minute: &i64| format!("===== Redis DB Health Check at {} =====\nDB 0: RUNNING\n\n", second(minute * 60));
+        env.write("redis_db_health.log", &minutes.iter().map(block).collect::<String>());
+        json(&env, "").1["unobserved_s"].as_f64().unwrap() / 60.0
+    };
+    let month = 30 * 24 * 60;
+
+    // Two scans are not a month of observation.
+    assert_eq!(unobserved(&[0, month]), f64::from(30 * 24 * 60));
+    assert_eq!(unobserved(&[0, 5, 10, month]), f64::from(30 * 24 * 60 - 10));
+    assert_eq!(unobserved(&[0, 5, 10, 15]), 0.0);
+    // The schedule changes.
+    assert_eq!(unobserved(&[0, 1, 2, 7, 12, 17]), 0.0);
+    assert_eq!(unobserved(&[0, 5, 10, 20, 25]), 10.0);
+}
+
+#[test]
+fn a_run_stopped_in_a_break_is_not_observed_from_its_last_check_on() {
+    let env = TestEnv::new();
+    let run = |start: i64, end: &str| {
+        format!(
+            "=== Cycle 1 started at {0} ===\n{0} SUCCESS 1\n{1} SUCCESS 2\n{2} SUCCESS 3\n{end}\n",
+            second(start),
+            second(start + 10),
+            second(start + 20)
+        )
+    };
+    let completed = "=== Cycle 1 completed, sleeping for 300 seconds ===";
+    let stopped = format!("{completed}\n=== Stopped by SIGTERM at {} ===", second(200));
+    let finished = format!("=== All cycles finished at {} ===", second(1_050));
+    // The second run was killed in its break.
+    let runs = [run(0, &stopped), run(500, completed), run(1_000, &finished)];
+    env.write("redis_success.log", &runs.concat());
+    assert_eq!(json(&env, "").1["unobserved_s"], f64::from(500 - 20 + 1_000 - 520));
+}
+
+#[test]
+fn two_runs_with_different_intervals_are_each_observed() {
+    let env = TestEnv::new();
+    let mut lines = String::new();
+    for (start, interval) in [(0, 1), (100, 60)] {
+        writeln!(lines, "=== Cycle 1 started at {} ===", second(start)).unwrap();
+        for check in 0..3 {
+            writeln!(lines, "{} SUCCESS {}", second(start + check * interval), check + 1).unwrap();
+        }
+        writeln!(lines, "=== All cycles finished at {} ===", second(start + 3 * interval)).unwrap();
+    }
+    env.write("redis_success.log", &lines);
+    // Only the time between the runs.
+    assert_eq!(json(&env, "").1["unobserved_s"], 97.0);
+}
+
+#[test]
 fn several_folders_are_reported_separately() {
     let env = TestEnv::new();
     for (folder, fails) in [("a", 3..6), ("b", 0..0)] {

@@ -281,6 +281,7 @@ mod tests {
             let check = Check { subject: &subject, at, took: Some(Duration::ZERO), result, writes: false };
             transitions.extend(ledger.check(&check).into_iter().map(|(_, transition)| transition));
         }
+        ledger.complete();
         (ledger, transitions)
     }
 
@@ -295,7 +296,8 @@ mod tests {
         assert_eq!(account.not_observed.iter().map(seconds).collect::<Vec<_>>(), [(2, 4), (5, 5)]);
 
         let (ledger, transitions) = fold(".x?x.");
-        let [Transition::Began, Transition::Ended(outage)] = &transitions[..] else { panic!("{transitions:?}") };
+        assert!(matches!(transitions[..], [Transition::Began, Transition::Ended(_)]), "{transitions:?}");
+        let outage = ledger.accounts[&Subject::default()].history.outages().next().unwrap();
         assert_eq!((outage.failed_checks, outage.spans_gap), (2, true));
         assert_eq!((ledger.checks, ledger.failures), (4, 2));
 

@@ -95,7 +95,10 @@ impl Report {
         let missing = self.missing.merge(other.missing);
         let (first, second) = match (self.span, other.span) {
             (_, None) => return Report { changes: [self.changes, other.changes].concat(), missing, ..self },
-            (None, _) => return Report { changes: [self.changes, other.changes].concat(), missing, ..other },
+            (None, _) => {
+                let (latency, changes) = (other.latency.or(self.latency), [self.changes, other.changes].concat());
+                return Report { latency, changes, missing, ..other };
+            }
             (Some(first), Some(second)) => (first, second),
         };
 

@@ -260,7 +260,11 @@ impl Replay {
             Mark::CycleCompleted { at, is_exact: true, .. } => cycles.begin_gap(moment(at)),
             // The start of the next cycle is known.
             Mark::CycleCompleted { break_duration, .. } => cycles.break_duration = break_duration,
-            Mark::AllFinished { at } | Mark::Stopped { at, .. } => cycles.begin_gap(moment(at)),
+            Mark::AllFinished { at } | Mark::Stopped { at, .. } => {
+                // In a break, nothing is observed from the last check on.
+                let is_break = !std::mem::take(&mut cycles.break_duration).is_zero();
+                cycles.begin_gap(cycles.last.filter(|_| is_break).unwrap_or(moment(at)));
+            }
             Mark::Canary { .. } => cycles.writes = true,
             Mark::NotObserved { from, missed, .. } => {
                 cycles.begin_gap(moment(from));

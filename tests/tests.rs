@@ -20,6 +20,7 @@ mod names;
 mod page;
 mod probes;
 mod records;
+mod reference;
 mod report;
 mod resharding;
 mod samples;

@@ -151,6 +151,46 @@ fn a_log_of_an_earlier_day_is_rotated_under_its_date() {
 }
 
 #[test]
+fn retention_is_by_age_so_that_no_log_outlives_another() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    let day = |ago: u64| (chrono::Utc::now() - chrono::TimeDelta::days(ago.cast_signed())).date_naive();
+    let logs = ["redis_db_health.log", "redis_error.log"];
+    for ago in 1..40 {
+        env.write(&format!("redis_db_health.log.{}", day(ago)), "a block\n");
+    }
+    // A log with few records has few files, and all of them are recent in number.
+    for ago in [3, 29, 31, 90] {
+        env.write(&format!("redis_error.log.{}", day(ago)), "a failure\n");
+    }
+    env.write("redis_error.log", "the last failure\n");
+    let last = std::time::SystemTime::now() - Duration::from_secs(50 * 86_400);
+    fs::File::options().write(true).open(env.logs().join(logs[1])).unwrap().set_modified(last).unwrap();
+
+    assert_eq!(env.run(&format!("dbs -p {} --rotate daily --keep 30 --utc", server.port())).code, Some(0));
+    let rotated = |log: &str| -> Vec<String> {
+        env.names().iter().filter_map(|name| name.strip_prefix(log)?.strip_prefix('.').map(str::to_owned)).collect()
+    };
+    assert_eq!(rotated(logs[0]).len(), 30);
+    assert_eq!(rotated(logs[1]), [day(29), day(3)].map(|day| day.to_string()));
+    assert_eq!(env.read("redis_error.log"), "");
+}
+
+#[test]
+fn a_rotation_that_fails_loses_no_record() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    // A file that is mounted cannot be renamed.
+    let mount = "touch logs/redis_success.log; mount --bind logs/redis_success.log logs/redis_success.log";
+    let flags = "--cycles 1 --run-duration 1.01 --check-interval 50ms --rotate 300 --keep 1";
+    let run = Running::start(env.in_namespaces("-rm", mount, &format!("cycles -p {} {flags}", server.port())));
+    let output = run.wait();
+
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert_eq!(output.stderr.matches("redis_success.log: cannot rotate this log: ").count(), 1, "{output:?}");
+    let checks = 21 - output.missed();
+    assert_eq!(numbers(&env.read("redis_success.log")).len(), checks, "{output:?}");
+}
+
+#[test]
 fn a_kill_loses_no_finished_check() {
     for round in 0..50_u64 {
         let (env, server) = (TestEnv::new(), Server::start());

@@ -220,22 +220,23 @@ fn mixed_formats_rotated_files_and_lines_that_cannot_be_read() {
 fn flaws_in_script_logs_are_handled() {
     let env = TestEnv::new();
 
-    // Under dash the script logged every healthy check as a failure, and an error text with a line break split a line
+    // Under dash the scripts logged every healthy check as a failure, and an error text with a line break split a line
     // of a block.
     env.write("redis_error.log", &format!("{} FAILURE: PONG\n{} FAILURE: PONG\n", second(0), second(60)));
     env.write(
         "redis_db_health.log",
         &format!(
             "===== Redis DB Health Check at {} =====\nDB 0: RUNNING\n\
-             DB 1: NOT RUNNING (ERR DB index is out of range\nPONG)\nDB 2: RUNNING\n\n",
+             DB 1: NOT RUNNING (ERR DB index is out of range\nPONG)\nDB 2: RUNNING\nDB 3: NOT RUNNING (PONG)\n\n",
             second(0)
         ),
     );
     let (code, document) = json(&env, "");
 
     assert_eq!((code, document["skipped_lines"].as_u64()), (Some(1), Some(0)), "{document}");
-    assert_eq!((document["checks"].as_u64(), document["failures"].as_u64()), (Some(5), Some(1)));
+    assert_eq!((document["checks"].as_u64(), document["failures"].as_u64()), (Some(6), Some(1)));
     assert_eq!(row(&document, Some(1))["outages"][0]["kinds"]["no-such-db"], 1);
+    assert_eq!(row(&document, Some(3))["availability"], 1.0);
 }
 
 #[test]

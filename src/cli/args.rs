@@ -321,7 +321,7 @@ pub struct Common {
     #[arg(long, value_name = "daily|hourly|SIZE", env = "REDIS_HEALTH_ROTATE", value_parser = rotation)]
     pub rotate: Option<Rotation>,
 
-    /// How many rotated files of each log to keep; needs --rotate [default: all].
+    /// How many days (with daily), hours (hourly) or files (SIZE) of rotated logs to keep; needs --rotate [default: all].
     #[arg(long, value_name = "COUNT", env = "REDIS_HEALTH_KEEP")]
     #[arg(value_parser = keep_count, allow_negative_numbers = true)]
     pub keep: Option<usize>,

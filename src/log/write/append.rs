@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::batch::{Batch, MAX_WRITE, Part};
 use super::header::Header;
@@ -24,6 +24,9 @@ pub fn one_write() -> Append {
 /// How long another process's write may take. Longer ones only cause an empty line.
 const OTHER_WRITE: Duration = Duration::from_millis(100);
 
+/// How long after a rotation that failed another one is tried.
+const RETRY: Duration = Duration::from_secs(10);
+
 /// A log file that is reopened when its path no longer leads to it.
 pub struct LogFile {
     path: PathBuf,
@@ -33,6 +36,8 @@ pub struct LogFile {
     torn: Option<bool>,
     /// The current file holds the header of this run.
     has_header: bool,
+    /// The file could not be rotated, which was reported, and when this was tried last.
+    rotation_failed: Option<Instant>,
     /// A failure was reported, and nothing has been written since.
     failing: bool,
     /// Records that could not be written.
@@ -59,6 +64,7 @@ impl LogFile {
             current: None,
             torn: None,
             has_header: false,
+            rotation_failed: None,
             failing: false,
             lost: 0,
             append,
@@ -68,8 +74,20 @@ impl LogFile {
             Err(error) if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
                 Err(error)
             }
-            _ => Ok(log),
+            _ => {
+                log.begin_period();
+                Ok(log)
+            }
         }
+    }
+
+    /// Rotates the file if its last record is of an earlier day or hour, and removes rotated files that are too old. So
+    /// a log that gets few records does not outlive the others.
+    pub fn begin_period(&mut self) {
+        let Some(rotate) = self.rotate.filter(|rotate| rotate.current_period().is_some()) else { return };
+        // Anything that fails here is reported when the next record is written.
+        self.current = self.prepare(0).ok();
+        rotate.remove_old(&self.path);
     }
 
     /// How many records could not be written so far.
@@ -131,30 +149,37 @@ impl LogFile {
     /// Takes the open file, after rotating or reopening it if necessary: its path must lead to it, and it must be of
     /// the current period and have room for `bytes` more.
     fn prepare(&mut self, bytes: usize) -> io::Result<OpenFile> {
-        let metadata = fs::metadata(&self.path).ok();
-        let found = self.current.as_ref().zip(metadata).filter(|(open, metadata)| FileId::of(metadata) == open.id);
-        let reopens = match found {
-            Some((open, metadata)) => self.rotate_file(open, &metadata, bytes)?,
-            None => true,
-        };
-
-        if reopens {
+        let id = self.current.as_ref().map(|open| open.id);
+        let metadata = fs::metadata(&self.path).ok().filter(|metadata| id == Some(FileId::of(metadata)));
+        if metadata.is_none_or(|metadata| self.rotate_file(&metadata, bytes)) {
             self.reopen()?;
         }
         self.current.take().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Renames the file if rotation is due. Returns whether the path may lead to another file now.
-    fn rotate_file(&self, open: &OpenFile, metadata: &Metadata, bytes: usize) -> io::Result<bool> {
-        match self.rotate {
-            Some(rotate) if rotate.is_due(metadata, bytes) => {
-                match rotate.rotate_file(&self.path, &open.file, metadata) {
-                    // Another process renamed it at the same time.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-                    result => result,
-                }
+    ///
+    /// If that fails, for example in a folder that is read-only, records are appended to the file as it is.
+    fn rotate_file(&mut self, metadata: &Metadata, bytes: usize) -> bool {
+        let failed_just_now = self.rotation_failed.is_some_and(|at| at.elapsed() < RETRY);
+        let Some(rotate) = self.rotate.filter(|rotate| !failed_just_now && rotate.is_due(metadata, bytes)) else {
+            return false;
+        };
+        let Some(open) = &self.current else { return true };
+
+        match rotate.rotate_file(&self.path, &open.file, metadata) {
+            Ok(is_renamed) => {
+                self.rotation_failed = None;
+                is_renamed
             }
-            _ => Ok(false),
+            // Another process renamed it at the same time.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => {
+                if self.rotation_failed.replace(Instant::now()).is_none() {
+                    self.notice(&format!("cannot rotate this log: {error}; records are appended to it"));
+                }
+                false
+            }
         }
     }
 

@@ -15,7 +15,7 @@ pub use append::Append;
 use append::LogFile;
 use batch::Batch;
 use header::Header;
-use rotate::Rotate;
+use rotate::{Period, Rotate};
 
 /// Where the log files are and how they are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,9 @@ pub struct Log {
     batch: Batch,
     /// Records without a file.
     misdirected: u64,
+    rotate: Option<Rotate>,
+    /// The day or hour of the last write, with a rotation by time.
+    period: Option<Period>,
 }
 
 impl Log {
@@ -81,7 +84,9 @@ impl Log {
             open.push(OpenLog { destination: *destination, file, header: None });
         }
 
-        Ok(Log { format: files.format, files: open, batch: Batch::default(), misdirected: 0 })
+        let period = files.rotate.and_then(|rotate| rotate.current_period());
+        let (batch, rotate) = (Batch::default(), files.rotate);
+        Ok(Log { format: files.format, files: open, batch, misdirected: 0, rotate, period })
     }
 
     /// Begins a run. Its records follow its header, in each file.
@@ -96,6 +101,12 @@ impl Log {
     /// Records of one file share a `write(2)`, up to [`MAX_WRITE`](batch::MAX_WRITE) bytes; with rotation by size each
     /// record has its own. A record that cannot be written is counted as lost, and the next ones are tried.
     pub fn write(&mut self, records: &[Record]) {
+        let period = self.rotate.filter(|_| !records.is_empty()).and_then(|rotate| rotate.current_period());
+        if period.is_some() && period != self.period {
+            self.period = period;
+            self.files.iter_mut().for_each(|log| log.file.begin_period());
+        }
+
         let mut written = 0;
         for OpenLog { destination, file, header } in &mut self.files {
             self.batch.clear();

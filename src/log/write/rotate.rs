@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use chrono::{DateTime, FixedOffset, Local, NaiveDate, NaiveDateTime, Timelike as _, Utc};
+use chrono::{DateTime, FixedOffset, Local, NaiveDate, NaiveDateTime, TimeDelta, Timelike as _, Utc};
 
 /// When a log file is rotated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,8 @@ pub enum Rotation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotate {
     pub when: Rotation,
-    /// How many rotated files to keep. None keeps all.
+    /// How much to keep: rotated files by size; days or hours of rotated files otherwise, because a log with few records is
+    /// seldom rotated and must not outlive the others. None keeps all.
     pub keep: Option<usize>,
     /// Days and hours are in UTC instead of local time.
     pub utc: bool,
@@ -37,6 +38,9 @@ impl FileId {
     }
 }
 
+/// A day, or an hour of it.
+pub type Period = (NaiveDate, Option<u32>);
+
 /// The formats of the timestamps in the names of rotated files.
 const STAMPS: [&str; 3] = ["%Y-%m-%d", "%Y-%m-%d_%H", "%Y-%m-%d_%H%M%S"];
 
@@ -51,7 +55,12 @@ impl Rotate {
             }
     }
 
-    /// Renames the file at `path`, and removes the oldest rotated files.
+    /// The current day or hour, for a rotation by time.
+    pub fn current_period(&self) -> Option<Period> {
+        (!matches!(self.when, Rotation::Size(_))).then(|| self.period(self.now()))
+    }
+
+    /// Renames the file at `path`, and removes rotated files that are not kept.
     ///
     /// Returns whether the path may lead to another file now. If another process is renaming the file at this moment,
     /// returns false: this record still goes to the old file, and the next one to the new file.
@@ -72,15 +81,39 @@ impl Rotate {
                 Rotation::Daily | Rotation::Hourly => self.modified(metadata),
             };
             fs::rename(path, self.free_name(path, at))?;
-            if let Some(keep) = self.keep {
-                remove_oldest(path, keep);
-            }
+            self.remove_old(path);
         }
         Ok(true)
     }
 
+    /// Removes files rotated from `path` that are not kept. Errors are ignored: they must not stop the run.
+    pub fn remove_old(&self, path: &Path) {
+        let Some(keep) = self.keep else { return };
+        let mut files = rotated_files(path);
+        files.sort();
+
+        let end = match self.when {
+            Rotation::Size(_) => files.len().saturating_sub(keep),
+            Rotation::Daily | Rotation::Hourly => {
+                let oldest = self.oldest_kept(keep);
+                files.partition_point(|((at, _), _)| oldest.is_some_and(|oldest| *at < oldest))
+            }
+        };
+        for (_, path) in &files[..end] {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// When the oldest period that is kept begins: the current one, less `keep` days or hours.
+    fn oldest_kept(&self, keep: usize) -> Option<NaiveDateTime> {
+        let (date, hour) = self.period(self.now());
+        let keep = i64::try_from(keep).ok()?;
+        let age = if hour.is_some() { TimeDelta::try_hours(keep) } else { TimeDelta::try_days(keep) };
+        date.and_hms_opt(hour.unwrap_or(0), 0, 0)?.checked_sub_signed(age?)
+    }
+
     /// The day, or the day and hour, that a time belongs to.
-    fn period(&self, at: DateTime<FixedOffset>) -> (NaiveDate, Option<u32>) {
+    fn period(&self, at: DateTime<FixedOffset>) -> Period {
         let local = at.naive_local();
         (local.date(), (self.when != Rotation::Daily).then(|| local.hour()))
     }
@@ -149,15 +182,6 @@ fn rotated_files(path: &Path) -> Vec<((NaiveDateTime, u64), PathBuf)> {
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
         .filter_map(|entry| Some((rotated(live, entry.file_name().to_str()?)?, entry.path())))
         .collect()
-}
-
-/// Removes all but the newest `keep` files rotated from `path`. Errors are ignored: they must not stop the run.
-fn remove_oldest(path: &Path, keep: usize) {
-    let mut files = rotated_files(path);
-    files.sort();
-    for (_, path) in files.iter().rev().skip(keep) {
-        let _ = fs::remove_file(path);
-    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! `cycles --held`: checks over a persistent connection in addition to fresh ones.
 
+use std::time::Duration;
+
 use crate::support::env::TestEnv;
 use crate::support::logs::{last_success, normalised};
 use crate::support::real::{Real, free_port};
+use crate::support::scripted::{Behaviour, Server};
 
 #[test]
 fn the_persistent_connection_has_its_own_lines() {
@@ -30,30 +33,77 @@ fn connections(server: &Real) -> u64 {
 }
 
 #[test]
-fn a_broken_persistent_connection_is_an_outage_and_is_replaced() {
+fn a_connection_that_was_closed_while_idle_is_replaced_without_a_failure() {
     let (env, server) = (TestEnv::new(), Real::start(""));
-    let port = server.port();
-    let run = env.endless(&format!("--held -p {port}"));
-    let text = env.wait_for("redis_success.log", |text| text.matches(" HELD SUCCESS ").count() >= 2);
-    server.command("CLIENT KILL TYPE normal");
-    let errors = env.wait_for("redis_error.log", |text| text.contains("=== Outage of HELD ended at "));
+    let run = env.endless(&format!("--held -p {} --check-interval 100ms", server.port()));
+    env.wait_for("redis_success.log", |text| text.matches(" HELD SUCCESS ").count() >= 2);
+    for count in 1..=3 {
+        server.command("CLIENT KILL TYPE normal");
+        let text = env
+            .wait_for("redis_success.log", |text| text.matches("=== HELD closed by the server at ").count() == count);
+        let seen = last_success(&text, "HELD");
+        env.wait_for("redis_success.log", |text| last_success(text, "HELD") > seen);
+    }
 
-    assert!(errors.contains(" HELD FAILURE: closed: ") || errors.contains(" HELD FAILURE: reset: "), "{errors}");
-    assert!(errors.contains("=== Outage of HELD began at "), "{errors}");
+    let output = run.stop();
+    assert_eq!(output.row("HELD").1, 0, "{output:?}");
+    assert!(!env.read("redis_error.log").contains("HELD"), "{output:?}");
+    assert_eq!(output.stdout.matches("=== HELD closed by the server at ").count(), 3, "{output:?}");
 
-    let seen = last_success(&text, "HELD");
-    env.wait_for("redis_success.log", |text| last_success(text, "HELD") > seen + 3);
-    assert_eq!(run.stop().code, Some(143));
+    // The report shows the changes too.
+    let report = env.run("report");
+    assert_eq!(report.stdout.matches(" HELD closed by the server\n").count(), 3, "{report:?}");
+}
 
-    // The server was always up. Only the persistent connection was closed, and perhaps a fresh one during its check.
-    assert_eq!(env.read("redis_error.log").matches(" HELD FAILURE: ").count(), 1);
+#[test]
+fn errors_that_a_pooled_client_does_not_see_are_no_failures() {
+    for (behaviour, flags, mark) in [
+        // Shorter than the interval, as that of a server or a proxy.
+        (Behaviour::CloseIdle(Duration::from_millis(20)), "", "closed by the server"),
+        // Each check reads four replies: the connection breaks within the second check.
+        (Behaviour::CloseAfter(5), "", "closed by the server"),
+        (Behaviour::ResetAfter(5), "", "closed by the server"),
+        (Behaviour::StallAfter(5), "-t 400ms", "replaced after no reply"),
+    ] {
+        let (env, server) = (TestEnv::new(), Server::start());
+        server.behave(behaviour.clone());
+        let schedule = "--cycles 1 --run-duration 3 --check-interval 500ms";
+        let output = env.run(&format!("cycles --held -p {} {schedule} {flags}", server.port()));
+
+        assert_eq!(output.row("HELD").1, 0, "{behaviour:?}: {output:?}");
+        let marks = output.stdout.matches(&format!("=== HELD {mark} at ")).count();
+        assert!(marks >= 2, "{behaviour:?}: {output:?}");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_ready_is_waited_for() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    let run = env.endless(&format!("--held -p {} -t 20", server.port()));
+    env.wait_for("redis_success.log", |text| text.matches(" HELD SUCCESS ").count() >= 2);
+    for behaviour in [
+        Behaviour::Refuse,
+        Behaviour::ResetOnAccept,
+        Behaviour::Error("LOADING Redis is loading the dataset in memory".into()),
+        Behaviour::OnAccept(b"-ERR max number of clients reached\r\n".into()),
+    ] {
+        let failures = env.count("redis_error.log", " FAILURE: ");
+        server.behave(behaviour);
+        server.cut();
+        env.wait_for("redis_error.log", |text| text.matches(" FAILURE: ").count() > failures + 10);
+        let seen = last_success(&env.read("redis_success.log"), "HELD");
+        server.behave(Behaviour::Serve);
+        env.wait_for("redis_success.log", |text| last_success(text, "HELD") > seen);
+    }
+    let output = run.stop();
+    assert_eq!(output.row("HELD").1, 0, "{output:?}");
 }
 
 #[test]
 fn a_persistent_connection_can_be_refused() {
     let env = TestEnv::new();
     let port = free_port();
-    let run = env.endless(&format!("--held -p {port}"));
+    let run = env.endless(&format!("--held -p {port} -t 500ms"));
     env.wait_for("redis_error.log", |text| text.matches(" HELD FAILURE: refused: Connection refused\n").count() >= 2);
     run.stop();
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use crate::history::ledger::{Check, Ledger};
 use crate::history::outage::Transition;
 use crate::history::reorder::Reorder;
-use crate::model::change::{Change, Changed, Observed};
+use crate::model::change::{Change, Changed};
 use crate::model::clock::{Moment, Stamp};
 use crate::model::event::{CheckFinished, Event, Tick};
+use crate::model::observed::Observed;
 use crate::model::subject::Target;
 
 /// The state of one target.
@@ -114,7 +115,8 @@ impl LiveHistory {
         // The cluster may be discovered at any node, and a shard's primary may be any of its nodes, so another server
         // there is not a change.
         if !matches!(subject.target, Target::Cluster | Target::Shard(_)) {
-            for change in self.target_state(&subject.target).observed.update(&outcome.details.connection) {
+            for change in self.target_state(&subject.target).observed.update(&outcome.details.connection, tick.at.since)
+            {
                 self.record_change(subject.target.clone(), at, change, derived);
             }
         }

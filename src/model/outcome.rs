@@ -59,6 +59,15 @@ impl Outcome {
         Verdict::of(&self.result)
     }
 
+    /// The same outcome, over a connection that replaced an earlier one.
+    #[must_use]
+    pub fn with_replaced(mut self, replaced: Option<Replaced>) -> Self {
+        if replaced.is_some() {
+            Arc::make_mut(&mut self.details.connection).replaced = replaced;
+        }
+        self
+    }
+
     /// How long the check took. For a failed check: the time elapsed before the failing phase, as far as it is known.
     /// Waiting for an error reply counts as part of the failure, because a client is not served meanwhile.
     pub fn took(&self) -> Duration {
@@ -105,6 +114,17 @@ pub struct ConnectionInfo {
     /// All addresses that the name resolved to.
     pub addresses: Vec<IpAddr>,
     pub identity: Identity,
+    /// The persistent connection was replaced by this one.
+    pub replaced: Option<Replaced>,
+}
+
+/// Why a persistent connection was replaced, although no check failed for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// The server, or something between, closed or reset it.
+    Closed,
+    /// No reply came over it.
+    Silent,
 }
 
 /// One database in a block of `dbs`.

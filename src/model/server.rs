@@ -1,6 +1,7 @@
 //! The identity of a server: role, engine, version and run id.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::model::text::Printable;
 
@@ -35,6 +36,8 @@ pub struct Identity {
     pub version: Option<Printable>,
     /// Changes with every restart of the server.
     pub run_id: Option<Printable>,
+    /// Since its start.
+    pub uptime: Option<Duration>,
 }
 
 impl Identity {

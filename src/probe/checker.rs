@@ -166,25 +166,30 @@ impl Checker {
         }
     }
 
-    /// Checks one database before `deadline` over an open connection. Returns whether the connection can be used again.
+    /// Checks one database before `deadline` over an open connection. Also returns whether the connection can be used
+    /// again.
     pub async fn ask_one(
         &self,
         connection: &mut Connection,
         info: Arc<ConnectionInfo>,
         db: u32,
         deadline: Deadline,
-        emit: Emit<'_>,
-    ) -> bool {
-        let mut progress = self.begin(Databases::One(db), emit);
-        progress.connection = info;
-        match self.ask_all(&mut progress, connection, deadline).await {
-            ConnectionEnd::Finished => true,
-            ConnectionEnd::Lost => false,
-            ConnectionEnd::Broke { failure, .. } => {
-                self.settle(&mut progress, Settled::failed(failure));
-                false
-            }
+    ) -> (Outcome, bool) {
+        let mut last = None;
+        let mut emit = |outcome| last = Some(outcome);
+        let mut progress = self.begin(Databases::One(db), &mut emit);
+        progress.connection = info.clone();
+        let end = self.ask_all(&mut progress, connection, deadline).await;
+        let is_usable = matches!(end, ConnectionEnd::Finished);
+        if let ConnectionEnd::Broke { failure, .. } = end {
+            self.settle(&mut progress, Settled::failed(failure));
         }
+
+        let no_result = || {
+            let details = Details { connection: info, ..Details::default() };
+            Outcome { db, write: false, result: Err(Failure::new(Kind::Error, "no result")), details }
+        };
+        (last.unwrap_or_else(no_result), is_usable)
     }
 
     fn begin<'a>(&self, databases: Databases, emit: Emit<'a>) -> Progress<'a> {

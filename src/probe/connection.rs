@@ -3,11 +3,13 @@
 //!
 //! The redis crate's connection setup is not used, because it hides which phase failed and what the server replied.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -153,6 +155,20 @@ impl Connection {
             self.keep_failure(error);
         }
         Ok(())
+    }
+
+    /// How the connection ended while no reply was awaited. None if it is still open.
+    ///
+    /// A server that sends something that was not asked for, such as an error before it closes the connection, ends it
+    /// too: what follows could be taken for the reply to another command.
+    pub async fn end_while_idle(&mut self) -> Option<Failure> {
+        let next = poll_fn(|cx| Poll::Ready(pin!(self.decoder.next()).poll(cx))).await;
+        match next {
+            Poll::Pending => None,
+            Poll::Ready(Ok(reply)) => Some(unexpected("no command", &reply)),
+            Poll::Ready(Err(ReadError::Io(error))) => Some(tls::failure_of(error)),
+            Poll::Ready(Err(error)) => Some(error.into()),
+        }
     }
 
     /// Accepts replies of up to `bytes` bytes each.

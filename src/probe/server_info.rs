@@ -1,6 +1,7 @@
 //! Queries the server's identity, once per connection, in the round trip of the first index.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::model::failure::{Failure, Kind};
 use crate::model::secret::Intake;
@@ -149,6 +150,7 @@ fn identity_of_info(reply: &Reply, intake: Intake<'_>) -> Identity {
         engine: version.map(|_| shown),
         version: version.map(|version| kept(version, MAX_VERSION)),
         run_id: field("run_id").map(|id| kept(id, MAX_RUN_ID)),
+        uptime: field("uptime_in_seconds").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs),
     }
 }
 
@@ -162,9 +164,10 @@ mod tests {
 
     #[test]
     fn the_true_version_of_an_engine_is_read() {
-        let redis = info("# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:abc\r\n");
+        let redis =
+            info("# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:abc\r\nuptime_in_seconds:77\r\n");
         assert_eq!(redis.engine_and_version().as_deref(), Some("redis 7.0.15"));
-        assert_eq!(redis.run_id.as_deref(), Some("abc"));
+        assert_eq!((redis.run_id.as_deref(), redis.uptime), (Some("abc"), Some(Duration::from_secs(77))));
         let valkey = info("# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.0\r\n");
         assert_eq!(valkey.engine_and_version().as_deref(), Some("valkey 8.1.0"));
         assert_eq!(info("not an INFO reply"), Identity::default());

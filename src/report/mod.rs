@@ -20,6 +20,7 @@ use crate::history::time_series::Span;
 use crate::log::read::Folder;
 use crate::model::change::{Aspect, Change, Changed};
 use crate::model::clock::{Moment, Stamp};
+use crate::model::outcome::Replaced;
 use crate::model::subject::Subject;
 
 /// How long successful checks took.
@@ -252,6 +253,9 @@ fn change_in_words((folder, changed): &(Folder, Changed)) -> String {
         Aspect::Address => format!("{target} moved from {from} to {to}"),
         Aspect::Role | Aspect::Engine => format!("{target} changed from {from} to {to}"),
         Aspect::RunId => format!("{target} was restarted, run id {} became {}", short(from), short(to)),
+        Aspect::Server => format!("{target}: another server answers, run id {} became {}", short(from), short(to)),
+        Aspect::Connection if to == Replaced::Silent.as_str() => format!("{target} replaced after no reply"),
+        Aspect::Connection => format!("{target} closed by the server"),
         Aspect::Member => format!("{target} was {from} and is {to}"),
     }
 }

@@ -28,6 +28,8 @@ pub enum Behaviour {
     CloseAfter(usize),
     /// Sends this many replies on a connection, then stops answering.
     StallAfter(usize),
+    /// Closes a connection over which no command came for this long.
+    CloseIdle(Duration),
     /// Sends only the first byte of a reply.
     HalfReply,
     /// Waits before each reply.
@@ -305,6 +307,9 @@ fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
             return close(stream);
         }
         _ => {}
+    }
+    if let Behaviour::CloseIdle(limit) = shared.state().behaviour {
+        stream.set_read_timeout(Some(limit))?;
     }
     let mut reader = BufReader::with_capacity(1 << 16, stream);
     let mut replies = Vec::new();

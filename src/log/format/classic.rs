@@ -11,7 +11,7 @@ use crate::model::change::{Aspect, Change};
 use crate::model::clock::Stamp;
 use crate::model::duration::seconds;
 use crate::model::failure::Failure;
-use crate::model::outcome::{CheckResult, Verdict};
+use crate::model::outcome::{CheckResult, Replaced, Verdict};
 use crate::model::server::Role;
 use crate::model::signal::Signal;
 use crate::model::subject::{Subject, Target};
@@ -87,6 +87,11 @@ impl Display for Mark {
                     Aspect::Address => write!(f, "{target} moved from {from} to {to} at {at}"),
                     Aspect::Role | Aspect::Engine => write!(f, "{target} changed from {from} to {to} at {at}"),
                     Aspect::RunId => write!(f, "{target} was restarted at {at}, run id {from} became {to}"),
+                    Aspect::Server => write!(f, "{target}: another server answers at {at}, run id {from} became {to}"),
+                    Aspect::Connection if to == Replaced::Silent.as_str() => {
+                        write!(f, "{target} replaced after no reply at {at}")
+                    }
+                    Aspect::Connection => write!(f, "{target} closed by the server at {at}"),
                     Aspect::Member => write!(f, "{target} was {from} and is {to} at {at}"),
                 }
             }
@@ -340,7 +345,7 @@ fn read_run(mode: Mode, text: &str, timestamps: &mut TimestampReader) -> Option<
 }
 
 /// `Endpoint moved from 10.0.1.5 to 10.0.2.9 at 2025-08-27 07:35:01` and similar marks.
-fn read_change(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
+fn read_change<'t>(text: &'t str, timestamps: &mut TimestampReader) -> Option<Mark> {
     let (Subject { target, .. }, rest) = read_subject(text);
 
     let change = |aspect, from: &str, to: &str| Change { aspect, from: from.into(), to: to.into() };
@@ -348,6 +353,12 @@ fn read_change(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
         let (from, rest) = rest.split_once(" to ")?;
         let (to, at) = rest.rsplit_once(" at ")?;
         Some((from.to_owned(), to.to_owned(), at.to_owned()))
+    };
+
+    let run_ids = |rest: &'t str| -> Option<(String, &'t str, &'t str)> {
+        let (at, rest) = rest.split_once(", run id ")?;
+        let (from, to) = rest.split_once(" became ")?;
+        Some((at.to_owned(), from, to))
     };
 
     let (at, change) = if let Some(rest) = rest.strip_prefix("moved from ") {
@@ -358,9 +369,15 @@ fn read_change(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
         let is_role = [Role::Primary, Role::Replica].iter().any(|role| role.to_string() == from);
         (at, change(if is_role { Aspect::Role } else { Aspect::Engine }, &from, &to))
     } else if let Some(rest) = rest.strip_prefix("was restarted at ") {
-        let (at, rest) = rest.split_once(", run id ")?;
-        let (from, to) = rest.split_once(" became ")?;
-        (at.to_owned(), change(Aspect::RunId, from, to))
+        let (at, from, to) = run_ids(rest)?;
+        (at, change(Aspect::RunId, from, to))
+    } else if let Some(rest) = rest.strip_prefix("another server answers at ") {
+        let (at, from, to) = run_ids(rest)?;
+        (at, change(Aspect::Server, from, to))
+    } else if let Some(at) = rest.strip_prefix("closed by the server at ") {
+        (at.to_owned(), Replaced::Closed.into())
+    } else if let Some(at) = rest.strip_prefix("replaced after no reply at ") {
+        (at.to_owned(), Replaced::Silent.into())
     } else {
         let (from, rest) = rest.strip_prefix("was ")?.split_once(" and is ")?;
         let (to, at) = rest.rsplit_once(" at ")?;

@@ -90,6 +90,7 @@ fn marks() -> impl Strategy<Value = Mark> {
             |(subject, at, aspect, from, to)| {
                 let (from, to) = match aspect {
                     Aspect::Role => ("primary".to_owned(), "replica".to_owned()),
+                    Aspect::Connection => ("open".to_owned(), if from < to { "closed" } else { "silent" }.to_owned()),
                     _ => (from, to),
                 };
                 let change = Change { aspect, from: from.into(), to: to.into() };

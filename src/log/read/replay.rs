@@ -8,9 +8,10 @@ use chrono::{DateTime, FixedOffset};
 use super::reader::{Block, EventKind, LogEvent, LoggedCheck, LoggedResult};
 use crate::history::ledger::{Check, Ledger};
 use crate::log::record::{Mark, Mode};
-use crate::model::change::{Changed, Observed};
+use crate::model::change::Changed;
 use crate::model::clock::{Moment, Stamp};
 use crate::model::failure::Failure;
+use crate::model::observed::Observed;
 use crate::model::subject::{Subject, Target};
 
 /// The checks of one command, and the time that it did not observe.
@@ -226,7 +227,9 @@ impl Replay {
             self.dbs.take(block.stamp, subject, result.as_ref().copied(), *elapsed, counted);
             if let Some(connection) = connection {
                 let target = &subject.target;
-                for change in self.observed.entry(target.clone()).or_default().update(connection) {
+                for change in
+                    self.observed.entry(target.clone()).or_default().update(connection, moment(block.stamp).since)
+                {
                     if counted {
                         self.dbs.ledger.change(Changed { target: target.clone(), at: block.stamp, change });
                     }

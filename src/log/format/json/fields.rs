@@ -277,6 +277,7 @@ group! {
         engine: Option<Text<'a>>,
         version: Option<Text<'a>>,
         run_id: Option<Text<'a>>,
+        uptime_s: Option<u64>,
     }
 }
 

@@ -42,12 +42,14 @@ mod tests {
             engine: Some("valkey".into()),
             version: Some("8.1.0".into()),
             run_id: Some("9f4e".into()),
+            uptime: Some(Duration::from_secs(7)),
         };
         let connection = ConnectionInfo {
             timings: Timings { resolve: micros(1), connect: micros(2), tls: micros(3), auth: micros(4) },
             peer: Some("10.0.1.5:6379".parse().unwrap()),
             addresses: vec![],
             identity,
+            replaced: None,
         };
         let (select, ping, write) = (micros(5), micros(6), micros(7));
         Details { elapsed: micros(412), select, ping, write, connection: Arc::new(connection) }
@@ -81,7 +83,7 @@ mod tests {
             ),
             (
                 check(Subject { target: Target::Node("a:1".into()), db: Some(0), write: true }, Ok(()), details()),
-                r#""node":"a:1","db":0,"write":true,"number":7,"ok":true,"elapsed_us":412,"resolve_us":1,"connect_us":2,"tls_us":3,"auth_us":4,"select_us":5,"ping_us":6,"write_us":7,"peer":"10.0.1.5:6379","role":"primary","engine":"valkey","version":"8.1.0","run_id":"9f4e""#,
+                r#""node":"a:1","db":0,"write":true,"number":7,"ok":true,"elapsed_us":412,"resolve_us":1,"connect_us":2,"tls_us":3,"auth_us":4,"select_us":5,"ping_us":6,"write_us":7,"peer":"10.0.1.5:6379","role":"primary","engine":"valkey","version":"8.1.0","run_id":"9f4e","uptime_s":7"#,
             ),
         ] {
             let before = r#"{"at":"2025-08-27T07:35:01.250+02:00","type":"check","mode":"cycles","since_start_us":1250,"wrote":false,"#;
@@ -96,7 +98,7 @@ mod tests {
         let took = Duration::from_millis(1);
         assert_eq!(
             line(&Record::Scan { at: at(1), checks, took, canary: true, stopped: Some((Signal::Term, at(2))) }),
-            r#"{"at":"2025-08-27T07:35:01.250+02:00","type":"scan","ok":false,"elapsed_us":1000,"databases":[{"db":0,"ok":true,"elapsed_us":412,"resolve_us":1,"connect_us":2,"tls_us":3,"auth_us":4,"select_us":5,"ping_us":6,"write_us":7,"peer":"10.0.1.5:6379","role":"primary","engine":"valkey","version":"8.1.0","run_id":"9f4e"},{"db":2,"ok":false,"kind":"reset","detail":"Connection reset by \\u{1b} peer","elapsed_us":0}],"canary":true,"signal":"SIGTERM","stopped_at":"2025-08-27T07:35:02.250+02:00"}"#
+            r#"{"at":"2025-08-27T07:35:01.250+02:00","type":"scan","ok":false,"elapsed_us":1000,"databases":[{"db":0,"ok":true,"elapsed_us":412,"resolve_us":1,"connect_us":2,"tls_us":3,"auth_us":4,"select_us":5,"ping_us":6,"write_us":7,"peer":"10.0.1.5:6379","role":"primary","engine":"valkey","version":"8.1.0","run_id":"9f4e","uptime_s":7},{"db":2,"ok":false,"kind":"reset","detail":"Connection reset by \\u{1b} peer","elapsed_us":0}],"canary":true,"signal":"SIGTERM","stopped_at":"2025-08-27T07:35:02.250+02:00"}"#
         );
         assert_eq!(
             line(&Record::Scan { at: at(1), checks: vec![], took, canary: false, stopped: None }),

@@ -154,6 +154,7 @@ fn read_connection(server: &ServerFields<'_>) -> Option<Box<ConnectionInfo>> {
         engine: text(&server.engine, MAX_VERSION),
         version: text(&server.version, MAX_VERSION),
         run_id: text(&server.run_id, MAX_RUN_ID),
+        uptime: server.uptime_s.map(Duration::from_secs),
     };
     let peer: Option<SocketAddr> = server.peer.as_ref().and_then(|peer| peer.0.parse().ok());
     let known = peer.is_some() || identity != Identity::default();

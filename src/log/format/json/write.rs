@@ -123,6 +123,7 @@ fn server_fields(details: &Details) -> ServerFields<'_> {
         engine: identity.engine.as_deref().map(Text::of),
         version: identity.version.as_deref().map(Text::of),
         run_id: identity.run_id.as_deref().map(Text::of),
+        uptime_s: identity.uptime.map(|uptime| uptime.as_secs()),
     }
 }
 

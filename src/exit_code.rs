@@ -7,8 +7,12 @@ use crate::model::signal::Signal;
 
 /// Another `cycles` run is using this log folder.
 #[derive(Debug, thiserror::Error)]
-#[error("--log-dir: another cycles run is using {0}; wait until it ends, or name another folder")]
-pub struct Locked(pub String);
+#[error("--log-dir: another cycles run ({holder}) is using {folder}; wait until it ends, or name another folder")]
+pub struct Locked {
+    pub folder: String,
+    /// The process that holds the lock.
+    pub holder: String,
+}
 
 /// The exit codes, documented in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

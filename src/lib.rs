@@ -16,6 +16,7 @@
 //! | `cluster` | the nodes and shards of a cluster, and how they are discovered |
 //! | `probe` | one check on the wire |
 //! | `auth` | credentials, and how they are refreshed |
+//! | `files` | the one way to open the files that a run writes, and to lock or replace them |
 //! | `model` | the domain: targets, outcomes, failures, changes, events |
 //!
 //! A failed check is a value, not an `Err`. `Err` means that the tool itself cannot continue.
@@ -28,6 +29,7 @@ mod auth;
 mod cli;
 mod cluster;
 mod exit_code;
+mod files;
 mod history;
 mod log;
 mod model;

@@ -10,6 +10,7 @@ mod cycles;
 mod dbs;
 mod engines;
 mod faults;
+mod files;
 mod held;
 mod hostile;
 #[cfg(feature = "iam")]

@@ -39,10 +39,10 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         server_info: json || plan.log.format == Format::Json,
         lock: false,
     };
-    let (session, files) = Session::open(&plan, options).await?;
+    let (mut session, files) = Session::open(&plan, options).await?;
     let checker = session.checker.clone();
     let (queue, receiver) = queue();
-    let recording = start_recorder(&session, files, (queue.clone(), receiver), shown(quiet, json))?;
+    let recording = start_recorder(&mut session, files, (queue.clone(), receiver), shown(quiet, json))?;
     let finished = Arc::<Mutex<Vec<CheckFinished>>>::default();
     let mut prober = session.prober(true, collect_into(&finished));
 
@@ -138,7 +138,7 @@ fn in_order(mut finished: Vec<CheckFinished>, order: &[Target]) -> Vec<CheckResu
 
 /// Starts the thread that records the scan and shows it.
 fn start_recorder(
-    session: &Session,
+    session: &mut Session,
     files: Files,
     queue: (Queue, Receiver),
     shown: Shown,

@@ -1,33 +1,36 @@
 //! The lock that prevents a second `cycles` run from using the same log folder.
 
-use std::fs::{File, TryLockError};
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 
 use crate::exit_code::Locked;
+use crate::files::lock::{Lock, LockError};
+use crate::model::text::Printable;
 use crate::output::console::Console;
 
-/// An exclusive lock on a log folder. The system releases it when the process ends.
-pub struct Lock(#[expect(dead_code, reason = "held open for its lock")] File);
+/// The lock file in the log folder. `report` ignores it.
+const NAME: &str = ".redis-health.lock";
 
-impl Lock {
-    /// Creates the folder if it is missing, and locks it.
-    ///
-    /// # Errors
-    /// The folder cannot be created or opened, or another run is using it ([`Locked`]).
-    pub fn take(folder: &Path, console: &Console) -> anyhow::Result<Self> {
-        let shown = folder.display();
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("--log-dir: cannot create folder {shown}; name one that can be written to"))?;
-        let file = File::open(folder).with_context(|| format!("--log-dir: cannot open the folder {shown}"))?;
+/// Creates the log folder if it is missing, and locks it. None if its file system does not support locks: the run
+/// continues without one.
+///
+/// # Errors
+/// The folder cannot be created, the lock file cannot be opened, or another run is using the folder ([`Locked`]).
+pub fn lock_folder(folder: &Path, console: &Console) -> anyhow::Result<Option<Lock>> {
+    let shown = Printable::path(folder);
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("--log-dir: cannot create folder {shown}; name one that can be written to"))?;
 
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Locked(shown.to_string()).into()),
-            // Some network file systems do not support locks. The run continues without one.
-            Err(TryLockError::Error(error)) => console.notice(format_args!("{shown} cannot be locked: {error}")),
+    match Lock::take(&folder.join(NAME)) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(LockError::Held(holder)) => Err(Locked { folder: shown.to_string(), holder: holder.to_string() }.into()),
+        Err(LockError::Unusable(reason)) => {
+            Err(anyhow!("--log-dir: cannot lock {shown} with its file {NAME}: {reason}; name another folder"))
         }
-        Ok(Lock(file))
+        Err(LockError::Unsupported(error)) => {
+            console.notice(format_args!("{shown} cannot be locked: {error}"));
+            Ok(None)
+        }
     }
 }

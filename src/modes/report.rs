@@ -1,11 +1,10 @@
 //! `report`: reads logs back and reports on them.
 
-use std::fs;
-
 use anyhow::{Context as _, ensure};
 
 use crate::cli::plan::ReportPlan;
 use crate::exit_code::Exit;
+use crate::files::replace::Replaceable;
 use crate::log::read;
 use crate::model::text::Printable;
 use crate::output::console::Console;
@@ -24,6 +23,13 @@ pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
         }
     };
 
+    // A page that cannot be written is reported before hours of logs are read.
+    let page = plan.html.as_ref().map(|path| {
+        let unwritable = || format!("--html: cannot write {}; name a file that can be written", Printable::path(path));
+        Replaceable::of(path, None).with_context(unwritable).map(|page| (page, unwritable))
+    });
+    let page = page.transpose()?;
+
     let folders = read::read(&plan.paths, plan.range, plan.utc, &mut unreadable)?;
     let names: Vec<_> = plan.paths.iter().map(|path| Printable::path(path).to_string()).collect();
     let report = Report { source: Some(names.join(", ")), ..build::of_logs(folders) };
@@ -38,10 +44,8 @@ pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
         }
     );
 
-    if let Some(path) = &plan.html {
-        fs::write(path, html::render(&report)?).with_context(|| {
-            format!("--html: cannot write {}; name a file that can be written", Printable::path(path))
-        })?;
+    if let Some((page, unwritable)) = page {
+        page.write_anyhow(html::render(&report)?.as_bytes()).with_context(unwritable)?;
     }
     if plan.json {
         console.line(json::render(&report));

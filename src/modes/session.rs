@@ -5,11 +5,12 @@ use std::sync::atomic::AtomicU64;
 
 use crate::auth::credentials::{CredentialsProvider, forbid_core_dumps};
 use crate::cli::plan::Plan;
+use crate::files::lock::Lock;
 use crate::log::record::Destination;
 use crate::log::write::Log;
 use crate::model::event::{SendEvent, Sink};
 use crate::model::notify::Notify;
-use crate::modes::lock::Lock;
+use crate::modes::lock::lock_folder;
 use crate::modes::prober::Prober;
 use crate::output::console::Console;
 use crate::output::metrics::Metrics;
@@ -37,6 +38,7 @@ pub struct Session {
     pub console: Console,
     pub checker: Arc<Checker>,
     plan: Plan,
+    metrics: Option<Metrics>,
     _lock: Option<Lock>,
 }
 
@@ -50,7 +52,7 @@ impl Session {
     /// Opens what a mode needs, and its files.
     ///
     /// # Errors
-    /// A certificate, the password or the log folder is not available, or another run is using the folder.
+    /// A certificate, the password, the log folder or the metrics file is not available, or another run is using them.
     pub async fn open(plan: &Plan, options: SessionOptions) -> anyhow::Result<(Self, Files)> {
         let console = options.console.clone();
         // The process ends with the error, and the notices explain it.
@@ -70,13 +72,18 @@ impl Session {
         // An existing folder is locked before the user is prompted for a password. A missing folder is created only
         // after certificates and password are known to be usable.
         let folder = &plan.log.folder;
-        let take = || Lock::take(folder, &console);
+        let take = || lock_folder(folder, &console);
         let early = (lock && folder.is_dir()).then(take).transpose()?;
+        let metrics = plan
+            .metrics
+            .as_deref()
+            .map(|path| Metrics::open(path, &plan.endpoint.to_string(), plan.clock, notify(&console)));
+        let metrics = metrics.transpose()?;
         let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
         let credentials = CredentialsProvider::fetch(plan.credentials.clone(), notify(&console)).await?;
         let lock = match early {
-            None if lock => Some(take()?),
-            early => early,
+            None if lock => take()?,
+            early => early.flatten(),
         };
 
         let log = Log::open(&plan.log, logs, notify(&console))?;
@@ -92,7 +99,7 @@ impl Session {
             settled: AtomicU64::new(0),
         };
         let checker = Arc::new(checker);
-        Ok((Session { console, checker, plan: plan.clone(), _lock: lock }, Files { log, trace }))
+        Ok((Session { console, checker, plan: plan.clone(), metrics, _lock: lock }, Files { log, trace }))
     }
 
     /// The prober: of the endpoint, or of all nodes of its cluster.
@@ -103,11 +110,8 @@ impl Session {
     }
 
     /// The sinks besides log and history: the metrics file, if one is configured, and what is printed.
-    pub fn sinks(&self, printed: impl Sink + 'static) -> Vec<Box<dyn Sink>> {
-        let metrics = self.plan.metrics.clone().map(|path| {
-            let endpoint = self.plan.endpoint.to_string();
-            Box::new(Metrics::new(path, endpoint, self.plan.clock, notify(&self.console))) as Box<dyn Sink>
-        });
+    pub fn sinks(&mut self, printed: impl Sink + 'static) -> Vec<Box<dyn Sink>> {
+        let metrics = self.metrics.take().map(|metrics| Box::new(metrics) as Box<dyn Sink>);
         metrics.into_iter().chain([Box::new(printed) as Box<dyn Sink>]).collect()
     }
 }

@@ -3,14 +3,14 @@
 //!
 //! A lost trace line does not count as a lost record.
 
-use std::error::Error as _;
+use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::anyhow;
+use anyhow::Context as _;
+use chrono::{NaiveDate, Utc};
 use tracing::{Level, Subscriber};
 use tracing_appender::non_blocking::WorkerGuard;
-use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
@@ -19,6 +19,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
+use crate::files::open_append;
 use crate::model::clock::Clock;
 use crate::model::text::Printable;
 use crate::output::console::Console;
@@ -44,7 +45,10 @@ impl Trace {
         let shown = verbose.then(|| layer(time, move || Lines(console.clone())));
         let (written, guard) = match folder {
             Some(folder) => {
-                let (writer, guard) = tracing_appender::non_blocking(files(folder)?);
+                let files = DailyFile::open(folder).with_context(|| {
+                    format!("--trace-dir: cannot write in {}; name another folder", Printable::path(folder))
+                })?;
+                let (writer, guard) = tracing_appender::non_blocking(files);
                 (Some(layer(time, move || Escaped(writer.clone()))), Some(guard))
             }
             None => (None, None),
@@ -55,15 +59,38 @@ impl Trace {
     }
 }
 
-/// One file per day, `redis-health.2025-08-27.trace`.
-fn files(folder: &Path) -> anyhow::Result<RollingFileAppender> {
-    let builder = RollingFileAppender::builder().rotation(Rotation::DAILY);
-    let appender = builder.filename_prefix("redis-health").filename_suffix("trace").build(folder);
-    // The error's own text repeats its source.
-    appender.map_err(|error| {
-        let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-        anyhow!("--trace-dir: cannot write in {}: {reason}; name another folder", folder.display())
-    })
+/// One file per UTC day, `redis-health.2025-08-27.trace`.
+struct DailyFile {
+    folder: PathBuf,
+    open: Option<(NaiveDate, File)>,
+}
+
+impl DailyFile {
+    /// Creates the folder if it is missing, and opens the file of today.
+    fn open(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let mut files = DailyFile { folder: folder.to_owned(), open: None };
+        files.of(Utc::now().date_naive())?;
+        Ok(files)
+    }
+
+    fn of(&mut self, today: NaiveDate) -> io::Result<&mut File> {
+        let open = match self.open.take() {
+            Some((day, file)) if day == today => (day, file),
+            _ => (today, open_append(&self.folder.join(format!("redis-health.{today}.trace")))?.file),
+        };
+        Ok(&mut self.open.insert(open).1)
+    }
+}
+
+impl io::Write for DailyFile {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.of(Utc::now().date_naive())?.write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// One line per event: time, message, and the check that it belongs to.

@@ -194,10 +194,11 @@ impl TestEnv {
         text
     }
 
-    /// The names in the log folder, sorted.
+    /// The names in the log folder, sorted, without hidden ones.
     pub fn names(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.logs()) else { return Vec::new() };
         let mut names: Vec<_> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        names.retain(|name| !name.starts_with('.'));
         names.sort();
         names
     }

@@ -1,7 +1,7 @@
 //! One log file: opened for appending, checked before each write whether its path still leads to it, and rotated.
 
 use std::borrow::Cow;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::batch::{Batch, MAX_WRITE, Part};
 use super::header::Header;
 use super::rotate::{FileId, Rotate, Rotation};
+use crate::files::{Opened, open_append, open_read};
 use crate::model::notify::Notify;
 
 /// Writes bytes to a file. Like `write(2)`, it may write only part of them. Tests simulate a full or slow disk with it.
@@ -50,6 +51,8 @@ struct OpenFile {
     file: File,
     /// Unique while the file is open.
     id: FileId,
+    /// Where it is, after symbolic links. None for a stream such as `/dev/stdout`.
+    path: Option<PathBuf>,
 }
 
 impl LogFile {
@@ -129,7 +132,7 @@ impl LogFile {
             head = lines();
         }
 
-        let torn = self.torn.unwrap_or_else(|| self.has_torn_line(&file.file).unwrap_or(false));
+        let torn = self.torn.unwrap_or_else(|| self.has_torn_line(&file).unwrap_or(false));
         let new_line = if torn { "\n" } else { "" };
         let before = new_line.len() + head.len();
         let text = match before {
@@ -165,9 +168,11 @@ impl LogFile {
         let Some(rotate) = self.rotate.filter(|rotate| !failed_just_now && rotate.is_due(metadata, bytes)) else {
             return false;
         };
-        let Some(open) = &self.current else { return true };
+        let Some(OpenFile { file, path, .. }) = &self.current else { return true };
+        // A stream such as `/dev/stdout` cannot be renamed.
+        let Some(path) = path else { return false };
 
-        match rotate.rotate_file(&self.path, &open.file, metadata) {
+        match rotate.rotate_file(path, file, metadata) {
             Ok(is_renamed) => {
                 self.rotation_failed = None;
                 is_renamed
@@ -189,19 +194,25 @@ impl LogFile {
         self.torn = None;
         self.has_header = false;
 
-        let file = self.open_or_create()?;
+        let Opened { file, path } = self.open_or_create()?;
         let id = FileId::of(&file.metadata()?);
-        self.current = Some(OpenFile { file, id });
+        self.current = Some(OpenFile { file, id, path });
         Ok(())
     }
 
     /// Whether the file's last line has no end, and no other process is writing it: a run that was killed, or a disk
     /// that was full, may have left half a record. An error if the file cannot be read.
-    fn has_torn_line(&self, file: &File) -> io::Result<bool> {
+    fn has_torn_line(&self, OpenFile { file, id, path }: &OpenFile) -> io::Result<bool> {
         let metadata = file.metadata()?;
-        let Some(last) = metadata.len().checked_sub(1).filter(|_| metadata.is_file()) else { return Ok(false) };
+        let last = metadata.len().checked_sub(1).filter(|_| metadata.is_file());
+        let Some((path, last)) = path.as_deref().zip(last) else { return Ok(false) };
+
+        let read = open_read(path)?;
+        if FileId::of(&read.metadata()?) != *id {
+            return Ok(false);
+        }
         let mut byte = [0];
-        File::open(&self.path)?.read_exact_at(&mut byte, last)?;
+        read.read_exact_at(&mut byte, last)?;
         if byte == *b"\n" {
             return Ok(false);
         }
@@ -212,8 +223,8 @@ impl LogFile {
     }
 
     /// Opens the file for appending, and recreates its folder if it was deleted.
-    fn open_or_create(&self) -> io::Result<File> {
-        let open = || OpenOptions::new().append(true).create(true).open(&self.path);
+    fn open_or_create(&self) -> io::Result<Opened> {
+        let open = || open_append(&self.path);
         match (open(), self.path.parent()) {
             (Err(error), Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(folder)?;

@@ -42,7 +42,7 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
         server_info: true,
         lock: true,
     };
-    let (session, files) = Session::open(&plan.plan, options).await?;
+    let (mut session, files) = Session::open(&plan.plan, options).await?;
     let mut signals = Signals::listen()?;
     raise_open_files(&plan);
 

@@ -278,6 +278,16 @@ fn the_repeated_hour_when_daylight_saving_ends() {
 }
 
 #[test]
+fn the_quarter_after_the_repeated_hour_is_not_repeated() {
+    let env = TestEnv::new();
+    let block = |time: &str| format!("===== Redis DB Health Check at 2025-10-26 {time} =====\nDB 0: RUNNING\n\n");
+    env.write("redis_db_health.log", &["01:59:00", "03:00:00", "03:09:00"].map(block).concat());
+    let document = env.run_with(&[("TZ", "Europe/Berlin")], "report --json").json();
+    assert_eq!(document["from"], "2025-10-26T01:59:00.000+02:00");
+    assert_eq!(document["to"], "2025-10-26T03:09:00.000+01:00");
+}
+
+#[test]
 fn overlapping_script_runs() {
     let env = TestEnv::new();
 

@@ -101,7 +101,9 @@ impl TimestampReader {
         match self.quarter {
             Some((known, offset)) if known == quarter => offset,
             _ => {
-                let offset = Local.offset_from_local_datetime(&quarter);
+                // At the very end of a repeated hour, chrono still returns both offsets, so the middle is looked up.
+                let middle = quarter.checked_add_signed(TimeDelta::minutes(7)).unwrap_or(quarter);
+                let offset = Local.offset_from_local_datetime(&middle);
                 self.quarter = Some((quarter, offset));
                 offset
             }

@@ -4,11 +4,13 @@ use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, getpgid, kill_process_group};
 use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
 
 use crate::auth::fetched::Fetched;
 use crate::model::secret::Secret;
@@ -74,7 +76,12 @@ impl PasswordSource {
         match self {
             PasswordSource::File(path) => {
                 let path = path.clone();
-                tokio::task::spawn_blocking(move || read(&path)).await?.map(Fetched::from)
+                let (sender, password) = oneshot::channel();
+                let job = move || sender.send(read(&path));
+                // Not a thread of the runtime, which panics if the system refuses to start one.
+                let thread = thread::Builder::new().name("password".to_owned()).spawn(job);
+                thread.context("--pass-file: cannot start a thread to read it; raise the limit of processes")?;
+                password.await?.map(Fetched::from)
             }
             // In its own process group the command cannot prompt on the terminal, but can be killed with its children.
             PasswordSource::Command(command) => run(shell(command).process_group(0)).await.map(Fetched::from),
@@ -206,7 +213,7 @@ mod tests {
         let start = std::time::Instant::now();
         while runs() {
             assert!(start.elapsed() < COMMAND_LIMIT / 2, "the sleep goes on");
-            std::thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(5));
         }
     }
 }

@@ -34,7 +34,7 @@ impl Trace {
     /// process ends.
     ///
     /// # Errors
-    /// The folder or a file in it cannot be written.
+    /// The folder or a file in it cannot be written, or there is no thread to write it.
     pub fn start(verbose: bool, folder: Option<&Path>, clock: Clock, console: &Console) -> anyhow::Result<Self> {
         if !verbose && folder.is_none() {
             return Ok(Trace { _guard: None });
@@ -48,6 +48,7 @@ impl Trace {
                 let files = DailyFile::open(folder).with_context(|| {
                     format!("--trace-dir: cannot write in {}; name another folder", Printable::path(folder))
                 })?;
+                check_thread()?;
                 let (writer, guard) = tracing_appender::non_blocking(files);
                 (Some(layer(time, move || Escaped(writer.clone()))), Some(guard))
             }
@@ -57,6 +58,15 @@ impl Trace {
         let _ = tracing::subscriber::set_global_default(Registry::default().with(shown).with(written));
         Ok(Trace { _guard: guard })
     }
+}
+
+/// Whether the system allows one more thread. The trace writer panics if it does not.
+fn check_thread() -> anyhow::Result<()> {
+    let thread = std::thread::Builder::new().spawn(|| {});
+    let thread = thread.context("--trace-dir: cannot start a thread; raise the limit of processes")?;
+    // Its closure cannot panic.
+    let _ = thread.join();
+    Ok(())
 }
 
 /// One file per UTC day, `redis-health.2025-08-27.trace`.

@@ -44,6 +44,8 @@ pub struct Account {
     pub latency: Option<Box<Histogram<u32>>>,
     /// When its checks could not be made for a reason on our side: from each such check to the next one.
     pub not_observed: Intervals,
+    /// When its first and its last check began that could be made.
+    pub observed: Option<(Moment, Moment)>,
     /// When its last check began, if that could not be made.
     unmade: Option<Duration>,
 }
@@ -56,8 +58,9 @@ impl Account {
         self.unmade = Some(at.since);
     }
 
-    /// Ends the time in which its checks could not be made, if there was any.
+    /// Its check at `at` was made, which ends the time in which none could be made, if there was any.
     fn resume(&mut self, at: Moment) {
+        self.observed = Some((self.observed.map_or(at, |(first, _)| first), at));
         if let Some(from) = self.unmade.take() {
             self.not_observed.add(from.min(at.since), at.since);
         }
@@ -165,6 +168,7 @@ impl Ledger {
         self.checks += count;
         if let Some(account) = self.accounts.get_mut(subject) {
             account.history.pass_again(count, last);
+            account.observed = account.observed.map(|(first, _)| (first, last));
         }
     }
 
@@ -294,6 +298,7 @@ mod tests {
         assert_eq!(account.history.availability(), Some(1.0));
         let seconds = |(from, to): (Duration, Duration)| (from.as_secs(), to.as_secs());
         assert_eq!(account.not_observed.iter().map(seconds).collect::<Vec<_>>(), [(2, 4), (5, 5)]);
+        assert_eq!(account.observed.map(|(first, last)| seconds((first.since, last.since))), Some((0, 4)));
 
         let (ledger, transitions) = fold(".x?x.");
         assert!(matches!(transitions[..], [Transition::Began, Transition::Ended(_)]), "{transitions:?}");

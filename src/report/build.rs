@@ -23,8 +23,9 @@ impl From<Ledger> for Report {
             unlisted: account.history.unlisted,
             unlisted_spans: account.history.unlisted_spans.clone(),
             gaps: gaps.clone(),
+            // Before its first check that could be made, and after the last, it was not observed.
+            span: if account.not_observed.iter().next().is_some() { account.observed } else { span },
             not_observed: account.not_observed,
-            span,
             folder: None,
         });
 

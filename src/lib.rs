@@ -56,7 +56,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<Exit
     match cli::parse(arguments)? {
         Action::Dbs(plan) => block_on(modes::dbs::run(plan)),
         Action::Cycles(plan) => block_on(modes::cycles::run(plan)),
-        Action::Report(plan) => modes::report::run(&plan),
+        Action::Report(plan) => {
+            modes::limits::survive_size_limit()?;
+            modes::report::run(&plan)
+        }
         Action::Shown(exit) => Ok(exit),
     }
 }
@@ -68,6 +71,7 @@ pub fn error_line(error: &anyhow::Error) -> String {
 
 /// Runs a mode on the current thread. Returns without waiting for a file that hangs.
 fn block_on(mode: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    modes::limits::prepare()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .event_interval(modes::TASKS_PER_YIELD)

@@ -2,6 +2,7 @@
 
 pub mod cycles;
 pub mod dbs;
+pub mod limits;
 mod lock;
 mod prober;
 mod queue;

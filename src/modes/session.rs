@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use crate::auth::credentials::{CredentialsProvider, forbid_core_dumps};
 use crate::cli::plan::Plan;
@@ -10,6 +11,7 @@ use crate::log::record::Destination;
 use crate::log::write::Log;
 use crate::model::event::{SendEvent, Sink};
 use crate::model::notify::Notify;
+use crate::modes::limits;
 use crate::modes::lock::lock_folder;
 use crate::modes::prober::Prober;
 use crate::output::console::Console;
@@ -103,8 +105,9 @@ impl Session {
     }
 
     /// The prober: of the endpoint, or of all nodes of its cluster.
-    pub fn prober(&self, names_single_db: bool, send: SendEvent) -> Prober {
-        let prober = Prober::new(self.checker.clone(), names_single_db, send);
+    /// A check waits for at most `patience` if too many others are under way.
+    pub fn prober(&self, names_single_db: bool, patience: Duration, send: SendEvent) -> Prober {
+        let prober = Prober::new(self.checker.clone(), names_single_db, limits::slots(patience), send);
         let keep_name = self.plan.tls.as_ref().is_some_and(|tls| tls.name.is_some());
         if self.plan.cluster { prober.of_cluster(keep_name) } else { prober }
     }

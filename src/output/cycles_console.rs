@@ -46,12 +46,6 @@ impl CyclesConsole {
         }
     }
 
-    /// Prints the plan of the run before the first check.
-    pub fn announce(&mut self, plan: impl Display) {
-        self.print(plan);
-        self.show();
-    }
-
     fn print(&mut self, line: impl Display) {
         if self.is_silent {
             return;

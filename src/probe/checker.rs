@@ -139,6 +139,12 @@ impl Checker {
         }
     }
 
+    /// Reports that no check was begun, for this reason: of all databases, or of the target as a whole.
+    pub fn skip(&self, has_dbs: bool, reason: &Failure, emit: Emit<'_>) {
+        let databases = if has_dbs { self.databases } else { Databases::One(0) };
+        self.fail_rest(&mut self.begin(databases, emit), reason);
+    }
+
     async fn connect_and_ask(&self, progress: &mut Progress<'_>) -> ConnectionEnd {
         let deadline = Deadline::after(self.timeout).no_later_than(progress.end);
         let mut info = ConnectionInfo::default();

@@ -91,7 +91,8 @@ impl TestEnv {
     /// prepare the namespaces.
     pub fn in_namespaces(&self, flags: &str, setup: &str, arguments: &str) -> Command {
         fs::create_dir(self.logs()).expect("a folder for the logs");
-        self.program(&["unshare", flags, "sh", "-c", &format!("set -e; {setup}; exec {BINARY} {arguments}")])
+        let script = format!("set -e; {setup}; exec {BINARY} {arguments}");
+        self.program(&[vec!["unshare".into()], flags.words(), ["sh", "-c", &script].words()].concat())
     }
 
     /// Any program in the same environment.

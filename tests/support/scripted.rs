@@ -92,10 +92,19 @@ struct State {
     accepted: u64,
     /// Open connections by number, so that a test can reset them.
     live: BTreeMap<u64, TcpStream>,
+    /// The most connections that were open at once.
+    most_live: usize,
     /// The last commands received, oldest first.
     commands: VecDeque<String>,
     keys: BTreeMap<String, String>,
     ended: bool,
+}
+
+impl State {
+    fn add(&mut self, number: u64, connection: TcpStream) {
+        self.live.insert(number, connection);
+        self.most_live = self.most_live.max(self.live.len());
+    }
 }
 
 impl Shared {
@@ -122,6 +131,7 @@ impl Server {
             nature: Nature::default(),
             accepted: 0,
             live: BTreeMap::new(),
+            most_live: 0,
             commands: VecDeque::new(),
             keys: BTreeMap::new(),
             ended: false,
@@ -172,6 +182,11 @@ impl Server {
     pub fn finished(&self) -> u64 {
         let state = self.shared.state();
         state.accepted - state.live.len() as u64
+    }
+
+    /// The most connections that were open at once.
+    pub fn most_open(&self) -> usize {
+        self.shared.state().most_live
     }
 
     /// The last commands received, such as `SELECT 0`.
@@ -272,7 +287,7 @@ fn listen(shared: &Arc<Shared>, address: SocketAddr, reserved: Socket, listener:
                 state.accepted += 1;
                 let number = state.accepted;
                 if let Ok(clone) = stream.try_clone() {
-                    state.live.insert(number, clone);
+                    state.add(number, clone);
                 }
                 drop(state);
                 shared.changed.notify_all();

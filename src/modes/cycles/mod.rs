@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use announcement::announcement;
+use gaps::MAX_DELAY;
 use probe_thread::ProbeThread;
 
 use crate::cli::plan::{CyclesPlan, Plan};
 use crate::exit_code::Exit;
 use crate::history::live::LiveHistory;
 use crate::log::record::Destination;
-use crate::model::databases::Databases;
 use crate::modes::queue::queue;
 use crate::modes::recorder::{Recorded, Recorder};
 use crate::modes::session::{Session, SessionOptions};
@@ -44,15 +44,15 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
     };
     let (mut session, files) = Session::open(&plan.plan, options).await?;
     let mut signals = Signals::listen()?;
-    raise_open_files(&plan);
 
     let (queue, receiver) = queue();
     let sender = queue.clone();
-    let prober = session.prober(false, Arc::new(move |event| sender.send(event)));
+    // As late as an overdue check may begin.
+    let patience = plan.schedule.check_interval.max(MAX_DELAY);
+    let prober = session.prober(false, patience, Arc::new(move |event| sender.send(event)));
     let prober = if plan.held { prober.with_held() } else { prober };
 
-    let mut printed = CyclesConsole::new(console.clone(), plan.schedule, plan.json);
-    printed.announce(announcement(&plan));
+    let printed = CyclesConsole::new(console.clone(), plan.schedule, plan.json);
     let recorder =
         Recorder { files, history: LiveHistory::default(), sinks: session.sinks(printed), pause: pause(&plan.plan) };
     let endpoint = plan.plan.endpoint.to_string();
@@ -61,6 +61,9 @@ pub async fn run(plan: CyclesPlan) -> anyhow::Result<Exit> {
         move |recorded| console.finish(summary(recorded, endpoint, plan.json))
     };
     let recording = recorder.start((queue.clone(), receiver), summary)?;
+    if !plan.json {
+        console.line(announcement(&plan));
+    }
 
     let probe_thread = ProbeThread::new(plan.schedule, plan.plan.clock, prober, queue, plan.plan.canary);
     let (signal, tally) = probe_thread.run(&mut signals).await;
@@ -89,22 +92,4 @@ const FEW: u64 = 8;
 fn pause(plan: &Plan) -> Duration {
     let is_small = !plan.cluster && plan.databases.count().is_some_and(|count| count <= FEW);
     if is_small { Duration::ZERO } else { PAUSE }
-}
-
-/// Raises the limit of open files if needed. Checks that hang overlap, each with a connection: as many as can start
-/// within the time limit of one.
-fn raise_open_files(CyclesPlan { plan, schedule, .. }: &CyclesPlan) {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-
-    let longest = if matches!(plan.databases, Databases::One(_)) { plan.timeout } else { plan.deadline };
-    let overlapping = longest.as_nanos() / schedule.check_interval.as_nanos();
-    // The number of nodes of a cluster is not known yet.
-    let overlapping = if plan.cluster { u128::MAX / 2 } else { overlapping };
-
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| u128::from(current) < overlapping + 64) {
-        limit.current = limit.maximum;
-        // If this fails, checks may fail with "Too many open files".
-        let _ = setrlimit(Resource::Nofile, limit);
-    }
 }

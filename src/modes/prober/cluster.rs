@@ -83,7 +83,7 @@ impl Prober {
         if is_unknown {
             self.launch_undecided(endpoint, tick, started);
         }
-        self.launch_with_result(Target::Cluster, tick, |report| async move {
+        self.launch_with_result(Target::Cluster, tick, move |report| async move {
             let Discovered { outcome, topology } = discovery.discover(sources).await;
             let asked = outcome.details.connection.peer;
             report.outcome(outcome);
@@ -104,7 +104,7 @@ impl Prober {
             cluster.undecided.insert(tick.number, sender);
         }
         let reader = self.checker.for_server(self.checker.connect.clone(), None);
-        self.launch(Target::Endpoint, tick, |as_endpoint| async move {
+        self.launch(Target::Endpoint, tick, move |as_endpoint| async move {
             let end = started + reader.deadline;
             let mut outcomes = Vec::new();
             reader.run_until(end, &mut |outcome| outcomes.push(outcome)).await;
@@ -163,14 +163,14 @@ impl Prober {
     }
 
     fn launch_node(&mut self, member: Member, tick: Tick, started: Instant) {
-        self.launch(member.target(), tick, |report| async move {
+        self.launch(member.target(), tick, move |report| async move {
             member.checker.run_until(started + member.checker.deadline, &mut |outcome| report.outcome(outcome)).await;
         });
     }
 
     /// Starts a check of the node that accepts writes.
     fn launch_route(&mut self, target: Target, route: Route, tick: Tick, started: Instant) {
-        self.launch(target, tick, |report| async move {
+        self.launch(target, tick, move |report| async move {
             route.check_until(started + route.checker.deadline, &mut |outcome| report.outcome(outcome)).await;
         });
     }

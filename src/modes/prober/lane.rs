@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tracing::debug;
 
@@ -56,11 +57,14 @@ pub struct Reporter {
     pub has_db: bool,
     pub send: SendEvent,
     pub tally: Arc<Mutex<Tally>>,
+    /// How long the check waited before it began.
+    pub waited: Duration,
 }
 
 impl Reporter {
     /// Reports the outcome for one database.
-    pub fn outcome(&self, outcome: Outcome) {
+    pub fn outcome(&self, mut outcome: Outcome) {
+        outcome.details.elapsed += self.waited;
         let mut state = self.lane.state();
         state.reported = state.reported.max(self.tick.number);
         let oldest = state.oldest();
@@ -80,6 +84,11 @@ impl Reporter {
         }
         self.count(verdict);
         (self.send)(Event::CheckFinished(CheckFinished { subject, tick: self.tick, outcome, oldest }));
+    }
+
+    /// Whether the target has databases of its own. A cluster as a whole has not.
+    pub fn has_dbs(&self) -> bool {
+        self.target != Target::Cluster
     }
 
     fn count(&self, verdict: Verdict<'_>) {

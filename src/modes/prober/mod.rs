@@ -7,9 +7,11 @@
 
 mod cluster;
 mod lane;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::Instant;
@@ -17,6 +19,7 @@ use tracing::{Instrument as _, debug_span};
 
 use cluster::{Cluster, TopologyFound};
 use lane::{Lane, Reporter};
+pub use slots::Slots;
 
 use crate::model::databases::Databases;
 use crate::model::event::{Event, SendEvent, Tick};
@@ -37,6 +40,7 @@ pub struct Prober {
     send: SendEvent,
     lanes: BTreeMap<Target, Arc<Lane>>,
     tasks: JoinSet<Option<TopologyFound>>,
+    slots: Slots,
     /// How many checks did not pass, over all targets.
     tally: Arc<Mutex<Tally>>,
     /// Subjects include the database even if there is only one.
@@ -45,8 +49,8 @@ pub struct Prober {
 
 impl Prober {
     /// Checks the endpoint of `checker` at each tick. Subjects include the database if there are several, or always
-    /// with `names_single_db`.
-    pub fn new(checker: Arc<Checker>, names_single_db: bool, send: SendEvent) -> Self {
+    /// with `names_single_db`. Each check takes one of the `slots`.
+    pub fn new(checker: Arc<Checker>, names_single_db: bool, slots: Slots, send: SendEvent) -> Self {
         Prober {
             checker,
             cluster: None,
@@ -54,6 +58,7 @@ impl Prober {
             send,
             lanes: BTreeMap::new(),
             tasks: JoinSet::new(),
+            slots,
             tally: Arc::default(),
             names_single_db,
         }
@@ -79,7 +84,7 @@ impl Prober {
         match self.cluster {
             None => {
                 let checker = self.checker.clone();
-                self.launch(Target::Endpoint, tick, |report| async move {
+                self.launch(Target::Endpoint, tick, move |report| async move {
                     checker.run_until(started + checker.deadline, &mut |outcome| report.outcome(outcome)).await;
                 });
             }
@@ -87,7 +92,7 @@ impl Prober {
         }
 
         if let Some(held) = self.held.clone() {
-            self.launch(Target::Held, tick, |report| async move {
+            self.launch(Target::Held, tick, move |report| async move {
                 held.check(&mut |outcome| report.outcome(outcome)).await;
             });
         }
@@ -139,7 +144,7 @@ impl Prober {
 
     fn launch<Work, Doing>(&mut self, target: Target, tick: Tick, work: Work)
     where
-        Work: FnOnce(Reporter) -> Doing,
+        Work: FnOnce(Reporter) -> Doing + Send + 'static,
         Doing: Future<Output = ()> + Send + 'static,
     {
         self.launch_with_result(target, tick, |report| {
@@ -155,7 +160,7 @@ impl Prober {
     /// report the same node.
     fn launch_with_result<Work, Doing>(&mut self, target: Target, tick: Tick, work: Work)
     where
-        Work: FnOnce(Reporter) -> Doing,
+        Work: FnOnce(Reporter) -> Doing + Send + 'static,
         Doing: Future<Output = Option<TopologyFound>> + Send + 'static,
     {
         if self.lane(&target).is_begun(tick.number) {
@@ -163,8 +168,24 @@ impl Prober {
         }
         let endpoint = &self.checker.connect.endpoint;
         let span = debug_span!("check", number = tick.number, %target, %endpoint);
-        let report = self.reporter(target, tick);
-        self.tasks.spawn(work(report).instrument(span));
+        let (checker, slots) = (self.checker.clone(), self.slots.clone());
+        // The persistent connection is checked once at a time.
+        let needs_slot = target != Target::Held;
+        let mut report = self.reporter(target, tick);
+
+        let check = async move {
+            let start = Instant::now();
+            let slot = if needs_slot { slots.take().await.map(Some) } else { Ok(None) };
+            report.waited = start.elapsed();
+            match slot {
+                Ok(_slot) => work(report).await,
+                Err(reason) => {
+                    checker.skip(report.has_dbs(), &reason, &mut |outcome| report.outcome(outcome));
+                    None
+                }
+            }
+        };
+        self.tasks.spawn(check.instrument(span));
     }
 
     fn reporter(&mut self, target: Target, mut tick: Tick) -> Reporter {
@@ -178,7 +199,7 @@ impl Prober {
             Target::Endpoint | Target::Node(_) => !is_single || self.names_single_db,
         };
         let (send, tally) = (self.send.clone(), self.tally.clone());
-        Reporter { target, tick, lane, has_db, send, tally }
+        Reporter { target, tick, lane, has_db, send, tally, waited: Duration::ZERO }
     }
 
     fn lane(&mut self, target: &Target) -> Arc<Lane> {

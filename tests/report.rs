@@ -2,8 +2,11 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 
 use chrono::{DateTime, Duration};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::Value;
 
 use crate::support::env::{Output, TestEnv};
@@ -190,7 +193,7 @@ fn mixed_formats_rotated_files_and_lines_that_cannot_be_read() {
     env.write("redis_success.log.2", &classic(0, 10));
     env.write("redis_success.log.10", &classic(10, 20));
     env.write("redis_success.log-20250827", &classic(20, 30));
-    env.write("redis_success.log.1.gz", "not read");
+    env.write("redis_success.log.1.xz", "not read");
     let mut last = classic(30, 35) + "half a li\n\0\0\0\n\u{feff}{\"at\":1}\n{\"type\":\"check\"}\n";
 
     for tick in 35..40 {
@@ -207,6 +210,10 @@ fn mixed_formats_rotated_files_and_lines_that_cannot_be_read() {
     assert!(output.stdout.contains("lines that could not be read: 5"), "{output:?}");
     assert!(output.stderr.contains("redis_success.log:6: cannot be read: half a li\n"), "{}", output.stderr);
     assert!(!output.stderr.contains('\0'));
+    // A file that is passed over is named, also without -v.
+    let output = text(&env, "");
+    assert!(output.stderr.contains("logs/redis_success.log.1.xz: passed over: only gzip is read"), "{output:?}");
+    assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
 
     // Time ranges in each format, and single files.
     let part = |flags: &str| json(&env, flags).1["checks"].as_u64().unwrap();
@@ -214,6 +221,69 @@ fn mixed_formats_rotated_files_and_lines_that_cannot_be_read() {
     assert_eq!(part("--utc --since 2025-08-27T09:35:11+02:00"), 30);
     assert_eq!(part("--utc --until 2025-08-28"), 40);
     assert_eq!(part("logs/redis_success.log.2 logs/redis_success.log.10"), 20);
+}
+
+/// Compresses a text as gzip does.
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn compressed_files_are_read_under_the_names_of_logrotate() {
+    let env = TestEnv::new();
+    let classic = |from: i64, to: i64| -> String {
+        (from..to).map(|tick| format!("{} SUCCESS {}\n", second(tick), tick + 1)).collect()
+    };
+    fs::create_dir(env.logs()).unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(env.logs().join(name), bytes).unwrap();
+    write("redis_success.log-20250825.gz", &gzip(&classic(0, 10)));
+    // With the setting `extension .log`.
+    write("redis_success-20250826.log.gz", &gzip(&classic(10, 20)));
+    write("redis_success.log.2.gz", &gzip(&classic(20, 30)));
+    write("redis_success.log.1", classic(30, 40).as_bytes());
+    write("redis_success.log", classic(40, 50).as_bytes());
+    let (code, document) = json(&env, "");
+    assert_eq!((code, document["checks"].as_u64(), document["unobserved_s"].as_f64()), (Some(0), Some(50), Some(0.0)));
+
+    // What is left of a file that was cut is read, and the rest is named.
+    let cut = gzip(&classic(50, 5_000));
+    write("redis_success.log.1.gz", &cut[..cut.len() / 2]);
+    let output = env.run("report --json");
+    assert!(output.json()["checks"].as_u64().unwrap() > 1_000, "{output:?}");
+    assert!(output.stderr.contains("logs/redis_success.log.1.gz: passed over after line "), "{output:?}");
+}
+
+#[test]
+fn copies_do_not_count_twice() {
+    let env = TestEnv::new();
+    let line = |tick: i64| match tick {
+        35..38 => format!("{} FAILURE: refused: Connection refused\n", second(tick)),
+        _ => format!("{} SUCCESS {}\n", second(tick), tick + 1),
+    };
+    let lines = |from: i64, to: i64| (from..to).map(line).collect::<String>();
+    env.write("redis_success.log.1", &lines(0, 30));
+    env.write("redis_success.log", &lines(30, 60));
+    let (_, whole) = json(&env, "");
+
+    // A hard link, a backup of the log when it was shorter, one from before the rotation, an archive and its original.
+    let log = |name: &str| env.logs().join(name);
+    fs::hard_link(log("redis_success.log"), log("redis_success.log.link")).unwrap();
+    env.write("redis_success.log.bak", &lines(30, 50));
+    env.write("redis_success.log~", &lines(10, 30));
+    fs::write(log("redis_success.log.1.gz"), gzip(&lines(0, 30))).unwrap();
+    let output = env.run("report --json");
+    let copies = output.json();
+
+    for same in ["checks", "failures", "unobserved_s", "databases"] {
+        assert_eq!(whole[same], copies[same], "{same}");
+    }
+    assert_eq!(
+        (copies["checks"].as_u64(), output.stderr.matches(": passed over: ").count()),
+        (Some(60), 4),
+        "{output:?}"
+    );
 }
 
 #[test]

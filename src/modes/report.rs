@@ -5,7 +5,7 @@ use anyhow::{Context as _, ensure};
 use crate::cli::plan::ReportPlan;
 use crate::exit_code::Exit;
 use crate::files::replace::Replaceable;
-use crate::log::read;
+use crate::log::read::{self, Notice};
 use crate::model::text::Printable;
 use crate::output::console::Console;
 use crate::report::text::Style;
@@ -17,10 +17,9 @@ use crate::report::{Report, build, html, json, text};
 /// There is nothing to read, or the page cannot be written.
 pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
     let console = Console::direct();
-    let mut unreadable = |line: &str| {
-        if plan.verbose {
-            console.notice(line);
-        }
+    let mut tell = |notice: Notice<'_>| match notice {
+        Notice::Line(text) if !plan.verbose => _ = text,
+        Notice::Line(text) | Notice::File(text) => console.notice(text),
     };
 
     // A page that cannot be written is reported before hours of logs are read.
@@ -30,7 +29,7 @@ pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
     });
     let page = page.transpose()?;
 
-    let folders = read::read(&plan.paths, plan.range, plan.utc, &mut unreadable)?;
+    let folders = read::read(&plan.paths, plan.range, plan.utc, &mut tell)?;
     let names: Vec<_> = plan.paths.iter().map(|path| Printable::path(path).to_string()).collect();
     let report = Report { source: Some(names.join(", ")), ..build::of_logs(folders) };
     ensure!(

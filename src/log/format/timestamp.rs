@@ -20,6 +20,8 @@ const MAX_DISORDER: TimeDelta = TimeDelta::minutes(10);
 pub struct TimestampReader {
     utc: bool,
     last: Option<DateTime<FixedOffset>>,
+    /// What the last timestamp could also mean, if its local time occurred twice.
+    other: Option<DateTime<FixedOffset>>,
     /// Offsets change only at full quarters of an hour, so one lookup serves all lines of a quarter.
     quarter: Option<(NaiveDateTime, MappedLocalTime<FixedOffset>)>,
     minute: Option<Minute>,
@@ -62,12 +64,19 @@ impl Minute {
 impl TimestampReader {
     /// Timestamps without an offset are in UTC, or in local time.
     pub fn new(utc: bool) -> Self {
-        TimestampReader { utc, last: None, quarter: None, minute: None }
+        TimestampReader { utc, last: None, other: None, quarter: None, minute: None }
     }
 
     /// The last timestamp that was read.
     pub fn last(&self) -> Option<DateTime<FixedOffset>> {
         self.last
+    }
+
+    /// The earliest and the latest moment that the last timestamp can mean.
+    pub fn last_range(&self) -> Option<(DateTime<FixedOffset>, DateTime<FixedOffset>)> {
+        let last = self.last?;
+        let other = self.other.unwrap_or(last);
+        Some((last.min(other), last.max(other)))
     }
 
     /// The moment of a local time.
@@ -77,15 +86,18 @@ impl TimestampReader {
             DateTime::from_naive_utc_and_offset(utc, offset)
         };
 
+        self.other = None;
         let at = match self.offset(local) {
             MappedLocalTime::Single(offset) => with(offset),
             MappedLocalTime::Ambiguous(one, other) => {
                 // chrono does not order the two by time.
                 let (earlier, later) = (with(one).min(with(other)), with(one).max(with(other)));
-                match self.last {
-                    Some(last) if earlier + MAX_DISORDER < last => later,
-                    _ => earlier,
-                }
+                let (at, other) = match self.last {
+                    Some(last) if earlier + MAX_DISORDER < last => (later, earlier),
+                    _ => (earlier, later),
+                };
+                self.other = Some(other);
+                at
             }
             MappedLocalTime::None => with(self.offset_before(local)),
         };
@@ -164,7 +176,7 @@ impl TimestampReader {
         let (local, millis, end) = date_and_time(text.as_bytes(), b'T')?;
         // A timestamp is ASCII, so its end is a character boundary.
         let stamp = with_offset(local, millis, text.get(end..)?)?;
-        self.last = Some(stamp.at);
+        (self.last, self.other) = (Some(stamp.at), None);
         Some(stamp)
     }
 }

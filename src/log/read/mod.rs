@@ -4,20 +4,20 @@
 //! Files are merged by the timestamps of their lines. Overlapping checks are written in the order in which they end, so
 //! two minutes of records are held back and sorted.
 
+mod files;
 mod reader;
 mod replay;
+mod source;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::collections::{BinaryHeap, VecDeque};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, ensure};
 use chrono::{DateTime, FixedOffset};
 
 use crate::history::ledger::Ledger;
-use crate::log::record::Destination;
 use crate::model::text::Printable;
-use reader::{LogEvent, LogReader, first_stamp};
+use reader::{LogEvent, LogReader};
 use replay::Replay;
 
 /// How long records are held back for sorting, and how many at most.
@@ -46,8 +46,17 @@ pub struct Range {
     pub until: Option<DateTime<FixedOffset>>,
 }
 
-/// Reads files and folders, and returns the logs by folder. Timestamps without an offset are in UTC or in local time.
-/// `unreadable` is called for each line that cannot be read.
+/// What is told about the files.
+#[derive(Clone, Copy, Debug)]
+pub enum Notice<'n> {
+    /// A line that cannot be read.
+    Line(&'n str),
+    /// A file that is passed over, or the rest of it.
+    File(&'n str),
+}
+
+/// Reads files and folders, and returns the logs by folder. Timestamps without an offset are in UTC or in local time,
+/// unless a header gives their offset.
 ///
 /// # Errors
 /// A path cannot be opened or read, or contains no log.
@@ -55,15 +64,11 @@ pub fn read(
     paths: &[PathBuf],
     range: Range,
     utc: bool,
-    unreadable: &mut dyn FnMut(&str),
+    tell: &mut dyn FnMut(Notice<'_>),
 ) -> anyhow::Result<Vec<(Folder, Logs)>> {
-    let mut folders = BTreeMap::<PathBuf, Vec<Vec<PathBuf>>>::new();
-    for (family, files) in families(paths)? {
-        folders.entry(family.parent().unwrap_or(Path::new(".")).to_owned()).or_default().push(files);
-    }
-    let logs = folders.into_iter().map(|(folder, families)| {
-        let name = if folder.as_os_str().is_empty() { ".".into() } else { Printable::path(&folder) };
-        Ok((Some(name), read_folder(families, range, utc, unreadable)?))
+    let logs = files::find(paths, utc, tell)?.into_iter().map(|(folder, families)| {
+        let name = if folder.as_os_str().is_empty() { Printable::line(".") } else { Printable::path(&folder) };
+        Ok((Some(name), read_folder(families, range, utc, tell)?))
     });
     logs.collect()
 }
@@ -72,11 +77,11 @@ fn read_folder(
     families: Vec<Vec<PathBuf>>,
     range: Range,
     utc: bool,
-    unreadable: &mut dyn FnMut(&str),
+    tell: &mut dyn FnMut(Notice<'_>),
 ) -> anyhow::Result<Logs> {
     let failures_only = families.iter().flatten().all(|file| {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with(Destination::Error.file_name())
+        name.starts_with("redis_error")
     });
 
     let mut readers = Vec::new();
@@ -88,7 +93,7 @@ fn read_folder(
     let mut held_back = HeldBack::default();
     let mut heads = BinaryHeap::new();
     for (index, reader) in readers.iter_mut().enumerate() {
-        heads.extend(reader.next(unreadable)?.map(|event| Reverse(Head { event, index })));
+        heads.extend(reader.next(tell)?.map(|event| Reverse(Head { event, index })));
     }
 
     let counted = |event: &LogEvent| range.since.is_none_or(|since| event.at.at >= since);
@@ -103,7 +108,7 @@ fn read_folder(
         }
 
         // The next event is mostly from the same log, and often there is only one log.
-        next = match readers[index].next(unreadable)?.map(|event| Head { event, index }) {
+        next = match readers[index].next(tell)?.map(|event| Head { event, index }) {
             Some(head) if heads.peek().is_none_or(|Reverse(first)| head <= *first) => Some(head),
             head => {
                 heads.extend(head.map(Reverse));
@@ -119,69 +124,6 @@ fn read_folder(
     let skipped_lines = readers.iter().map(|reader| reader.skipped).sum();
     let (dbs, cycles) = replay.into_ledgers();
     Ok(Logs { dbs, cycles, skipped_lines, failures_only })
-}
-
-/// The files to read. A log and the files rotated from it are one group, in the order of their timestamps.
-fn families(paths: &[PathBuf]) -> anyhow::Result<BTreeMap<PathBuf, Vec<PathBuf>>> {
-    let mut families = BTreeMap::<PathBuf, Vec<PathBuf>>::new();
-    for path in paths {
-        let metadata = std::fs::metadata(path).with_context(|| {
-            format!("cannot read {}; give log files, or the folder that contains them", Printable::path(path))
-        })?;
-        if !metadata.is_dir() {
-            families.entry(family(path)).or_default().push(path.clone());
-            continue;
-        }
-        let entries =
-            std::fs::read_dir(path).with_context(|| format!("cannot read the folder {}", Printable::path(path)))?;
-        let files = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file() && is_log(path));
-
-        let mut found = false;
-        for file in files {
-            found = true;
-            families.entry(family(&file)).or_default().push(file);
-        }
-        ensure!(
-            found,
-            "no health log found in {}; give the --log-dir of dbs and cycles, or log files",
-            Printable::path(path)
-        );
-    }
-
-    for files in families.values_mut() {
-        // A file may be given twice, by its own path and by its folder.
-        files.sort_by_key(|file| file.canonicalize().ok());
-        files.dedup_by_key(|file| file.canonicalize().ok());
-        if files.len() > 1 {
-            let mut stamped = Vec::new();
-            for file in files.drain(..) {
-                stamped.push((first_stamp(&file)?, file));
-            }
-            stamped.sort();
-            files.extend(stamped.into_iter().map(|(_, file)| file));
-        }
-    }
-    Ok(families)
-}
-
-/// Whether a file is one of our logs, such as `redis_error.log`, or was rotated from one and is not compressed.
-fn is_log(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let compressed = [".gz", ".xz", ".bz2", ".zst"].iter().any(|end| name.ends_with(end));
-    let of_ours = |destination: &Destination| {
-        let rest = name.strip_prefix(destination.file_name());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']))
-    };
-    !compressed && Destination::ALL.iter().any(of_ours)
-}
-
-/// The path of the log that a file was rotated from: everything up to `.log`.
-fn family(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    match name.find(".log") {
-        Some(end) => path.with_file_name(&name[..end + ".log".len()]),
-        None => path.to_owned(),
-    }
 }
 
 /// The next event of the reader with this index.

@@ -2,14 +2,15 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use chrono::{DateTime, FixedOffset};
 
+use super::Notice;
+use super::source::{self, Source};
 use crate::log::format::timestamp::TimestampReader;
 use crate::log::format::{read_line, read_success};
 use crate::log::record::{Entry, Mark, Mode};
@@ -82,7 +83,7 @@ impl LogEvent {
 /// Reads the files of one log in order, rotated files first.
 pub struct LogReader {
     files: std::vec::IntoIter<PathBuf>,
-    current: Option<(PathBuf, BufReader<File>)>,
+    current: Option<(PathBuf, Source)>,
     /// The number of the current line in its file.
     number: u64,
     timestamps: TimestampReader,
@@ -93,6 +94,8 @@ pub struct LogReader {
     ready: VecDeque<LogEvent>,
     /// The text of a failure continues on the next line: a script logged a text with line ends.
     unclosed: bool,
+    /// What is to be told about files whose rest cannot be read: compressed files that were cut.
+    broken: Vec<String>,
     /// Lines that could not be read.
     pub skipped: u64,
 }
@@ -112,6 +115,7 @@ impl LogReader {
             open: OpenBlocks::default(),
             ready: VecDeque::new(),
             unclosed: false,
+            broken: Vec::new(),
             skipped: 0,
         };
         reader.next_file()?;
@@ -121,8 +125,8 @@ impl LogReader {
     fn next_file(&mut self) -> anyhow::Result<()> {
         self.current = match self.files.next() {
             Some(path) => {
-                let file = File::open(&path).with_context(|| format!("cannot read {}", Printable::path(&path)))?;
-                Some((path, BufReader::with_capacity(64 << 10, file)))
+                let source = source::open(&path).with_context(|| format!("cannot read {}", Printable::path(&path)))?;
+                Some((path, source))
             }
             None => None,
         };
@@ -153,9 +157,18 @@ impl LogReader {
                 self.number += 1;
                 return Ok(Some(()));
             }
-            if reader.take(LONGEST_LINE).read_until(b'\n', &mut self.bytes).with_context(context)? == 0 {
-                self.next_file()?;
-                continue;
+            match reader.take(LONGEST_LINE).read_until(b'\n', &mut self.bytes) {
+                Ok(0) => {
+                    self.next_file()?;
+                    continue;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let path = Printable::path(path);
+                    self.broken.push(format!("{path}: passed over after line {}: {error}", self.number));
+                    self.next_file()?;
+                    continue;
+                }
             }
             self.number += 1;
             if self.bytes.last() == Some(&b'\n') {
@@ -171,11 +184,11 @@ impl LogReader {
         Ok(None)
     }
 
-    /// The next event. None at the end of the last file. `unreadable` is called for each line that cannot be read.
+    /// The next event. None at the end of the last file. `tell` is called for each line that cannot be read.
     ///
     /// # Errors
     /// A file cannot be opened or read.
-    pub fn next(&mut self, unreadable: &mut dyn FnMut(&str)) -> anyhow::Result<Option<LogEvent>> {
+    pub fn next(&mut self, tell: &mut dyn FnMut(Notice<'_>)) -> anyhow::Result<Option<LogEvent>> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some(event));
@@ -184,7 +197,11 @@ impl LogReader {
                 self.unclosed = false;
                 return Ok(Some(event));
             }
-            if self.line()?.is_none() {
+            let line = self.line()?;
+            for text in self.broken.drain(..) {
+                tell(Notice::File(&text));
+            }
+            if line.is_none() {
                 // A block that has no end is still used.
                 return Ok(self.open.block.take().map(block_event));
             }
@@ -201,7 +218,7 @@ impl LogReader {
             if orphaned || (read.is_err() && !self.unclosed) {
                 self.skipped += 1;
                 let path = self.current.as_ref().map(|(path, _)| Printable::path(path)).unwrap_or_default();
-                unreadable(&format!("{path}:{}: cannot be read: {}", self.number, shown(&text)));
+                tell(Notice::Line(&format!("{path}:{}: cannot be read: {}", self.number, shown(&text))));
             }
 
             let continues = self.unclosed && read.is_err() && !text.ends_with(')');
@@ -289,7 +306,7 @@ fn time_of(mark: &Mark) -> Option<Stamp> {
 }
 
 /// Skips the rest of a line.
-fn skip_line(reader: &mut BufReader<File>) -> io::Result<()> {
+fn skip_line(reader: &mut Source) -> io::Result<()> {
     loop {
         let buffered = reader.fill_buf()?;
         let end = buffered.iter().position(|byte| *byte == b'\n');
@@ -306,23 +323,42 @@ fn shown(line: &str) -> Printable {
     Printable::new(line, 120)
 }
 
-/// The first timestamp in a file. None if its first lines have none.
-///
-/// # Errors
-/// The file cannot be opened or read.
-pub fn first_stamp(path: &Path) -> anyhow::Result<Option<DateTime<FixedOffset>>> {
-    const LINES: usize = 100;
-    let mut reader = LogReader::open(vec![path.to_owned()], true)?;
-    for _ in 0..LINES {
-        match reader.line()? {
-            None => break,
-            Some(()) => {
-                let _ = read_line(&String::from_utf8_lossy(&reader.bytes), &mut reader.timestamps, &mut |_| {});
-                if let Some(at) = reader.timestamps.last() {
-                    return Ok(Some(at));
-                }
-            }
+/// When the first line of a file was written: between these times, which differ in the repeated hour when daylight saving
+/// time ends. None if its first lines have no time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstStamp(Option<(DateTime<FixedOffset>, DateTime<FixedOffset>)>);
+
+impl FirstStamp {
+    /// Whether it is certainly earlier. Without a time it is.
+    pub fn is_before(&self, other: &FirstStamp) -> bool {
+        match (self.0, other.0) {
+            (None, other) => other.is_some(),
+            (Some(_), None) => false,
+            (Some((_, latest)), Some((earliest, _))) => latest < earliest,
         }
     }
-    Ok(None)
+}
+
+/// The first timestamp in a file. Timestamps without an offset are in UTC or in local time.
+///
+/// # Errors
+/// The file cannot be opened.
+pub fn first_stamp(path: &Path, utc: bool) -> anyhow::Result<FirstStamp> {
+    const LINES: usize = 100;
+    let mut reader = LogReader::open(vec![path.to_owned()], utc)?;
+    for _ in 0..LINES {
+        // What cannot be read is told when the whole file is.
+        let Ok(Some(())) = reader.line() else { break };
+        let mut header = None;
+        let mut take = |entry| {
+            if let Entry::Mark(Mark::RunStarted { at, .. }) = entry {
+                header = Some((at.at, at.at));
+            }
+        };
+        let _ = read_line(&String::from_utf8_lossy(&reader.bytes), &mut reader.timestamps, &mut take);
+        if let Some(range) = header.or_else(|| reader.timestamps.last_range()) {
+            return Ok(FirstStamp(Some(range)));
+        }
+    }
+    Ok(FirstStamp(None))
 }

@@ -56,6 +56,29 @@ fn auto_stops_at_the_last_database() {
 }
 
 #[test]
+fn auto_stops_at_its_bound_and_says_so() {
+    let server = Server::start();
+    server.become_(|nature| nature.databases = u32::MAX);
+    let said = "--max-db auto stopped after 20000 databases, and the server may have more; --max-db N checks up to N\n";
+    let flags = format!("-p {} --max-db auto", server.port());
+
+    let env = TestEnv::new();
+    let output = env.run(&format!("dbs -q {flags}"));
+    assert_eq!((output.code, output.stderr), (Some(0), format!("redis-health: {said}")));
+    assert_eq!(env.read("redis_db_health.log").matches(": RUNNING\n").count(), 20_000);
+
+    let env = TestEnv::new();
+    let cycles = env.run(&format!("cycles --json --cycles 1 --run-duration 2 --check-interval 1 {flags}"));
+    assert_eq!((cycles.code, cycles.stderr.matches(said).count()), (Some(0), 1), "{}", cycles.stderr);
+    assert_eq!(cycles.json()["databases"].as_array().map(Vec::len), Some(20_000));
+
+    // Who asks for more gets it.
+    let output = TestEnv::new().run(&format!("dbs -p {} --max-db 20000", server.port()));
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
+    assert!(output.stdout.contains("DB 20000: RUNNING\n"));
+}
+
+#[test]
 fn auto_stops_if_the_server_rejects_everything() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.become_(|nature| nature.password = Some("secret".into()));

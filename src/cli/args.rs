@@ -81,8 +81,8 @@ pub struct Dbs {
     #[command(flatten)]
     pub connection: Connection,
 
-    /// Check databases 0 to N; `auto` counts up until the server says that an index is out of range [default: 15, or 0
-    /// with --cluster].
+    /// Check databases 0 to N; `auto` counts up until the server says that an index is out of range, to at most 20,000
+    /// databases [default: 15, or 0 with --cluster].
     #[arg(long, value_name = "N|auto", env = "REDIS_HEALTH_MAX_DB", value_parser = max_db)]
     pub max_db: Option<MaxDb>,
 
@@ -101,7 +101,7 @@ pub struct Cycles {
     pub connection: Connection,
 
     /// Check databases 0 to N instead of a single one; `auto` counts up until the server says that an index is out of
-    /// range.
+    /// range, to at most 20,000 databases.
     #[arg(long, value_name = "N|auto", env = "REDIS_HEALTH_MAX_DB", value_parser = max_db)]
     pub max_db: Option<MaxDb>,
 

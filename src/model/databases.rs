@@ -5,6 +5,9 @@ use std::ops::RangeInclusive;
 /// The highest index that is accepted: ElastiCache allowed 1.2 million databases before engine version 6.0.
 pub const MAX_INDEX: u32 = 1_199_999;
 
+/// How many databases `--max-db auto` checks at most: some proxies accept every index.
+pub const AUTO_COUNT: u32 = 20_000;
+
 /// Which logical databases to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Databases {
@@ -12,7 +15,8 @@ pub enum Databases {
     One(u32),
     /// 0 up to and including this index.
     UpTo(u32),
-    /// 0 up to the last index of the server, which SELECT finds: CONFIG is forbidden on ElastiCache.
+    /// 0 up to the last index of the server, which SELECT finds: CONFIG is forbidden on ElastiCache. At most
+    /// [`AUTO_COUNT`].
     Auto,
 }
 
@@ -33,7 +37,7 @@ impl Databases {
         match self {
             Databases::One(db) => db..=db,
             Databases::UpTo(last) => 0..=last,
-            Databases::Auto => 0..=MAX_INDEX,
+            Databases::Auto => 0..=AUTO_COUNT - 1,
         }
     }
 }

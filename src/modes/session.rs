@@ -9,11 +9,13 @@ use crate::cli::plan::Plan;
 use crate::files::lock::Lock;
 use crate::log::record::Destination;
 use crate::log::write::Log;
+use crate::model::databases::Databases;
 use crate::model::event::{SendEvent, Sink};
 use crate::model::notify::Notify;
 use crate::modes::limits;
 use crate::modes::lock::lock_folder;
 use crate::modes::prober::Prober;
+use crate::output::auto_bound::AutoBound;
 use crate::output::console::Console;
 use crate::output::metrics::Metrics;
 use crate::output::trace::Trace;
@@ -115,7 +117,9 @@ impl Session {
     /// The sinks besides log and history: the metrics file, if one is configured, and what is printed.
     pub fn sinks(&mut self, printed: impl Sink + 'static) -> Vec<Box<dyn Sink>> {
         let metrics = self.metrics.take().map(|metrics| Box::new(metrics) as Box<dyn Sink>);
-        metrics.into_iter().chain([Box::new(printed) as Box<dyn Sink>]).collect()
+        let is_auto = self.plan.databases == Databases::Auto;
+        let bound = is_auto.then(|| Box::new(AutoBound::new(self.console.clone())) as Box<dyn Sink>);
+        metrics.into_iter().chain(bound).chain([Box::new(printed) as Box<dyn Sink>]).collect()
     }
 }
 

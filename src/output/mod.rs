@@ -2,6 +2,7 @@
 //!
 //! None of it is a record. A stream that is closed or blocked neither ends a run nor delays a check.
 
+pub mod auto_bound;
 pub mod console;
 pub mod cycles_console;
 pub mod metrics;

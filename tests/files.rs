@@ -188,6 +188,27 @@ fn a_password_may_come_from_a_pipe() {
 }
 
 #[test]
+fn a_password_file_is_not_read_without_end() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    let output = env.run(&format!("dbs -p {} --pass-file /dev/zero", server.port()));
+    assert_eq!((output.code, server.accepted()), (Some(2), 0), "{output:?}");
+    assert!(output.stderr.contains("--pass-file: cannot read this file"), "{output:?}");
+}
+
+#[test]
+fn a_pipe_with_a_password_is_not_waited_for_again() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    server.become_(|nature| nature.password = Some("secret".to_owned()));
+    let path = env.path().join("pipe");
+    fifo(&path);
+    let run = env.endless(&format!("-p {} --pass-file pipe", server.port()));
+    // The server rejects this password. When it is read again, nobody writes.
+    fs::write(&path, "wrong\n").unwrap();
+    run.wait_for_stderr(|text| text.contains("--pass-file: this file has no password in its first line"));
+    assert_eq!(run.stop().code, Some(143));
+}
+
+#[test]
 fn whoever_reads_the_log_folder_cannot_hold_its_lock() {
     let (env, server) = (TestEnv::new(), Server::start());
     fs::create_dir_all(env.logs()).unwrap();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread;
@@ -13,10 +14,14 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
 use crate::auth::fetched::Fetched;
+use crate::files::read_input;
 use crate::model::secret::Secret;
 
-/// The time limit for `--password-command`. A check run by cron must not hang.
-const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// The longest file with a password, in bytes.
+const LONGEST: u64 = 64 << 10;
+
+/// The time limit for `--password-command`, and for a pipe in the place of a file. A check run by cron must not hang.
+const FETCH_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where the password comes from. Its debug output is only the flag, because a command line may contain a secret too.
 #[derive(Clone, PartialEq, Eq)]
@@ -47,7 +52,17 @@ impl PasswordSource {
     pub async fn fetch(&self) -> anyhow::Result<Fetched> {
         match self {
             PasswordSource::Given(secret) => Ok(secret.clone().into()),
-            PasswordSource::File(path) => read(path).map(Fetched::from),
+            // Most are regular files, which are read at once.
+            PasswordSource::File(path) if path.is_file() => read(path, true).map(Fetched::from),
+            PasswordSource::File(path) => {
+                let Ok(password) = tokio::time::timeout(FETCH_LIMIT, read_on_thread(path, true)).await else {
+                    bail!(
+                        "--pass-file: nothing was written to this pipe for {}; see what should write to it",
+                        humantime::format_duration(FETCH_LIMIT)
+                    );
+                };
+                password.map(Fetched::from)
+            }
             PasswordSource::Command(command) => {
                 let mut shell = shell(command);
                 // To prompt on the terminal, the command must be in the terminal's foreground process group, which is
@@ -74,15 +89,7 @@ impl PasswordSource {
     /// As [`fetch`](Self::fetch).
     pub async fn fetch_in_background(&self) -> anyhow::Result<Fetched> {
         match self {
-            PasswordSource::File(path) => {
-                let path = path.clone();
-                let (sender, password) = oneshot::channel();
-                let job = move || sender.send(read(&path));
-                // Not a thread of the runtime, which panics if the system refuses to start one.
-                let thread = thread::Builder::new().name("password".to_owned()).spawn(job);
-                thread.context("--pass-file: cannot start a thread to read it; raise the limit of processes")?;
-                password.await?.map(Fetched::from)
-            }
+            PasswordSource::File(path) => read_on_thread(path, false).await.map(Fetched::from),
             // In its own process group the command cannot prompt on the terminal, but can be killed with its children.
             PasswordSource::Command(command) => run(shell(command).process_group(0)).await.map(Fetched::from),
             other => other.fetch().await,
@@ -110,9 +117,21 @@ impl fmt::Display for PasswordSource {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Secret> {
+async fn read_on_thread(path: &Path, waits: bool) -> anyhow::Result<Secret> {
+    let path = path.to_owned();
+    let (sender, password) = oneshot::channel();
+    let job = move || sender.send(read(&path, waits));
+    // Not a thread of the runtime, which panics if the system refuses to start one.
+    let thread = thread::Builder::new().name("password".to_owned()).spawn(job);
+    thread.context("--pass-file: cannot start a thread to read it; raise the limit of processes")?;
+    password.await?
+}
+
+/// `waits` is whether a pipe is waited for. Only the first time: when it is read again, its writer is gone.
+fn read(path: &Path, waits: bool) -> anyhow::Result<Secret> {
     // The texts do not name the file, because somebody may have typed the password instead.
-    let text = std::fs::read_to_string(path)
+    let text = read_input(path, LONGEST, waits)
+        .and_then(|text| String::from_utf8(text).map_err(io::Error::other))
         .context("--pass-file: cannot read this file; give a readable file with the password as its first line")?;
     first_line(&text).context("--pass-file: this file has no password in its first line")
 }
@@ -128,10 +147,10 @@ fn shell(command: &str) -> Command {
 async fn run(shell: &mut Command) -> anyhow::Result<Secret> {
     let child = shell.spawn().context("--password-command: cannot start /bin/sh")?;
     let mut group = Group::led_by(&child);
-    let Ok(output) = tokio::time::timeout(COMMAND_LIMIT, child.wait_with_output()).await else {
+    let Ok(output) = tokio::time::timeout(FETCH_LIMIT, child.wait_with_output()).await else {
         bail!(
             "--password-command: no password after {}; run it by hand to see what it waits for",
-            humantime::format_duration(COMMAND_LIMIT)
+            humantime::format_duration(FETCH_LIMIT)
         );
     };
     group.keep();
@@ -207,12 +226,14 @@ mod tests {
         });
         // A zombie has an empty command line.
         let runs = || std::fs::read_to_string(&command_line).is_ok_and(|line| !line.is_empty());
-        assert!(runs());
+        while !runs() {
+            thread::sleep(Duration::from_millis(5));
+        }
         // As at the end of a run.
         runtime.shutdown_background();
         let start = std::time::Instant::now();
         while runs() {
-            assert!(start.elapsed() < COMMAND_LIMIT / 2, "the sleep goes on");
+            assert!(start.elapsed() < FETCH_LIMIT / 2, "the sleep goes on");
             thread::sleep(Duration::from_millis(5));
         }
     }

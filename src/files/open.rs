@@ -1,7 +1,7 @@
 //! Opens a file for appending or for reading.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -43,6 +43,22 @@ pub fn open_read(path: &Path) -> io::Result<File> {
         Place::File(path) => open_file(&path, OpenOptions::new().read(true)),
         Place::Stream(_) => Err(io::ErrorKind::InvalidInput.into()),
     }
+}
+
+/// Reads a short text that the user names: a file, or a pipe such as `<(command)`. `waits` is whether a pipe is waited
+/// for until somebody writes to it.
+///
+/// # Errors
+/// It cannot be read, or is longer than `limit` bytes, as a device such as `/dev/zero` is.
+pub fn read_input(path: &Path, limit: u64, waits: bool) -> io::Result<Vec<u8>> {
+    let flags = if waits { OFlags::NOCTTY } else { OFlags::NOCTTY | OFlags::NONBLOCK };
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    let mut text = Vec::new();
+    file.take(limit + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > limit {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(text)
 }
 
 /// Opens a path that was resolved, and checks what was opened: it may have been replaced since then.

@@ -13,7 +13,8 @@ use crate::model::outcome::{ConnectionInfo, Details, Outcome};
 use crate::probe::checker::Checker;
 use crate::probe::connection::{ConnectOptions, Connection};
 use crate::probe::deadline::Deadline;
-use crate::probe::resp::{self, Reply, unexpected};
+use crate::probe::large_reply::{LargeReply, Turn};
+use crate::probe::resp::{self, unexpected};
 
 /// The largest accepted reply about the topology, in bytes. A cluster of 500 nodes needs about 150,000, or twice that
 /// if its slots are fragmented.
@@ -73,7 +74,6 @@ impl Discovery {
 
         let asked = async {
             let mut connection = Connection::open(connect, &self.checker.resolver, deadline, &mut info).await?;
-            connection.set_reply_limit(MAX_TOPOLOGY);
             let host = info.peer.map_or("127.0.0.1".to_owned(), |peer| peer.ip().to_string());
             self.topology(&mut connection, &host, connect.tls.is_some(), deadline).await
         };
@@ -102,11 +102,12 @@ impl Discovery {
         tls: bool,
         deadline: Deadline,
     ) -> Result<(Topology, Result<(), Failure>), Failure> {
-        let (nodes, info) = self.ask_nodes_and_state(connection, deadline).await?;
+        let mut turn = Turn::default();
+        let (nodes, info) = self.ask_nodes_and_state(connection, &mut turn, deadline).await?;
         let intake = connection.intake();
         let topology = nodes.topology(Dialled { host, tls, intake })?;
 
-        let verdict = match info.text() {
+        let verdict = match info.root().text() {
             Some(info) => topology.verdict(info, intake),
             // Unserved slots take precedence over an unknown state.
             None => topology.verdict("", intake).and_then(|()| Err(refused("CLUSTER INFO", &info))),
@@ -118,21 +119,22 @@ impl Discovery {
     async fn ask_nodes_and_state(
         &self,
         connection: &mut Connection,
+        turn: &mut Turn,
         deadline: Deadline,
-    ) -> Result<(NodeReplies, Reply), Failure> {
+    ) -> Result<(NodeReplies, LargeReply), Failure> {
         if self.lacks_shards.load(Ordering::Relaxed) {
             let commands = ["CLUSTER SLOTS", "CLUSTER NODES", "CLUSTER INFO"];
-            let [slots, nodes, info] = ask(connection, commands, deadline).await?;
+            let [slots, nodes, info] = ask(connection, commands, turn, deadline).await?;
             return Ok((NodeReplies::Slots { slots, nodes }, info));
         }
 
-        let [shards, info] = ask(connection, ["CLUSTER SHARDS", "CLUSTER INFO"], deadline).await?;
+        let [shards, info] = ask(connection, ["CLUSTER SHARDS", "CLUSTER INFO"], turn, deadline).await?;
         if !is_unknown_subcommand(&shards) {
             return Ok((NodeReplies::Shards(shards), info));
         }
 
         self.lacks_shards.store(true, Ordering::Relaxed);
-        let [slots, nodes] = ask(connection, ["CLUSTER SLOTS", "CLUSTER NODES"], deadline).await?;
+        let [slots, nodes] = ask(connection, ["CLUSTER SLOTS", "CLUSTER NODES"], turn, deadline).await?;
         Ok((NodeReplies::Slots { slots, nodes }, info))
     }
 }
@@ -140,19 +142,20 @@ impl Discovery {
 /// The replies that list the nodes.
 enum NodeReplies {
     /// To CLUSTER SHARDS.
-    Shards(Reply),
+    Shards(LargeReply),
     /// To CLUSTER SLOTS and CLUSTER NODES, of engines before Redis 7.0.
-    Slots { slots: Reply, nodes: Reply },
+    Slots { slots: LargeReply, nodes: LargeReply },
 }
 
 impl NodeReplies {
     fn topology(&self, dialled: Dialled<'_>) -> Result<Topology, Failure> {
         match self {
             NodeReplies::Shards(shards) => {
-                Topology::from_shards(shards, dialled).ok_or_else(|| refused("CLUSTER SHARDS", shards))
+                Topology::from_shards(shards.root(), dialled).ok_or_else(|| refused("CLUSTER SHARDS", shards))
             }
             NodeReplies::Slots { slots, nodes } => {
-                Topology::from_slots(slots, nodes, dialled).ok_or_else(|| refused("CLUSTER SLOTS", slots))
+                let nodes = nodes.root().text().unwrap_or_default();
+                Topology::from_slots(slots.root(), nodes, dialled).ok_or_else(|| refused("CLUSTER SLOTS", slots))
             }
         }
     }
@@ -162,8 +165,9 @@ impl NodeReplies {
 async fn ask<const N: usize>(
     connection: &mut Connection,
     commands: [&'static str; N],
+    turn: &mut Turn,
     deadline: Deadline,
-) -> Result<[Reply; N], Failure> {
+) -> Result<[LargeReply; N], Failure> {
     let mut packed = Vec::new();
     for command in commands {
         let words: Vec<_> = command.split(' ').map(str::as_bytes).collect();
@@ -171,16 +175,16 @@ async fn ask<const N: usize>(
     }
     connection.send(&packed, commands.first().unwrap_or(&"CLUSTER"), deadline).await?;
 
-    let mut replies = [const { Reply::Nil }; N];
+    let mut replies = [(); N].map(|()| LargeReply::default());
     for (reply, command) in replies.iter_mut().zip(commands) {
-        *reply = connection.reply(command, deadline).await?;
+        *reply = connection.large_reply(command, MAX_TOPOLOGY, turn, deadline).await?;
     }
     Ok(replies)
 }
 
 /// The failure for an unexpected reply, with advice for the user.
-fn refused(command: &str, reply: &Reply) -> Failure {
-    let failure = unexpected(command, reply);
+fn refused(command: &str, reply: &LargeReply) -> Failure {
+    let failure = unexpected(command, &reply.root().summary());
     let text = failure.detail.to_lowercase();
     match failure.kind {
         Kind::NoPerm => failure.with_advice("grant +cluster"),
@@ -192,7 +196,7 @@ fn refused(command: &str, reply: &Reply) -> Failure {
 }
 
 /// Engines before Redis 7.0 do not know CLUSTER SHARDS, and their error texts differ.
-fn is_unknown_subcommand(reply: &Reply) -> bool {
-    let failure = unexpected("CLUSTER SHARDS", reply);
+fn is_unknown_subcommand(reply: &LargeReply) -> bool {
+    let failure = unexpected("CLUSTER SHARDS", &reply.root().summary());
     failure.kind == Kind::Error && failure.detail.to_lowercase().contains("subcommand")
 }

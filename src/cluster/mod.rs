@@ -5,4 +5,5 @@
 pub mod discovery;
 pub mod nodes;
 pub mod shards;
+mod slots;
 pub mod topology;

@@ -5,14 +5,16 @@
 //! does: it follows one redirection, and if the primary does not answer, it tries the replicas.
 
 use std::cmp::Reverse;
-use std::ops::RangeInclusive;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
-use crate::cluster::topology::{self, Node};
+use crate::cluster::slots::{self, Owners, Range};
+use crate::cluster::topology::{self, Node, Topology};
 use crate::model::databases::Databases;
 use crate::model::endpoint::Endpoint;
 use crate::model::failure::{Failure, Kind, Phase};
@@ -25,6 +27,10 @@ use crate::probe::connection::ConnectOptions;
 
 /// How many slot ranges a shard's name shows. The first one already distinguishes it from other shards.
 const SHOWN: usize = 8;
+
+/// A shard is given a new name when its slots have been the same for this long. While slots move one by one, it keeps
+/// its name.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// How many redirections of one write are followed. Two happen while a slot migrates, and a third and fourth when its
 /// migration ends in between.
@@ -205,7 +211,13 @@ pub struct Shard {
     name: Printable,
     /// The first slot when it was first seen, for sorting.
     first: u16,
-    slots: Vec<RangeInclusive<u16>>,
+    slots: Vec<Range>,
+    /// The slots that its name is from.
+    named_slots: Vec<Range>,
+    /// If it has other slots now: which, and since when.
+    changed: Option<(Vec<Range>, Instant)>,
+    /// No node owns its slots, and none did when they were first seen.
+    is_orphaned: bool,
     /// The hash tag of the canary keys.
     tag: String,
     primary: Node,
@@ -228,89 +240,177 @@ pub struct ShardChange {
     pub moved: Vec<(Target, Printable, Printable)>,
 }
 
-/// Updates the shards from the nodes of a topology.
+/// Updates the shards from a topology.
 pub struct ShardUpdate<'a> {
-    pub nodes: &'a [Node],
-    /// Every slot has an owner, so a shard that is not found was removed.
-    pub is_whole: bool,
+    pub topology: &'a Topology,
     pub connect_options: &'a dyn Fn(&Node) -> ConnectOptions,
     pub known_nodes: &'a Arc<KnownNodes>,
     /// The checker of the endpoint, whose settings the shards' checkers share.
     pub checker: &'a Checker,
+    /// When the topology was found.
+    pub now: Instant,
 }
 
-impl ShardUpdate<'_> {
+impl<'a> ShardUpdate<'a> {
     /// Derives the shards from the nodes, and matches them with the known shards.
     pub fn apply(&self, shards: &mut Vec<Shard>) -> ShardChange {
         let mut change = ShardChange::default();
-        let owners: Vec<_> = self.nodes.iter().filter(|node| !node.slots.is_empty()).collect();
-        let (known, unmatched) = matched(std::mem::take(shards), &owners);
-        if self.is_whole {
-            change.removed.extend(unmatched.iter().map(Shard::target));
-        } else {
-            shards.extend(unmatched);
+        let nodes = &self.topology.nodes;
+        let owners: Vec<_> = nodes.iter().filter(|node| !node.slots.is_empty()).collect();
+        let mut owner_of = Owners::none();
+        for (owner, place) in owners.iter().zip(0..) {
+            owner_of.set(&owner.slots, place);
         }
 
+        let is_first = shards.is_empty();
+        let (known, unmatched) = matched(std::mem::take(shards), &owners, &owner_of);
+        for mut shard in unmatched {
+            if self.is_gone(&mut shard, &owner_of) {
+                change.removed.push(shard.target());
+            } else {
+                shards.push(shard);
+            }
+        }
+
+        let mut replicas: HashMap<&Printable, Vec<&Node>> = HashMap::new();
+        for node in nodes {
+            if let Some(primary) = &node.replicates {
+                replicas.entry(primary).or_default().push(node);
+            }
+        }
+        let mut names: HashSet<_> = known.iter().flatten().chain(&*shards).map(|shard| shard.name.clone()).collect();
         for (owner, known) in owners.into_iter().zip(known) {
             let is_new = known.is_none();
             if let Some(known) = known.as_ref().filter(|known| known.primary.name != owner.name) {
                 change.moved.push((known.target(), known.primary.name.clone(), owner.name.clone()));
             }
-            if let Some(shard) = self.shard(owner, known, shards) {
-                change.added.extend(is_new.then(|| shard.clone()));
-                shards.push(shard);
+            let replicas = replicas.get(&owner.name).map(Vec::as_slice).unwrap_or_default();
+            let Some(mut shard) = self.shard(owner, replicas, known, &mut names) else { continue };
+            if !is_new && self.is_misnamed(&mut shard) {
+                change.removed.push(shard.target());
+                names.remove(&shard.name);
+                shard.name = name(&shard.slots, &mut names);
+                shard.first = shard.slots.first().map_or(0, |range| *range.start());
+                change.added.push(shard.clone());
             }
+            change.added.extend(is_new.then(|| shard.clone()));
+            shards.push(shard);
+        }
+        if is_first && let Some(shard) = self.orphans(&mut names) {
+            change.added.push(shard.clone());
+            shards.push(shard);
         }
         shards.sort_by_key(|shard| shard.first);
         change
     }
 
+    /// Whether a known shard that no node owns is gone: every slot of the cluster has an owner, or others own all slots of
+    /// the shard. Otherwise it keeps those without an owner, because a restarted node does not know the others.
+    fn is_gone(&self, shard: &mut Shard, owner_of: &Owners) -> bool {
+        let mut slots = Vec::new();
+        for slot in shard.slots.iter().flat_map(Clone::clone).filter(|slot| owner_of.of(*slot).is_none()) {
+            slots::append(&mut slots, slot);
+        }
+        shard.slots = slots;
+        shard.slots.is_empty() || self.topology.is_whole() && !shard.is_orphaned
+    }
+
+    /// The shard of the slots that no node owns when the cluster is first seen, for example because their primary is gone.
+    /// Another node says why it does not take writes for them.
+    fn orphans(&self, names: &mut HashSet<Printable>) -> Option<Shard> {
+        let slots = self.topology.orphaned.clone();
+        let is_known = |node: &&Node| node.primary && !node.failing;
+        let witness = self.topology.nodes.iter().find(is_known).or(self.topology.nodes.first())?;
+        let owner = Node { slots, ..witness.clone() };
+        Some(Shard { is_orphaned: true, ..self.shard(&owner, &[], None, names)? })
+    }
+
+    /// Whether the name of a shard has been wrong for so long that the slots are not being moved right now.
+    fn is_misnamed(&self, shard: &mut Shard) -> bool {
+        if shard.named_slots == shard.slots {
+            shard.changed = None;
+            return false;
+        }
+        match &shard.changed {
+            Some((slots, since)) if *slots == shard.slots => {
+                let is_settled = self.topology.is_whole() && self.now - *since >= SETTLED;
+                if is_settled {
+                    shard.changed = None;
+                    shard.named_slots.clone_from(&shard.slots);
+                }
+                is_settled
+            }
+            _ => {
+                shard.changed = Some((shard.slots.clone(), self.now));
+                false
+            }
+        }
+    }
+
     /// The shard owned by `owner`. A `known` shard keeps its name, and its hash tag as long as the tag's slot belongs
     /// to it.
-    fn shard(&self, owner: &Node, known: Option<Shard>, others: &[Shard]) -> Option<Shard> {
+    fn shard(
+        &self,
+        owner: &Node,
+        replicas: &[&Node],
+        known: Option<Shard>,
+        names: &mut HashSet<Printable>,
+    ) -> Option<Shard> {
         let kept = known.as_ref().map(|known| known.tag.clone()).filter(|tag| is_in(tag, &owner.slots));
         // There is a tag for every slot.
-        let tag = kept.or_else(|| topology::tag(&owner.slots))?;
-        let (name, first, checker) = match known {
-            Some(known) => {
-                let is_same = known.primary.name == owner.name && known.primary.hostname == owner.hostname;
-                let checker = Some(known.route.checker).filter(|_| is_same && known.tag == tag);
-                (known.name, known.first, checker)
-            }
-            None => (name(&owner.slots, others), owner.slots.iter().map(|range| *range.start()).min()?, None),
+        let tag = kept.or_else(|| slots::tag(&owner.slots))?;
+        let is_same = |known: &Shard| {
+            known.primary.name == owner.name && known.primary.hostname == owner.hostname && known.tag == tag
         };
-
         let connect_options = self.connect_options;
+        let checker = known.as_ref().filter(|known| is_same(known)).map(|known| known.route.checker.clone());
         let new_checker = || Arc::new(self.checker.for_server(connect_options(owner), Some(Canary::tagged(&tag))));
         let checker = checker.unwrap_or_else(new_checker);
-        let replicas = self.nodes.iter().filter(|node| node.replicates.as_ref() == Some(&owner.name));
-        let others = replicas.chain(self.witness(owner)).map(connect_options).collect();
+        let others = replicas.iter().copied().chain(self.witness(owner)).map(connect_options).collect();
         let route = Route { checker, others, known_nodes: self.known_nodes.clone() };
-        Some(Shard { name, first, slots: owner.slots.clone(), tag, primary: owner.clone(), route })
-    }
-}
 
-impl<'a> ShardUpdate<'a> {
+        let (slots, primary) = (owner.slots.clone(), owner.clone());
+        Some(match known {
+            Some(known) => Shard { slots, tag, primary, route, ..known },
+            None => Shard {
+                name: name(&slots, names),
+                first: slots.first().map(|range| *range.start())?,
+                named_slots: slots.clone(),
+                changed: None,
+                is_orphaned: false,
+                slots,
+                tag,
+                primary,
+                route,
+            },
+        })
+    }
+
     /// The primary of another shard. It redirects to the node that serves the slot now, if that is none of the shard's
     /// own nodes: its slots may have moved since the last discovery, and its nodes may have left the cluster.
     fn witness(&self, owner: &Node) -> Option<&'a Node> {
-        let place = self.nodes.iter().position(|node| node.name == owner.name)?;
-        let (before, after) = self.nodes.split_at(place);
-        after.iter().chain(before).find(|node| node.primary && !node.failing && node.name != owner.name)
+        let nodes = &self.topology.nodes;
+        let suits = |node: &&Node| node.primary && !node.failing && node.name != owner.name;
+        let slot = usize::from(owner.slots.first().map_or(0, |range| *range.start()));
+        // Not always the same one.
+        let (before, after) = nodes.split_at(slot.checked_rem(nodes.len()).unwrap_or(0));
+        after.iter().chain(before).find(suits)
     }
 }
 
 /// Matches known shards with the owners of slots. Returns the shard of each owner, and the shards without an owner. A
 /// shard stays with its primary if that still owns some of its slots, and otherwise goes to the node that owns most of
 /// them.
-fn matched(shards: Vec<Shard>, owners: &[&Node]) -> (Vec<Option<Shard>>, Vec<Shard>) {
+fn matched(shards: Vec<Shard>, owners: &[&Node], owner_of: &Owners) -> (Vec<Option<Shard>>, Vec<Shard>) {
     let mut candidates = Vec::new();
-    for (place, shard) in shards.iter().enumerate() {
-        for (owner, node) in owners.iter().enumerate() {
-            let shared = shared_slots(&shard.slots, &node.slots);
-            if shared > 0 {
-                candidates.push((Reverse((shard.primary.name == node.name, shared)), place, owner));
-            }
+    for (place, shard) in shards.iter().enumerate().filter(|(_, shard)| !shard.is_orphaned) {
+        let mut shared: HashMap<u16, u32> = HashMap::new();
+        for owner in shard.slots.iter().flat_map(Clone::clone).filter_map(|slot| owner_of.of(slot)) {
+            *shared.entry(owner).or_default() += 1;
+        }
+        for (owner, count) in shared {
+            let owner = usize::from(owner);
+            candidates.push((Reverse((shard.primary.name == owners[owner].name, count)), place, owner));
         }
     }
     candidates.sort_unstable();
@@ -325,11 +425,9 @@ fn matched(shards: Vec<Shard>, owners: &[&Node]) -> (Vec<Option<Shard>>, Vec<Sha
     (known, shards.into_iter().flatten().collect())
 }
 
-/// The name of a new shard: `0-5460`, or `0-99,200,300-399`. Slots move between shards, so another shard may already
-/// have this name. A `+` is then appended.
-fn name(slots: &[RangeInclusive<u16>], others: &[Shard]) -> Printable {
-    let mut slots = slots.to_vec();
-    slots.sort_by_key(|range| *range.start());
+/// The name of a shard with these slots, which are in order: `0-5460`, or `0-99,200,300-399`. Slots move between shards,
+/// so another shard may still have this name. A `+` is then appended.
+fn name(slots: &[Range], names: &mut HashSet<Printable>) -> Printable {
     let shown = slots.iter().take(SHOWN).map(|range| {
         if range.start() == range.end() {
             range.start().to_string()
@@ -342,19 +440,13 @@ fn name(slots: &[RangeInclusive<u16>], others: &[Shard]) -> Printable {
     if slots.len() > SHOWN {
         name.push_str(",...");
     }
-    while others.iter().any(|other| *other.name == *name) {
+    while !names.insert(name.as_str().into()) {
         name.push('+');
     }
     name.into()
 }
 
-fn is_in(tag: &str, slots: &[RangeInclusive<u16>]) -> bool {
-    let slot = topology::slot(tag.trim_matches(['{', '}']).as_bytes());
+fn is_in(tag: &str, slots: &[Range]) -> bool {
+    let slot = slots::slot_of_tag(tag);
     slots.iter().any(|range| range.contains(&slot))
-}
-
-/// How many slots two sets have in common.
-fn shared_slots(these: &[RangeInclusive<u16>], those: &[RangeInclusive<u16>]) -> u32 {
-    let pairs = these.iter().flat_map(|a| those.iter().map(move |b| (a, b)));
-    pairs.map(|(a, b)| ((*a.start()).max(*b.start())..=(*a.end()).min(*b.end())).count() as u32).sum()
 }

@@ -16,7 +16,7 @@ pub enum Target {
     Cluster,
     /// One node of a cluster, as `host:port`.
     Node(Printable),
-    /// One shard of a cluster, named after the slots that it had when it was first seen: `0-5460`. Its check is a
+    /// One shard of a cluster, named after its slots: `0-5460`. While slots move, it keeps its name. Its check is a
     /// write.
     Shard(Printable),
 }

@@ -111,7 +111,7 @@ impl Session {
     pub fn prober(&self, names_single_db: bool, patience: Duration, send: SendEvent) -> Prober {
         let prober = Prober::new(self.checker.clone(), names_single_db, limits::slots(patience), send);
         let keep_name = self.plan.tls.as_ref().is_some_and(|tls| tls.name.is_some());
-        if self.plan.cluster { prober.of_cluster(keep_name) } else { prober }
+        if self.plan.cluster { prober.of_cluster(keep_name, notify(&self.console)) } else { prober }
     }
 
     /// The sinks besides log and history: the metrics file, if one is configured, and what is printed.

@@ -23,9 +23,10 @@ use crate::model::duration::brief;
 use crate::model::endpoint::Endpoint;
 use crate::model::failure::{Failure, Kind, Phase};
 use crate::model::outcome::ConnectionInfo;
-use crate::model::secret::{Credentials, Intake};
+use crate::model::secret::{Credentials, Intake, Secret};
 use crate::model::text::Printable;
 use crate::probe::deadline::Deadline;
+use crate::probe::large_reply::{LargeReply, Turn};
 use crate::probe::resolve::Resolver;
 use crate::probe::resp::{self, Decoder, ReadError, Reply, unexpected};
 use crate::probe::tls::{self, Tls};
@@ -171,14 +172,9 @@ impl Connection {
         }
     }
 
-    /// Accepts replies of up to `bytes` bytes each.
-    pub fn set_reply_limit(&mut self, bytes: usize) {
-        self.decoder.set_limit(bytes);
-    }
-
     /// Takes in text of the server: printable, and without the password that it was sent.
     pub fn intake(&self) -> Intake<'_> {
-        Intake::of(self.presented.as_ref().map(|credentials| &credentials.password))
+        Intake::of(self.secret())
     }
 
     /// How many times the connection was read. Replies with the same count were received together.
@@ -204,13 +200,45 @@ impl Connection {
         reply
     }
 
-    async fn next_reply(&mut self) -> Result<Reply, Failure> {
-        let reply = self.decoder.next().await.map_err(|error| match error {
+    /// Waits for the next reply of up to `limit` bytes, which answers `command`. Only such replies can be read after it.
+    /// The password is redacted in errors.
+    ///
+    /// # Errors
+    /// As of [`reply`](Self::reply).
+    pub async fn large_reply(
+        &mut self,
+        command: &'static str,
+        limit: usize,
+        turn: &mut Turn,
+        deadline: Deadline,
+    ) -> Result<LargeReply, Failure> {
+        let next = async { self.decoder.next_large(limit, turn).await.map_err(|error| self.failure_of(error)) };
+        let mut reply = deadline.bound(|| Phase::Reply(command), next).await;
+        if let Some(secret) = self.secret() {
+            match &mut reply {
+                Ok(reply) => reply.redact(secret),
+                Err(failure) => redact_failure(failure, secret),
+            }
+        }
+        reply
+    }
+
+    fn failure_of(&mut self, error: ReadError) -> Failure {
+        match error {
             ReadError::Io(error) => self.keep_failure(error),
             // The size is the reason, even if a write failed before.
             ReadError::TooLong { .. } => error.into(),
             ReadError::Ended { .. } | ReadError::NotResp(_) => self.broken.take().unwrap_or_else(|| error.into()),
-        });
+        }
+    }
+
+    /// The password that AUTH sent last.
+    fn secret(&self) -> Option<&Secret> {
+        self.presented.as_ref().map(|credentials| &credentials.password)
+    }
+
+    async fn next_reply(&mut self) -> Result<Reply, Failure> {
+        let reply = self.decoder.next().await.map_err(|error| self.failure_of(error));
 
         let is_first = std::mem::take(&mut self.may_require_tls);
         if is_first && reply.as_ref().is_err_and(|failure| matches!(failure.kind, Kind::Reset | Kind::Closed)) {
@@ -221,17 +249,11 @@ impl Connection {
 
     /// Redacts the password in a reply, before it is used anywhere.
     fn redact(&self, reply: &mut Result<Reply, Failure>, command: &str) {
-        let Some(secret) = self.presented.as_ref().map(|credentials| &credentials.password) else { return };
+        let Some(secret) = self.secret() else { return };
         match reply {
             Ok(Reply::Bulk(_)) if !resp::promises_no_bulk(command) => {}
             Ok(reply) => reply.redact(secret),
-            // Only failures of these kinds quote the server's text.
-            Err(failure) if matches!(failure.kind, Kind::Protocol | Kind::Error) => {
-                if let Some(cut) = secret.cut_from(&failure.detail) {
-                    *failure = Failure::new(failure.kind, cut);
-                }
-            }
-            Err(_) => {}
+            Err(failure) => redact_failure(failure, secret),
         }
     }
 
@@ -243,6 +265,15 @@ impl Connection {
             self.broken = Some(failure.clone());
         }
         self.broken.get_or_insert(failure).clone()
+    }
+}
+
+/// Redacts the password in a failure, if it quotes the server's text.
+fn redact_failure(failure: &mut Failure, secret: &Secret) {
+    if matches!(failure.kind, Kind::Protocol | Kind::Error)
+        && let Some(cut) = secret.cut_from(&failure.detail)
+    {
+        *failure = Failure::new(failure.kind, cut);
     }
 }
 

@@ -6,6 +6,7 @@ pub mod canary;
 pub mod checker;
 pub mod connection;
 pub mod deadline;
+pub mod large_reply;
 mod lookups;
 pub mod persistent;
 pub mod resolve;

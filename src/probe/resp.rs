@@ -15,9 +15,10 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader, ReadBuf};
 use crate::model::failure::{Failure, Kind};
 use crate::model::secret::Secret;
 use crate::model::text::MAX_TEXT;
+use crate::probe::large_reply::{LargeReply, Turn};
 
-/// The largest accepted reply, in bytes, unless [`Decoder::set_limit`] changes it. The longest reply to a check is that
-/// to `INFO server`, with about 2,000 bytes. Checks overlap, so this bounds the memory that a hostile server can make
+/// The largest accepted reply, in bytes, except for a [`LargeReply`]. The longest reply to a check is that to
+/// `INFO server`, with about 2,000 bytes. Checks overlap, so this bounds the memory that a hostile server can make
 /// them use.
 const MAX_REPLY: usize = 64 << 10;
 
@@ -48,15 +49,6 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// The reply as text, if it is a string of any kind in UTF-8.
-    pub fn text(&self) -> Option<&str> {
-        match self {
-            Reply::Bulk(bytes) => std::str::from_utf8(bytes).ok(),
-            Reply::Simple(text) | Reply::Verbatim(text) => Some(text),
-            _ => None,
-        }
-    }
-
     /// Truncates the text of an error or a string where it begins to show `secret`: a server or a proxy may repeat what
     /// it was sent.
     pub fn redact(&mut self, secret: &Secret) {
@@ -213,13 +205,8 @@ pub struct Decoder<S> {
 impl<S: AsyncRead + Unpin> Decoder<S> {
     pub fn new(stream: S) -> Self {
         let buffered = BufReader::with_capacity(READ_AHEAD, stream);
-        let source = Source { buffered, limit: MAX_REPLY, left: MAX_REPLY, reads: 0, error: None };
+        let source = Source { buffered, left: MAX_REPLY, reads: 0, error: None };
         Decoder { source, parser: combine::stream::Decoder::new() }
-    }
-
-    /// Accepts replies of up to `bytes` bytes each.
-    pub fn set_limit(&mut self, bytes: usize) {
-        self.source.limit = bytes;
     }
 
     /// The stream, to write to.
@@ -261,13 +248,26 @@ impl<S: AsyncRead + Unpin> Decoder<S> {
                 return Ok(reply);
             }
 
-            self.source.left = self.source.limit;
+            self.source.left = MAX_REPLY;
             let parsed = redis::parse_redis_value_async(&mut self.parser, &mut self.source).await;
             let value = parsed.map_err(|error| self.read_error(&error))?;
             if let Some(reply) = Reply::from_value(value) {
                 return Ok(reply);
             }
         }
+    }
+
+    /// The next reply of up to `limit` bytes, without a tree of values. Only such replies can be read after it.
+    ///
+    /// # Errors
+    /// The stream broke or ended, or the bytes are not RESP.
+    pub async fn next_large(&mut self, limit: usize, turn: &mut Turn) -> Result<LargeReply, ReadError> {
+        if !self.parser.buffer().is_empty() {
+            // The parser cannot give back what it has taken, which is more than it was asked for.
+            return Err(ReadError::NotResp(self.parser.buffer().to_vec()));
+        }
+        self.source.reads += 1;
+        LargeReply::read(&mut self.source.buffered, limit, turn).await
     }
 
     /// The crate's error does not contain how the stream failed, so the source keeps it.
@@ -283,8 +283,7 @@ impl<S: AsyncRead + Unpin> Decoder<S> {
 /// The parser's input: a buffered stream that limits the size of a reply and keeps the error of a failed read.
 struct Source<S> {
     buffered: BufReader<S>,
-    /// The maximum length of a reply in bytes, and how many bytes of the current one are left.
-    limit: usize,
+    /// How many bytes the current reply may still have.
     left: usize,
     reads: u64,
     error: Option<ReadError>,
@@ -307,7 +306,7 @@ impl<S: AsyncRead + Unpin> Source<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Source<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.left == 0 {
-            self.error = Some(ReadError::TooLong { limit: self.limit });
+            self.error = Some(ReadError::TooLong { limit: MAX_REPLY });
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
 
@@ -396,13 +395,6 @@ pub mod tests {
                 }
             }
         })
-    }
-
-    /// A reply captured from a server, in `tests/replies`.
-    pub fn captured(file: &str) -> Reply {
-        let path = format!("{}/tests/replies/{file}.resp", env!("CARGO_MANIFEST_DIR"));
-        let bytes = fs::read(path).unwrap();
-        block_on(Decoder::new(&*bytes).next()).unwrap()
     }
 
     fn bulk(text: &str) -> Reply {

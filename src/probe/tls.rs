@@ -55,6 +55,7 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ClientConfig>,
+    verifier: Arc<dyn ServerCertVerifier>,
     name: ServerName<'static>,
 }
 
@@ -72,11 +73,12 @@ impl Tls {
     pub fn load(settings: &Settings, endpoint: &Endpoint) -> anyhow::Result<Self> {
         let name = server_name(settings.name.as_deref(), endpoint)?;
         let provider = Arc::new(ring::default_provider());
+        let verifier = verifier(settings, &provider)?;
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .context("--tls: the crypto provider does not support TLS 1.2 and 1.3")?
             .dangerous()
-            .with_custom_certificate_verifier(verifier(settings, &provider)?);
+            .with_custom_certificate_verifier(verifier.clone());
 
         let mut config = match (&settings.certificate, &settings.key) {
             (Some(certificate), Some(key)) => {
@@ -88,15 +90,20 @@ impl Tls {
 
         // With a resumed session the server sends no certificate, so an expiry during a run would go unnoticed.
         config.resumption = Resumption::disabled();
-        Ok(Tls { config: Arc::new(config), name })
+        Ok(Tls { config: Arc::new(config), verifier, name })
     }
 
-    /// The same for a server whose certificate must be valid for `name`. Unchanged if `name` is not a valid server
-    /// name.
+    /// The same for a server that is sent the name `first`, if there is one. Its certificate may be for that name, for
+    /// `other`, or for the name that is sent now.
     #[must_use]
-    pub fn named(&self, name: &str) -> Self {
-        let name = ServerName::try_from(name.to_owned()).unwrap_or_else(|_| self.name.clone());
-        Tls { config: self.config.clone(), name }
+    pub fn for_server(&self, first: Option<&str>, other: &str) -> Self {
+        let valid = |name: &str| ServerName::try_from(name.to_owned()).ok();
+        let name = first.and_then(valid).unwrap_or_else(|| self.name.clone());
+        let others = valid(other).into_iter().chain([self.name.clone()]).filter(|other| *other != name).collect();
+
+        let mut config = ClientConfig::clone(&self.config);
+        config.dangerous().set_certificate_verifier(Arc::new(AnyName { inner: self.verifier.clone(), others }));
+        Tls { config: Arc::new(config), verifier: self.verifier.clone(), name }
     }
 
     /// Negotiates TLS with the server at the other end of `stream`.
@@ -285,6 +292,58 @@ impl ServerCertVerifier for Verifier {
             return Err(CertificateError::Other(OtherError(Arc::new(SelfSigned))).into());
         }
         verdict
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// Accepts a certificate for other names too.
+#[derive(Debug)]
+struct AnyName {
+    inner: Arc<dyn ServerCertVerifier>,
+    others: Vec<ServerName<'static>>,
+}
+
+impl ServerCertVerifier for AnyName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verify = |name| self.inner.verify_server_cert(end_entity, intermediates, name, ocsp_response, now);
+        let verdict = verify(server_name);
+        let is_name = |error: &CertificateError| {
+            matches!(error, CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })
+        };
+        match &verdict {
+            Err(Error::InvalidCertificate(error)) if is_name(error) => {
+                self.others.iter().find_map(|other| verify(other).ok()).map_or(verdict, Ok)
+            }
+            _ => verdict,
+        }
     }
 
     fn verify_tls12_signature(

@@ -17,6 +17,7 @@ use crate::cluster::topology::Topology;
 use crate::model::change::TopologyChange;
 use crate::model::clock::Moment;
 use crate::model::event::{Event, Tick};
+use crate::model::notify::Notify;
 use crate::model::outcome::Outcome;
 use crate::model::subject::Target;
 use crate::probe::checker::Checker;
@@ -28,6 +29,8 @@ pub struct Cluster {
     /// Checks of the endpoint itself, by tick, while no node is known. The target that they report as depends on the
     /// discovery.
     undecided: BTreeMap<u64, oneshot::Sender<Decision>>,
+    /// Tells the user what is not checked. None once that was told.
+    notify: Option<Notify>,
 }
 
 /// The result of a discovery.
@@ -50,12 +53,13 @@ enum Decision {
 }
 
 impl Cluster {
-    /// Starts with no known nodes; see [`Nodes::new`].
-    pub fn new(checker: &Arc<Checker>, keep_name: bool) -> Self {
+    /// Starts with no known nodes; see [`Nodes::new`]. `notify` is told if there is too much to check.
+    pub fn new(checker: &Arc<Checker>, keep_name: bool, notify: Notify) -> Self {
         Cluster {
             nodes: Nodes::new(checker.clone(), keep_name),
             discovery: Arc::new(Discovery::new(checker.clone())),
             undecided: BTreeMap::new(),
+            notify: Some(notify),
         }
     }
 
@@ -137,7 +141,12 @@ impl Prober {
             return;
         };
 
-        let found = cluster.nodes.take(tick.number, topology);
+        let found = cluster.nodes.take(tick.number, topology, Instant::now());
+        if let Some(cut) = &found.cut
+            && let Some(notify) = cluster.notify.take()
+        {
+            notify(&format!("--cluster: {cut}"));
+        }
         let change = found.change();
         if change != TopologyChange::default() {
             (self.send)(Event::TopologyChanged { tick, change });

@@ -23,6 +23,7 @@ pub use slots::Slots;
 
 use crate::model::databases::Databases;
 use crate::model::event::{Event, SendEvent, Tick};
+use crate::model::notify::Notify;
 use crate::model::outcome::Tally;
 use crate::model::subject::Target;
 use crate::probe::checker::Checker;
@@ -66,8 +67,8 @@ impl Prober {
 
     /// Checks all nodes and shards of the endpoint's cluster instead; see [`Cluster::new`].
     #[must_use]
-    pub fn of_cluster(self, keep_name: bool) -> Self {
-        Prober { cluster: Some(Cluster::new(&self.checker, keep_name)), ..self }
+    pub fn of_cluster(self, keep_name: bool, notify: Notify) -> Self {
+        Prober { cluster: Some(Cluster::new(&self.checker, keep_name, notify)), ..self }
     }
 
     /// Also checks over a persistent connection.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::support::env::TestEnv;
 use crate::support::legacy::{read_log, run_script};
 use crate::support::logs::{normalised, without_headers};
@@ -137,6 +139,26 @@ fn each_connection_that_stalls_fails_one_index() {
         "{block}"
     );
     assert_eq!(output.code, Some(1));
+}
+
+#[test]
+fn each_database_failed_when_it_was_asked_on_the_connection_that_failed() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    // The first connection stalls at DB 1 or 2, the next one at a later database.
+    server.behave(Behaviour::StallAfter(7));
+    env.run(&format!("dbs --max-db 7 -p {} -t 0.5 --log-format json", server.port()));
+
+    let scan = &env.records("redis_db_health.log")[0];
+    let databases = scan["databases"].as_array().unwrap();
+    let failed: Vec<_> = databases.iter().filter(|database| database["kind"] == "timeout").collect();
+    let micros = |database: &Value, name: &str| database[name].as_u64().unwrap();
+    assert!(failed.len() >= 2, "{scan}");
+
+    let (first, later) = failed.split_first().unwrap();
+    assert!(micros(first, "onset_us") < micros(first, "elapsed_us"), "{scan}");
+    for database in later {
+        assert!(micros(database, "onset_us") >= micros(first, "elapsed_us"), "{scan}");
+    }
 }
 
 #[test]

@@ -168,7 +168,8 @@ fn a_day_of_json_lines_with_one_check_per_second() {
 
     let endpoint = row(&document, None);
     let outage = &endpoint["outages"][0];
-    assert_eq!(outage["at_least_s"], 60.0);
+    // The first failed check noticed the reset after 900 µs.
+    assert_eq!(outage["at_least_s"], 59.9991);
 
     // From the last success before it to the end of the first success after it, which took 461 µs.
     assert_eq!(outage["at_most_s"], 62.000_461);
@@ -459,6 +460,106 @@ fn time_between_scans_counts_as_observed_only_if_they_are_regular() {
     // The schedule changes.
     assert_eq!(unobserved(&[0, 1, 2, 7, 12, 17]), 0.0);
     assert_eq!(unobserved(&[0, 5, 10, 20, 25]), 10.0);
+}
+
+/// The bounds of all outages of the endpoint.
+fn bounds(document: &Value) -> Vec<(f64, Option<f64>)> {
+    let outages = row(document, None)["outages"].as_array().unwrap();
+    outages.iter().map(|outage| (outage["at_least_s"].as_f64().unwrap(), outage["at_most_s"].as_f64())).collect()
+}
+
+#[test]
+fn bounds_are_those_that_the_run_reported() {
+    let env = TestEnv::new();
+    // The recovery from the first outage takes 1.2 s, so its mark comes after the end of the second outage.
+    env.write(
+        "redis_success.log",
+        "=== Cycle 1 started at 2025-08-27 07:35:00.000 ===\n\
+         2025-08-27 07:35:00.000 SUCCESS 1\n\
+         2025-08-27 07:35:00.400 SUCCESS 3\n\
+         2025-08-27 07:35:01.200 SUCCESS 7\n",
+    );
+    let errors = "2025-08-27 07:35:00.200 FAILURE: refused: Connection refused\n\
+         === Outage of endpoint began at 2025-08-27 07:35:00.200, first failure at 2025-08-27 07:35:00.200 +00:00 after 0.001 s ===\n\
+         2025-08-27 07:35:00.600 FAILURE: refused: Connection refused\n\
+         === Outage of endpoint began at 2025-08-27 07:35:00.600, first failure at 2025-08-27 07:35:00.600 +00:00 after 0.001 s ===\n\
+         2025-08-27 07:35:00.800 FAILURE: refused: Connection refused\n\
+         2025-08-27 07:35:01.000 FAILURE: refused: Connection refused\n\
+         === Outage of endpoint ended at 2025-08-27 07:35:01.201, lasted at least 0.399 s, at most 0.801 s, first failure at 2025-08-27 07:35:00.600 +00:00 ===\n\
+         === Outage of endpoint ended at 2025-08-27 07:35:01.600, lasted at least 0 s, at most 1.6 s, first failure at 2025-08-27 07:35:00.200 +00:00 ===\n";
+    env.write("redis_error.log", errors);
+    let all = [(0.0, Some(1.6)), (0.399, Some(0.801))];
+    assert_eq!(bounds(&json(&env, "").1), all);
+
+    // The marks are after the end of the range, but not the checks that ended the outages.
+    assert_eq!(bounds(&json(&env, "--utc --until '2025-08-27 07:35:01.201'").1), all);
+    // In the first outage, and in the second.
+    assert_eq!(bounds(&json(&env, "--utc --until '2025-08-27 07:35:00.300'").1), [(0.0, None)]);
+    let part = json(&env, "--utc --since '2025-08-27 07:35:00.700' --until '2025-08-27 07:35:01.201'").1;
+    assert_eq!(bounds(&part), [(0.2, Some(0.801))]);
+    let open = json(&env, "--utc --since '2025-08-27 07:35:00.500' --until '2025-08-27 07:35:01.100'").1;
+    assert_eq!(bounds(&open), [(0.399, None)]);
+}
+
+#[test]
+fn a_run_killed_in_an_outage_and_started_again_is_one_outage() {
+    let env = TestEnv::new();
+    let line = |at: i64, result: &str| format!("{} {result}\n", second(at));
+    let refused = "FAILURE: refused: Connection refused";
+    let success = [
+        format!("=== Cycle 1 started at {} ===\n", second(0)),
+        line(0, "SUCCESS 1"),
+        format!("=== Cycle 1 started at {} ===\n", second(100)),
+        line(140, "SUCCESS 3"),
+    ];
+    let errors = [
+        line(20, refused),
+        format!("=== Outage of endpoint began at {0}, first failure at {0}.000 +00:00 after 0.803 s ===\n", second(20)),
+        line(40, refused),
+        line(100, refused),
+        line(120, refused),
+        format!(
+            "=== Outage of endpoint ended at {}, lasted at least 19.5 s, its beginning was not observed, \
+             first failure at {}.000 +00:00 ===\n",
+            second(142),
+            second(100)
+        ),
+    ];
+    env.write("redis_success.log", &success.concat());
+    env.write("redis_error.log", &errors.concat());
+    let (_, document) = json(&env, "");
+
+    // From 0.803 s after second 20 to second 120, and from second 0 to second 142.
+    assert_eq!(bounds(&document), [(99.197, Some(142.0))]);
+    let outage = &row(&document, None)["outages"][0];
+    assert_eq!((&outage["spans_gap"], &outage["failed_checks"]), (&Value::from(true), &Value::from(4)));
+    assert_eq!(document["unobserved_s"], 60.0);
+
+    // Killed for good.
+    let killed = env.run("report --json --utc --until '2025-08-27 07:36:00'").json();
+    assert_eq!(bounds(&killed), [(19.197, None)]);
+}
+
+#[test]
+fn the_time_before_a_range_in_a_break_does_not_count() {
+    let env = TestEnv::new();
+    let success = format!(
+        "=== Cycle 1 started at {} ===\n{} SUCCESS 1\n{} SUCCESS 2\n\
+         === Cycle 1 completed, sleeping for 300 seconds ===\n=== Cycle 2 started at {} ===\n{} SUCCESS 4\n",
+        second(0),
+        second(0),
+        second(60),
+        second(420),
+        second(480)
+    );
+    env.write("redis_success.log", &success);
+    env.write("redis_error.log", &format!("{} FAILURE: refused: Connection refused\n", second(420)));
+    let (_, document) = json(&env, "--utc --since '2025-08-27 07:38:00'");
+
+    assert_eq!((&document["checks"], &document["unobserved_s"]), (&Value::from(2), &Value::from(0.0)));
+    // The break is still a part of the time in which the outage may have begun.
+    let outage = &row(&document, None)["outages"][0];
+    assert_eq!((&outage["spans_gap"], &outage["at_most_s"]), (&Value::from(true), &Value::from(420.0)));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tracing::debug;
 
 use crate::cluster::topology::{Dialled, Topology};
 use crate::model::failure::{Failure, Kind};
-use crate::model::outcome::{ConnectionInfo, Details, Outcome};
+use crate::model::outcome::{ConnectionInfo, Details, Outcome, onset};
 use crate::probe::checker::Checker;
 use crate::probe::connection::{ConnectOptions, Connection};
 use crate::probe::deadline::Deadline;
@@ -71,6 +71,7 @@ impl Discovery {
         let timeout = self.checker.timeout;
         let deadline = Deadline::at(start + timeout, timeout).no_later_than(Instant::now() + limit);
         let mut info = ConnectionInfo::default();
+        let begun = start.elapsed();
 
         let asked = async {
             let mut connection = Connection::open(connect, &self.checker.resolver, deadline, &mut info).await?;
@@ -90,7 +91,9 @@ impl Discovery {
             }
         };
 
-        let details = Details { elapsed: start.elapsed(), connection: Arc::new(info), ..Details::default() };
+        let elapsed = start.elapsed();
+        let onset = result.as_ref().err().map_or(Duration::ZERO, |failure| onset(failure, begun, elapsed));
+        let details = Details { elapsed, onset, connection: Arc::new(info), ..Details::default() };
         Discovered { outcome: Outcome { db: 0, write: false, result, details }, topology }
     }
 

@@ -160,7 +160,7 @@ impl Route {
             let canary = self.checker.canary.clone().map(|canary| canary.asking(*asking));
             let checker = self.checker.for_server(connect.clone(), canary);
             let mut keep = |mut outcome: Outcome| {
-                outcome.details.elapsed += before;
+                outcome.details.begin_earlier(before);
                 outcomes.push(outcome);
             };
             checker.run_until(end, &mut keep).await;

@@ -7,10 +7,10 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::history::intervals::Intervals;
-use crate::history::outage::{Observation, OutageHistory, Transition};
+use crate::history::outage::{Observation, OutageHistory, ReportedEnd, Transition};
 use crate::history::time_series::TimeSeries;
 use crate::model::change::Changed;
-use crate::model::clock::Moment;
+use crate::model::clock::{Moment, Stamp};
 use crate::model::failure::Failure;
 use crate::model::outcome::Verdict;
 use crate::model::subject::Subject;
@@ -232,10 +232,17 @@ impl Ledger {
         }
     }
 
-    /// Sets the bounds that a live run reported for the last ended outage of a subject.
-    pub fn set_reported_bounds(&mut self, subject: &Subject, at_least: Duration, at_most: Option<Duration>) {
+    /// Sets what a live run reported when an outage began; see [`OutageHistory::set_reported_onset`].
+    pub fn set_reported_onset(&mut self, subject: &Subject, first_failure: Stamp, onset: Duration) {
         if let Some(account) = self.accounts.get_mut(subject) {
-            account.history.set_reported_bounds(at_least, at_most);
+            account.history.set_reported_onset(first_failure, onset);
+        }
+    }
+
+    /// Sets what a live run reported when an outage ended; see [`OutageHistory::set_reported_end`].
+    pub fn set_reported_end(&mut self, subject: &Subject, end: &ReportedEnd) {
+        if let Some(account) = self.accounts.get_mut(subject) {
+            account.history.set_reported_end(end);
         }
     }
 
@@ -267,7 +274,6 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::model::clock::Stamp;
     use crate::model::failure::Kind;
 
     /// One check per second, one character each: `.` passes, `x` fails, `?` could not be made.

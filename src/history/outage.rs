@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::history::intervals::Intervals;
-use crate::model::clock::Moment;
+use crate::model::clock::{Moment, Stamp};
 use crate::model::failure::{Failure, Kind};
 
 /// One check of a subject. Checks of one subject must be observed in the order in which they began.
@@ -36,8 +36,9 @@ pub struct Outage {
     onset: Duration,
     /// How long the first successful check took. The server may have recovered at any time during it.
     recovery: Duration,
-    /// The bounds that a live run reported, if this outage was read from its log.
-    reported: Option<(Duration, Option<Duration>)>,
+    /// The bounds that a live run reported, if this outage was read from its log. They are more exact than bounds
+    /// computed from its lines.
+    reported: Reported,
     /// Part of the time between the two successes was not observed: a break, or checks that were scheduled but not run.
     /// Known only after [`OutageHistory::complete`].
     pub spans_gap: bool,
@@ -51,7 +52,7 @@ pub struct Outage {
 impl Outage {
     /// The lower bound of its duration.
     pub fn at_least(&self) -> Duration {
-        if let Some((at_least, _)) = self.reported {
+        if let Some(at_least) = self.reported.at_least {
             return at_least;
         }
         self.last_failure.since.saturating_sub(self.first_failure.since + self.onset)
@@ -59,11 +60,26 @@ impl Outage {
 
     /// The upper bound of its duration. None if its beginning or its end was not observed.
     pub fn at_most(&self) -> Option<Duration> {
-        if let Some((_, at_most)) = self.reported {
-            return at_most;
+        if self.reported.at_most.is_some() {
+            return self.reported.at_most;
         }
         let (before, after) = (self.last_success_before?, self.first_success_after?);
         Some(after.since.saturating_sub(before.since) + self.recovery)
+    }
+
+    /// Whether a failure at this time is part of it: no success is between the two.
+    fn lasts_at(&self, failure: Stamp) -> bool {
+        let whole = |at: Stamp| at.at.timestamp();
+        let begins_before = self.last_success_before.is_none_or(|before| before.stamp.at < failure.at);
+        // Lines may have whole seconds.
+        begins_before && whole(self.last_failure.stamp) >= whole(failure)
+    }
+
+    /// Sets how long the check took that ended it, if the check itself did not tell.
+    fn set_recovery(&mut self, end: Stamp) {
+        if let Some(after) = self.first_success_after.filter(|_| self.recovery.is_zero()) {
+            self.recovery = (end.at - after.stamp.at).to_std().unwrap_or_default();
+        }
     }
 
     /// The interval to draw: from the first failure to the first success after it.
@@ -87,6 +103,34 @@ impl Outage {
     pub fn kinds_in_words(&self) -> String {
         let kinds: Vec<_> = self.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         kinds.join(", ")
+    }
+}
+
+/// The bounds that a live run reported. None where it did not, or where they are of another time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Reported {
+    at_least: Option<Duration>,
+    at_most: Option<Duration>,
+}
+
+/// What a live run reported when an outage ended.
+#[derive(Clone, Copy, Debug)]
+pub struct ReportedEnd {
+    /// The end of the check that passed.
+    pub at: Stamp,
+    /// The start of the first failed check, with milliseconds. None in old logs.
+    pub first_failure: Option<Stamp>,
+    pub at_least: Duration,
+    /// None if the run did not observe the beginning.
+    pub at_most: Option<Duration>,
+}
+
+/// Whether a check whose line has this moment began at this time, which has milliseconds.
+fn is_logged_as(line: Moment, exact: Stamp) -> bool {
+    if line.stamp.millis {
+        line.stamp.at.timestamp_millis() == exact.at.timestamp_millis()
+    } else {
+        line.stamp.at.timestamp() == exact.at.timestamp()
     }
 }
 
@@ -166,12 +210,35 @@ impl OutageHistory {
         }
     }
 
-    /// Sets the bounds that a live run reported for the last ended outage. They are more exact than bounds computed
-    /// from its log.
-    pub fn set_reported_bounds(&mut self, at_least: Duration, at_most: Option<Duration>) {
-        if let Some(outage) = self.ended.last_mut().filter(|outage| outage.reported.is_none()) {
-            outage.reported = Some((at_least, at_most));
+    /// Sets how far into its first failed check an outage began, if the check itself did not tell.
+    pub fn set_reported_onset(&mut self, first_failure: Stamp, onset: Duration) {
+        let mut outages = self.ongoing.iter_mut().chain(self.ended.iter_mut().rev());
+        let outage = outages.find(|outage| is_logged_as(outage.first_failure, first_failure));
+        if let Some(outage) = outage.filter(|outage| outage.onset.is_zero()) {
+            outage.onset = onset;
         }
+    }
+
+    /// Sets the bounds that a live run reported for an outage that ended.
+    pub fn set_reported_end(&mut self, end: &ReportedEnd) {
+        let mut unreported = self.ended.iter_mut().rev().filter(|outage| outage.reported == Reported::default());
+        let Some(first_failure) = end.first_failure else {
+            // A log of version 0.1.0, which does not tell which outage ended.
+            if let Some(outage) = unreported.next() {
+                outage.reported = Reported { at_least: Some(end.at_least), at_most: end.at_most };
+                outage.set_recovery(end.at);
+            }
+            return;
+        };
+
+        // The outage of the log may have begun earlier, in a run that was killed, or later, if only a part of the log is
+        // read. The run's lower bound is then of another time, and so is its upper bound if it began earlier.
+        let Some(outage) = unreported.find(|outage| outage.lasts_at(first_failure)) else { return };
+        let is_same = is_logged_as(outage.first_failure, first_failure);
+        let is_cut = outage.first_failure.stamp.at > first_failure.at;
+        outage.reported =
+            Reported { at_least: is_same.then_some(end.at_least), at_most: end.at_most.filter(|_| is_same || is_cut) };
+        outage.set_recovery(end.at);
     }
 
     /// Takes a check from before the requested range: it sets the state but is not counted.
@@ -206,7 +273,7 @@ impl OutageHistory {
             first_success_after: None,
             onset: took,
             recovery: Duration::ZERO,
-            reported: None,
+            reported: Reported::default(),
             spans_gap: false,
             failed_checks: 0,
             kinds: BTreeMap::new(),
@@ -234,8 +301,7 @@ impl OutageHistory {
 #[cfg(test)]
 mod tests {
     use chrono::{DateTime, TimeDelta};
-
-    use crate::model::clock::Stamp;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -318,5 +384,111 @@ mod tests {
         assert!(history.ongoing().is_some());
         assert_eq!(history.availability(), Some(0.5));
         assert_eq!(OutageHistory::default().availability(), None);
+    }
+
+    fn second(second: i64) -> Stamp {
+        let start = DateTime::parse_from_rfc3339("2025-08-27T07:35:01Z").unwrap();
+        Stamp { at: start + TimeDelta::seconds(second), millis: true }
+    }
+
+    fn report_end(history: &mut OutageHistory, first_failure: Option<i64>, end: i64, bounds: (u64, Option<u64>)) {
+        let at_most = bounds.1.map(Duration::from_millis);
+        let first_failure = first_failure.map(|failure| second(failure).later(Duration::from_millis(250)));
+        let at = second(end);
+        history.set_reported_end(&ReportedEnd {
+            at,
+            first_failure,
+            at_least: Duration::from_millis(bounds.0),
+            at_most,
+        });
+    }
+
+    fn bounds(history: &OutageHistory) -> Vec<(u128, Option<u128>)> {
+        let millis = |outage: &Outage| (outage.at_least().as_millis(), outage.at_most().map(|most| most.as_millis()));
+        history.outages().map(millis).collect()
+    }
+
+    #[test]
+    fn reported_bounds_belong_to_the_outage_that_began_then() {
+        // The check that ended the first outage took so long that the second one had ended before.
+        let (mut history, _) = fold(".x.xx.");
+        report_end(&mut history, Some(3), 6, (700, Some(3_300)));
+        report_end(&mut history, Some(1), 6, (0, Some(5_900)));
+        assert_eq!(bounds(&history), [(0, Some(5_900)), (700, Some(3_300))]);
+
+        // In logs of version 0.1.0, the last outage that ended.
+        let (mut history, _) = fold(".x.");
+        report_end(&mut history, None, 3, (1, Some(1_900)));
+        assert_eq!(bounds(&history), [(1, Some(1_900))]);
+
+        // An outage of which nothing is known here, and one that is not over.
+        let (mut history, _) = fold(".x..x");
+        report_end(&mut history, Some(2), 3, (1, Some(1)));
+        report_end(&mut history, Some(4), 6, (1, Some(1)));
+        assert_eq!(bounds(&history), [(0, Some(2_100)), (0, None)]);
+    }
+
+    #[test]
+    fn a_run_reports_only_its_own_part_of_an_outage() {
+        // A run was killed in the outage. The next one began at second 3 and did not see the beginning.
+        let (mut history, _) = fold(".x xxx.");
+        history.set_reported_onset(second(1), Duration::from_millis(400));
+        history.set_reported_onset(second(3), Duration::from_millis(900));
+        report_end(&mut history, Some(3), 7, (1_500, None));
+        // Its own checks tell how long they took.
+        assert_eq!(bounds(&history), [(3_900, Some(6_100))]);
+
+        // The requested range begins in the outage, after the success before it.
+        let (mut history, _) = fold(" xx.");
+        history.ended[0].last_success_before = Some(Moment { stamp: second(-3), since: Duration::ZERO });
+        report_end(&mut history, Some(-1), 4, (2_500, Some(6_200)));
+        assert_eq!(bounds(&history), [(900, Some(6_200))]);
+    }
+
+    #[test]
+    fn times_that_the_lines_do_not_contain_are_taken_from_the_marks() {
+        let (mut history, _) = fold(".xx");
+        let outage = history.ongoing.as_mut().unwrap();
+        outage.onset = Duration::ZERO;
+        history.set_reported_onset(second(1).later(Duration::from_millis(730)), Duration::from_millis(803));
+        assert_eq!(bounds(&history), [(197, None)]);
+
+        // The first part of the outage is in the log of another run.
+        let (mut history, _) = fold(".x xx.");
+        history.ended[0].recovery = Duration::ZERO;
+        report_end(&mut history, Some(3), 7, (0, None));
+        assert_eq!(bounds(&history), [(2_900, Some(7_000))]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// A check asks some time after it began, and gets its reply within the timeout. It passes if the server is up
+        /// when it is asked.
+        #[test]
+        fn bounds_hold_and_differ_by_at_most_two_intervals_and_two_timeouts(
+            interval in 50..1_000_u64,
+            down in (2_000..5_000_u64, 1..5_000_u64),
+            checks in proptest::collection::vec((0..1_000_u64, 0..1_000_u64), 300),
+        ) {
+            const TIMEOUT: u64 = 2_000;
+            let millis = Duration::from_millis;
+            let (refused, mut history) = (Failure::new(Kind::Refused, ""), OutageHistory::default());
+            let (begin, end) = (down.0, down.0 + down.1);
+            for (start, (asked, waited)) in (0..).map(|check| check * interval).zip(checks) {
+                let is_down = (begin..end).contains(&(start + asked));
+                let at = Moment { stamp: second(0).later(millis(start)), since: millis(start) };
+                let took = millis(if is_down { asked } else { asked + waited });
+                history.observe(&Observation { at, took, failure: is_down.then_some(&refused) });
+            }
+
+            for outage in history.outages() {
+                let (at_least, at_most) = (outage.at_least(), outage.at_most().unwrap());
+                prop_assert!(at_least <= millis(down.1));
+                // Checks overlap, so a later one may have asked before an earlier one: then they are several outages.
+                prop_assert!(at_most >= millis(down.1) || history.outages().count() > 1);
+                prop_assert!(at_most - at_least <= millis(2 * interval + 2 * TIMEOUT));
+            }
+        }
     }
 }

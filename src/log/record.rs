@@ -208,8 +208,8 @@ pub enum Entry {
     CheckResult {
         subject: Subject,
         result: Result<(), Failure>,
-        /// None if the line does not contain it.
-        elapsed: Option<Duration>,
+        /// How long the check took; if it failed, the time before its failing phase. None if the line does not contain it.
+        took: Option<Duration>,
         /// The server that answered, if the line contains it.
         connection: Option<Box<ConnectionInfo>>,
     },
@@ -224,7 +224,8 @@ pub enum Entry {
         since_start: Option<Duration>,
         subject: Subject,
         result: Result<(), Failure>,
-        elapsed: Option<Duration>,
+        /// How long the check took; if it failed, the time before its failing phase. None if the line does not contain it.
+        took: Option<Duration>,
         /// Whether the check included a canary write. None if the line does not contain it.
         wrote: Option<bool>,
     },

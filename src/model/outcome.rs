@@ -68,17 +68,9 @@ impl Outcome {
         self
     }
 
-    /// How long the check took. For a failed check: the time elapsed before the failing phase, as far as it is known.
-    /// Waiting for an error reply counts as part of the failure, because a client is not served meanwhile.
+    /// How long the check took. For a failed check: the time elapsed before the failing phase.
     pub fn took(&self) -> Duration {
-        let Details { elapsed, select, ping, write, .. } = self.details;
-        match &self.result {
-            Ok(()) => elapsed,
-            Err(_) if self.write => elapsed.saturating_sub(write),
-            // Only the text names the phase that timed out, and when it began is not recorded.
-            Err(failure) if failure.kind == Kind::Timeout => Duration::ZERO,
-            Err(_) => elapsed.saturating_sub(select + ping + write),
-        }
+        if self.result.is_ok() { self.details.elapsed } else { self.details.onset }
     }
 }
 
@@ -97,12 +89,30 @@ pub struct Details {
     /// From the start of the check to the result of this database. If a check covers several databases, all are
     /// measured from its start.
     pub elapsed: Duration,
+    /// From the start of the check to the beginning of the phase that failed: see [`onset`]. Without meaning if it passed.
+    pub onset: Duration,
     /// The time spent waiting for the replies to SELECT, PING and the canary's commands.
     pub select: Duration,
     pub ping: Duration,
     pub write: Duration,
     /// The connection, shared by all results over it.
     pub connection: Arc<ConnectionInfo>,
+}
+
+impl Details {
+    /// The check that these details are of began earlier, by this time.
+    pub fn begin_earlier(&mut self, by: Duration) {
+        self.elapsed += by;
+        self.onset += by;
+    }
+}
+
+/// When the failing phase of a check began, as time since the check began. The server may have been healthy until then.
+///
+/// A client that waits is not served, so a timeout counts from when the wait began: the question `asked` on the connection
+/// that failed, or the attempt to connect. Any other failure counts from when it was `noticed`.
+pub fn onset(failure: &Failure, asked: Duration, noticed: Duration) -> Duration {
+    if failure.kind == Kind::Timeout { asked } else { noticed }
 }
 
 /// What is known about a connection, even if it failed to open.
@@ -149,23 +159,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_for_an_error_reply_does_not_count_as_time_before_the_failure() {
+    fn a_timeout_counts_from_the_question_and_an_error_from_its_receipt() {
         let millis = Duration::from_millis;
-        let details = Details {
-            elapsed: millis(100),
-            select: millis(10),
-            ping: millis(5),
-            write: millis(60),
-            ..Details::default()
-        };
-        let took = |write, kind: Option<Kind>| {
-            let result = kind.map_or(Ok(()), |kind| Err(Failure::new(kind, "")));
-            Outcome { db: 0, write, result, details: details.clone() }.took()
-        };
-        assert_eq!(took(false, None), millis(100));
-        assert_eq!(took(false, Some(Kind::Loading)), millis(25));
-        assert_eq!(took(true, Some(Kind::ReadOnly)), millis(40));
-        assert_eq!(took(true, Some(Kind::Timeout)), millis(40));
-        assert_eq!(took(false, Some(Kind::Timeout)), Duration::ZERO);
+        let (asked, noticed) = (millis(40), millis(2_040));
+        assert_eq!(onset(&Failure::new(Kind::Timeout, ""), asked, noticed), asked);
+        assert_eq!(onset(&Failure::new(Kind::Reset, ""), asked, noticed), noticed);
+
+        let details = Details { elapsed: millis(100), onset: millis(25), ..Details::default() };
+        let took = |result| Outcome { db: 0, write: false, result, details: details.clone() }.took();
+        assert_eq!(took(Ok(())), millis(100));
+        assert_eq!(took(Err(Failure::new(Kind::Loading, ""))), millis(25));
     }
 }

@@ -18,7 +18,7 @@ use tracing::debug;
 use crate::model::databases::Databases;
 use crate::model::duration::brief;
 use crate::model::failure::{Failure, Kind};
-use crate::model::outcome::{ConnectionInfo, Details, Outcome};
+use crate::model::outcome::{ConnectionInfo, Details, Outcome, onset};
 use crate::model::server::Role;
 use crate::probe::canary::{Canary, PendingWrite};
 use crate::probe::connection::{ConnectOptions, Connection};
@@ -78,6 +78,14 @@ struct Progress<'a> {
     unwritable: Option<Failure>,
 }
 
+impl Progress<'_> {
+    /// When the next index was asked on the current connection: when the one before it was answered there, or when it was
+    /// opened. While it is being opened: when that began.
+    fn asked(&self) -> Instant {
+        self.since
+    }
+}
+
 /// Why a connection is no longer used.
 enum ConnectionEnd {
     /// Every index has a result, or the last database of the server was found.
@@ -118,6 +126,8 @@ impl Checker {
             if Instant::now() >= progress.end {
                 let limit = humantime::format_duration(self.deadline);
                 let text = format!("not reached within the scan's deadline of {limit}");
+                // These indexes were not asked.
+                progress.since = Instant::now();
                 return self.fail_rest(&mut progress, &Failure::new(Kind::Timeout, text));
             }
 
@@ -133,7 +143,8 @@ impl Checker {
                     if !answered {
                         return self.fail_rest(&mut progress, &failure);
                     }
-                    self.settle(&mut progress, Settled::failed(failure));
+                    let failed = Settled::failed(failure, progress.asked());
+                    self.settle(&mut progress, failed);
                 }
             }
         }
@@ -188,7 +199,8 @@ impl Checker {
         let end = self.ask_all(&mut progress, connection, deadline).await;
         let is_usable = matches!(end, ConnectionEnd::Finished);
         if let ConnectionEnd::Broke { failure, .. } = end {
-            self.settle(&mut progress, Settled::failed(failure));
+            let failed = Settled::failed(failure, progress.asked());
+            self.settle(&mut progress, failed);
         }
 
         let no_result = || {
@@ -215,10 +227,11 @@ impl Checker {
     }
 
     /// Reports the result of the next index.
-    fn settle(&self, progress: &mut Progress<'_>, Settled { write, result, waits, at }: Settled) {
+    fn settle(&self, progress: &mut Progress<'_>, Settled { write, result, waits, at, onset }: Settled) {
         trace_result(progress.next, waits, result.as_ref());
         let details = Details {
             elapsed: at - progress.start,
+            onset: onset.map(|onset| onset - progress.start).unwrap_or_default(),
             select: waits.select,
             ping: waits.ping,
             write: waits.write,
@@ -235,8 +248,9 @@ impl Checker {
     /// Fails all remaining indexes, or only the next one if the number of databases is unknown.
     fn fail_rest(&self, progress: &mut Progress<'_>, failure: &Failure) {
         let last = if self.databases == Databases::Auto { progress.next } else { progress.last };
+        let asked = progress.asked();
         while progress.next <= last {
-            self.settle(progress, Settled::failed(failure.clone()));
+            self.settle(progress, Settled::failed(failure.clone(), asked));
         }
     }
 
@@ -323,7 +337,10 @@ impl Checker {
             (Ok(()), Ok(Err(failure)) | Err(failure)) => (true, Err(failure.clone())),
             (Err(failure), _) => (false, Err(failure)),
         };
-        self.settle(progress, Settled { write, result, waits, at });
+        // Waiting for an error reply counts as part of the failure, because a client is not served meanwhile.
+        let waited = if write { waits.write } else { waits.select + waits.ping + waits.write };
+        let onset = result.is_err().then(|| at - waited);
+        self.settle(progress, Settled { write, result, waits, at, onset });
 
         if let Err(failure) = written {
             progress.unwritable = Some(failure).filter(|failure| failure.kind == Kind::Timeout);
@@ -423,11 +440,16 @@ struct Settled {
     result: Result<(), Failure>,
     waits: Waits,
     at: Instant,
+    /// When the failing phase began. None if the index passed.
+    onset: Option<Instant>,
 }
 
 impl Settled {
-    fn failed(failure: Failure) -> Self {
-        Settled { write: false, result: Err(failure), waits: Waits::default(), at: Instant::now() }
+    /// A failure of the connection, on which the index was `asked`.
+    fn failed(failure: Failure, asked: Instant) -> Self {
+        let at = Instant::now();
+        let onset = asked + onset(&failure, Duration::ZERO, at - asked);
+        Settled { write: false, result: Err(failure), waits: Waits::default(), at, onset: Some(onset) }
     }
 }
 

@@ -17,7 +17,7 @@ use tracing::debug;
 
 use crate::model::duration::brief;
 use crate::model::failure::{Failure, Kind};
-use crate::model::outcome::{ConnectionInfo, Details, Outcome, Replaced, Timings};
+use crate::model::outcome::{ConnectionInfo, Details, Outcome, Replaced, Timings, onset};
 use crate::probe::checker::{Checker, Emit};
 use crate::probe::connection::Connection;
 use crate::probe::deadline::Deadline;
@@ -98,6 +98,7 @@ impl PersistentConnection {
     /// Checks once, over an open connection or a new one. Times are measured from `start`.
     async fn attempt(&self, open: Option<OpenConnection>, start: Instant, deadline: Deadline) -> Attempt {
         let db = self.checker.databases.first();
+        let begun = start.elapsed();
         let ready = match open {
             Some(open) => self.reauthenticate(open, deadline).await,
             None => self.open(deadline).await,
@@ -106,14 +107,16 @@ impl PersistentConnection {
             Ok(ready) => ready,
             Err((failure, connection)) => {
                 debug!("DB {db}: {failure}");
-                let details = Details { elapsed: start.elapsed(), connection, ..Details::default() };
+                let elapsed = start.elapsed();
+                let onset = onset(&failure, begun, elapsed);
+                let details = Details { elapsed, onset, connection, ..Details::default() };
                 return Attempt { outcome: Outcome { db, write: false, result: Err(failure), details }, open: None };
             }
         };
 
         let before = start.elapsed();
         let (mut outcome, is_usable) = self.checker.ask_one(&mut connection, info.clone(), db, deadline).await;
-        outcome.details.elapsed += before;
+        outcome.details.begin_earlier(before);
         // The outcome's connection includes what the server said about itself.
         Attempt { outcome, open: is_usable.then_some(OpenConnection { connection, info }) }
     }

@@ -178,7 +178,7 @@ fn read_check(line: &str, timestamps: &mut TimestampReader) -> Option<Entry> {
     } else {
         rest.strip_prefix("SUCCESS ")?.parse::<u64>().map(|_| ()).map(Ok).ok()?
     };
-    Some(Entry::Check { at, mode: None, since_start: None, subject, result, elapsed: None, wrote: None })
+    Some(Entry::Check { at, mode: None, since_start: None, subject, result, took: None, wrote: None })
 }
 
 /// `DB 3: NOT RUNNING (reset: Connection reset by peer)`.
@@ -197,7 +197,7 @@ fn read_block_line(line: &str) -> Option<Entry> {
             }
         },
     };
-    (subject != Subject::default()).then_some(Entry::CheckResult { subject, result, elapsed: None, connection: None })
+    (subject != Subject::default()).then_some(Entry::CheckResult { subject, result, took: None, connection: None })
 }
 
 /// `local: too many open files`: why a check could not be made.

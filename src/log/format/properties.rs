@@ -120,7 +120,8 @@ proptest! {
     ) {
         // Only a failure can be of the write alone.
         let subject = subject.writing(subject.write && result.is_err());
-        let details = Details { elapsed: Duration::from_micros(elapsed.into()), ..Details::default() };
+        let (elapsed_us, onset) = (Duration::from_micros(elapsed.into()), Duration::from_micros(7));
+        let details = Details { elapsed: elapsed_us, onset, ..Details::default() };
         let record = Record::Check {
             at,
             mode: Mode::Cycles,
@@ -140,7 +141,7 @@ proptest! {
                 since_start: since_start.filter(|_| is_json),
                 subject: subject.clone(),
                 result: result.clone(),
-                elapsed: is_json.then_some(Duration::from_micros(elapsed.into())),
+                took: is_json.then_some(Duration::from_micros(if result.is_ok() { elapsed.into() } else { 7 })),
                 wrote: is_json.then_some(wrote),
             };
             prop_assert_eq!(read, vec![entry]);
@@ -168,13 +169,13 @@ proptest! {
             })
             .collect();
         let record = Record::Scan { at, checks: results.clone(), took: Duration::ZERO, canary, stopped: None };
-        for (format, elapsed) in [(Format::Classic, None), (Format::Json, Some(Duration::ZERO))] {
+        for (format, took) in [(Format::Classic, None), (Format::Json, Some(Duration::ZERO))] {
             let mut entries = vec![Entry::BlockBegan(at)];
             entries.extend(canary.then_some(Entry::BlockWrites));
             entries.extend(results.iter().map(|check| Entry::CheckResult {
                 subject: check.subject.clone(),
                 result: check.result.clone(),
-                elapsed,
+                took,
                 connection: None,
             }));
             entries.push(Entry::BlockEnded);

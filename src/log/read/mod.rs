@@ -99,7 +99,7 @@ fn read_folder(
     let counted = |event: &LogEvent| range.since.is_none_or(|since| event.at.at >= since);
     let mut next = heads.pop().map(|Reverse(first)| first);
     while let Some(Head { event, index }) = next {
-        if range.until.is_none_or(|until| event.at.at < until) {
+        if range.until.is_none_or(|until| event.at.at < until || event.completes_earlier()) {
             held_back.add(event);
             while let Some(event) = held_back.take_due() {
                 let counted = counted(&event);

@@ -48,7 +48,9 @@ pub struct LoggedCheck {
     pub mode: Option<Mode>,
     pub subject: Subject,
     pub result: Result<(), Failure>,
-    pub elapsed: Option<Duration>,
+    /// See [`Entry::Check`].
+    pub took: Option<Duration>,
+    pub wrote: Option<bool>,
 }
 
 /// A block of `dbs`.
@@ -64,11 +66,17 @@ pub struct Block {
 pub struct LoggedResult {
     pub subject: Subject,
     pub result: Result<(), Failure>,
-    pub elapsed: Option<Duration>,
+    pub took: Option<Duration>,
     pub connection: Option<Box<ConnectionInfo>>,
 }
 
 impl LogEvent {
+    /// Whether it tells the exact end of an outage that the check before it ended: if only a part of a log is read, that
+    /// check may be in it and this mark not.
+    pub fn completes_earlier(&self) -> bool {
+        matches!(&self.kind, EventKind::Mark(mark) if matches!(**mark, Mark::OutageEnded { first_failure: Some(_), .. }))
+    }
+
     /// Sorts events with the same timestamp, which are frequent if timestamps are whole seconds.
     pub fn rank(&self) -> u8 {
         match &self.kind {
@@ -251,9 +259,9 @@ impl OpenBlocks {
                     ready.push_back(block_event(before));
                 }
             }
-            Entry::CheckResult { subject, result, elapsed, connection } => {
+            Entry::CheckResult { subject, result, took, connection } => {
                 let known = |block: &&mut Box<Block>| !block.results.iter().any(|known| known.subject == subject);
-                let logged = LoggedResult { subject: subject.clone(), result, elapsed, connection };
+                let logged = LoggedResult { subject: subject.clone(), result, took, connection };
                 match (self.block.as_mut().filter(known), self.older) {
                     (Some(block), _) => block.results.push(logged),
                     (None, Some(stamp)) => {
@@ -272,8 +280,8 @@ impl OpenBlocks {
                 Some(block) => ready.push_back(block_event(block)),
                 None => self.older = None,
             },
-            Entry::Check { at, mode, subject, result, elapsed, .. } => {
-                let logged = Box::new(LoggedCheck { mode, subject, result, elapsed });
+            Entry::Check { at, mode, subject, result, took, wrote, .. } => {
+                let logged = Box::new(LoggedCheck { mode, subject, result, took, wrote });
                 *check = Some(LogEvent { at, kind: EventKind::Check(logged) });
             }
             // The mark of an interrupted scan is inside its block.
@@ -299,9 +307,10 @@ fn time_of(mark: &Mark) -> Option<Stamp> {
         | Mark::Stopped { at, .. }
         | Mark::Canary { at }
         | Mark::Changed { at, .. }
+        | Mark::OutageBegan { at, .. }
         | Mark::OutageEnded { at, .. } => Some(*at),
         Mark::NotObserved { from, .. } | Mark::RecordsLost { from, .. } => Some(*from),
-        Mark::OutageBegan { .. } | Mark::RunStarted { .. } => None,
+        Mark::RunStarted { .. } => None,
     }
 }
 

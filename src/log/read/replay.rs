@@ -7,6 +7,7 @@ use chrono::{DateTime, FixedOffset};
 
 use super::reader::{Block, EventKind, LogEvent, LoggedCheck, LoggedResult};
 use crate::history::ledger::{Check, Ledger};
+use crate::history::outage::ReportedEnd;
 use crate::log::record::{Mark, Mode};
 use crate::model::change::Changed;
 use crate::model::clock::{Moment, Stamp};
@@ -47,19 +48,16 @@ impl Stream {
     }
 
     /// Processes a check. A check from before the requested range is not `counted`.
-    fn take(
-        &mut self,
-        at: Stamp,
-        subject: &Subject,
-        result: Result<(), &Failure>,
-        took: Option<Duration>,
-        counted: bool,
-    ) {
+    fn take(&mut self, at: Stamp, check: Logged<'_>, counted: bool) {
         let at = moment(at);
         self.end_gap(at);
+
+        let Logged { subject, result, took, writes } = check;
+        let writes = writes && subject.target.reads_and_writes();
+        let check = Check { subject, at, took, result, writes };
         match counted {
-            true => self.check(at, subject, result, took),
-            false => self.remember(at, subject, result),
+            true => drop(self.ledger.check(&check)),
+            false => self.ledger.remember(&check),
         }
     }
 
@@ -75,7 +73,8 @@ impl Stream {
             }
             _ => {
                 self.end_run();
-                self.check(at, &Subject::default(), Ok(()), None);
+                let (subject, writes) = (&Subject::default(), self.writes);
+                self.ledger.check(&Check { subject, at, took: None, result: Ok(()), writes });
                 // With writes, the next success changes more than a count.
                 self.run = (!self.writes).then_some((0, at));
             }
@@ -87,19 +86,6 @@ impl Stream {
         if let Some((count, last)) = self.run.take() {
             self.ledger.passed_again(&Subject::default(), count, last);
         }
-    }
-
-    fn check(&mut self, at: Moment, subject: &Subject, result: Result<(), &Failure>, took: Option<Duration>) {
-        let writes = self.writes && subject.target.reads_and_writes();
-        // The logs do not contain how much time passed before the failing phase.
-        let took = took.filter(|_| result.is_ok());
-        self.ledger.check(&Check { subject, at, took, result, writes });
-    }
-
-    /// Takes a check from before the requested range: it sets the state but is not counted.
-    fn remember(&mut self, at: Moment, subject: &Subject, result: Result<(), &Failure>) {
-        let check = Check { subject, at, took: None, result, writes: self.writes };
-        self.ledger.remember(&check);
     }
 
     /// Nothing is observed from here to the next check, or from an earlier mark on.
@@ -142,6 +128,14 @@ impl Stream {
         }
         self.ledger
     }
+}
+
+/// A check, as it was logged.
+struct Logged<'a> {
+    subject: &'a Subject,
+    result: Result<(), &'a Failure>,
+    took: Option<Duration>,
+    writes: bool,
 }
 
 /// The state of a replay.
@@ -200,7 +194,8 @@ impl Replay {
         self.cycles.end_run();
         match kind {
             EventKind::Success { db } => {
-                self.cycles.take(at, &Subject { db, ..Subject::default() }, Ok(()), None, counted);
+                let (subject, writes) = (Subject { db, ..Subject::default() }, self.cycles.writes);
+                self.cycles.take(at, Logged { subject: &subject, result: Ok(()), took: None, writes }, counted);
             }
             EventKind::Check(check) => self.check(at, &check, counted),
             EventKind::Block(block) => self.block(*block, counted),
@@ -209,7 +204,7 @@ impl Replay {
     }
 
     fn check(&mut self, at: Stamp, check: &LoggedCheck, counted: bool) {
-        let LoggedCheck { mode, subject, result, elapsed } = check;
+        let LoggedCheck { mode, subject, result, took, wrote } = check;
         if let Err(failure) = result
             && *mode != Some(Mode::Cycles)
             && self.repeated.take(at.at, subject, failure)
@@ -218,13 +213,14 @@ impl Replay {
         }
 
         let stream = if *mode == Some(Mode::Dbs) { &mut self.dbs } else { &mut self.cycles };
-        stream.take(at, subject, result.as_ref().copied(), *elapsed, counted);
+        let writes = wrote.unwrap_or(stream.writes);
+        stream.take(at, Logged { subject, result: result.as_ref().copied(), took: *took, writes }, counted);
     }
 
     fn block(&mut self, block: Block, counted: bool) {
-        self.dbs.writes = block.writes;
-        for LoggedResult { subject, result, elapsed, connection } in &block.results {
-            self.dbs.take(block.stamp, subject, result.as_ref().copied(), *elapsed, counted);
+        for LoggedResult { subject, result, took, connection } in &block.results {
+            let logged = Logged { subject, result: result.as_ref().copied(), took: *took, writes: block.writes };
+            self.dbs.take(block.stamp, logged, counted);
             if let Some(connection) = connection {
                 let target = &subject.target;
                 for change in
@@ -278,8 +274,11 @@ impl Replay {
                 cycles.lost_until = Some(moment(to));
             }
             Mark::Changed { target, at, change } if counted => cycles.ledger.change(Changed { target, at, change }),
-            Mark::OutageEnded { subject, at_least, at_most, .. } if counted => {
-                cycles.ledger.set_reported_bounds(&subject, at_least, at_most);
+            Mark::OutageBegan { subject, at, onset: Some(onset) } if counted => {
+                cycles.ledger.set_reported_onset(&subject, at, onset);
+            }
+            Mark::OutageEnded { subject, at, first_failure, at_least, at_most } if counted => {
+                cycles.ledger.set_reported_end(&subject, &ReportedEnd { at, first_failure, at_least, at_most });
             }
             Mark::RunStarted { .. } | Mark::Changed { .. } | Mark::OutageBegan { .. } | Mark::OutageEnded { .. } => {}
         }
@@ -407,7 +406,7 @@ mod tests {
         let mut replay = Replay::default();
         let check = |second, db| {
             let (stamp, subject) = (at(second).stamp, Subject::db(db));
-            let check = LoggedCheck { mode: Some(Mode::Cycles), subject, result: Ok(()), elapsed: None };
+            let check = LoggedCheck { mode: Some(Mode::Cycles), subject, result: Ok(()), took: None, wrote: None };
             LogEvent { at: stamp, kind: EventKind::Check(Box::new(check)) }
         };
         let mark = Mark::RecordsLost { from: at(15).stamp, to: at(45).stamp, count: 3 };
@@ -431,7 +430,7 @@ mod tests {
                     Ok(()) if plain => EventKind::Success { db: None },
                     result => {
                         let subject = Subject::default();
-                        EventKind::Check(Box::new(LoggedCheck { mode: None, subject, result, elapsed: None }))
+                        EventKind::Check(Box::new(LoggedCheck { mode: None, subject, result, took: None, wrote: None }))
                     }
                 };
                 LogEvent { at: at(second).stamp, kind }

@@ -189,7 +189,7 @@ impl Prober {
 async fn write_to_endpoint(endpoint: &Route, started: Instant, report: &Reporter) {
     let before = started.elapsed();
     let mut emit = |mut outcome: Outcome| {
-        outcome.details.elapsed += before;
+        outcome.details.begin_earlier(before);
         report.outcome(outcome);
     };
     endpoint.check_until(started + endpoint.checker.deadline, &mut emit).await;

@@ -64,7 +64,7 @@ pub struct Reporter {
 impl Reporter {
     /// Reports the outcome for one database.
     pub fn outcome(&self, mut outcome: Outcome) {
-        outcome.details.elapsed += self.waited;
+        outcome.details.begin_earlier(self.waited);
         let mut state = self.lane.state();
         state.reported = state.reported.max(self.tick.number);
         let oldest = state.oldest();

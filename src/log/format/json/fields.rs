@@ -207,6 +207,7 @@ group! {
         ..subject: SubjectFields<'a>,
         ..result: ResultFields<'a>,
         ..timings: Unread<TimingFields>,
+        ..waits: WaitFields,
         ..server: Unread<ServerFields<'a>>,
     }
 }
@@ -217,6 +218,7 @@ group! {
         ..subject: SubjectFields<'a>,
         ..result: ResultFields<'a>,
         ..timings: Unread<TimingFields>,
+        ..waits: WaitFields,
         ..server: ServerFields<'a>,
     }
 }
@@ -253,16 +255,23 @@ group! {
         kind: Option<Text<'a>>,
         detail: Option<Text<'a>>,
         elapsed_us: Option<u64>,
+        onset_us: Option<u64>,
     }
 }
 
 group! {
-    /// The durations of the stages of a check, in microseconds.
+    /// How long opening the connection took, in microseconds.
     TimingFields {
         resolve_us: u64,
         connect_us: u64,
         tls_us: u64,
         auth_us: u64,
+    }
+}
+
+group! {
+    /// How long a check waited for replies, in microseconds.
+    WaitFields {
         select_us: u64,
         ping_us: u64,
         write_us: u64,

@@ -52,7 +52,7 @@ mod tests {
             replaced: None,
         };
         let (select, ping, write) = (micros(5), micros(6), micros(7));
-        Details { elapsed: micros(412), select, ping, write, connection: Arc::new(connection) }
+        Details { elapsed: micros(412), onset: micros(0), select, ping, write, connection: Arc::new(connection) }
     }
 
     fn reset() -> Result<(), Failure> {
@@ -75,7 +75,7 @@ mod tests {
         for (record, expected) in [
             (
                 check(Subject::db(3), reset(), details_of(412)),
-                r#""db":3,"number":7,"ok":false,"kind":"reset","detail":"Connection reset by \\u{1b} peer","elapsed_us":412"#,
+                r#""db":3,"number":7,"ok":false,"kind":"reset","detail":"Connection reset by \\u{1b} peer","elapsed_us":412,"onset_us":0"#,
             ),
             (
                 check(Subject { target: Target::Held, ..Subject::default() }, Ok(()), details_of(0)),
@@ -98,7 +98,7 @@ mod tests {
         let took = Duration::from_millis(1);
         assert_eq!(
             line(&Record::Scan { at: at(1), checks, took, canary: true, stopped: Some((Signal::Term, at(2))) }),
-            r#"{"at":"2025-08-27T07:35:01.250+02:00","type":"scan","ok":false,"elapsed_us":1000,"databases":[{"db":0,"ok":true,"elapsed_us":412,"resolve_us":1,"connect_us":2,"tls_us":3,"auth_us":4,"select_us":5,"ping_us":6,"write_us":7,"peer":"10.0.1.5:6379","role":"primary","engine":"valkey","version":"8.1.0","run_id":"9f4e","uptime_s":7},{"db":2,"ok":false,"kind":"reset","detail":"Connection reset by \\u{1b} peer","elapsed_us":0}],"canary":true,"signal":"SIGTERM","stopped_at":"2025-08-27T07:35:02.250+02:00"}"#
+            r#"{"at":"2025-08-27T07:35:01.250+02:00","type":"scan","ok":false,"elapsed_us":1000,"databases":[{"db":0,"ok":true,"elapsed_us":412,"resolve_us":1,"connect_us":2,"tls_us":3,"auth_us":4,"select_us":5,"ping_us":6,"write_us":7,"peer":"10.0.1.5:6379","role":"primary","engine":"valkey","version":"8.1.0","run_id":"9f4e","uptime_s":7},{"db":2,"ok":false,"kind":"reset","detail":"Connection reset by \\u{1b} peer","elapsed_us":0,"onset_us":0}],"canary":true,"signal":"SIGTERM","stopped_at":"2025-08-27T07:35:02.250+02:00"}"#
         );
         assert_eq!(
             line(&Record::Scan { at: at(1), checks: vec![], took, canary: false, stopped: None }),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::fields::{
-    CheckFields, Fields, Line, OrderedLine, ResultFields, ScanFields, ServerFields, SubjectFields, Text,
+    CheckFields, Fields, Line, OrderedLine, ResultFields, ScanFields, ServerFields, SubjectFields, Text, WaitFields,
 };
 use crate::log::format::legacy;
 use crate::log::format::timestamp::TimestampReader;
@@ -45,7 +45,7 @@ fn read_check(at: Stamp, check: &CheckFields<'_>) -> Option<Entry> {
         since_start: check.since_start_us.map(Duration::from_micros),
         subject: read_subject(&check.subject),
         result: read_result(&check.result)?,
-        elapsed: check.result.elapsed_us.map(Duration::from_micros),
+        took: read_took(&check.result, &check.waits, check.subject.write),
         wrote: check.wrote,
     })
 }
@@ -60,9 +60,9 @@ fn read_scan(at: Stamp, scan: &ScanFields<'_>, emit: &mut dyn FnMut(Entry)) -> O
         emit(Entry::BlockWrites);
     }
     for (check, result) in databases.iter().zip(results) {
-        let elapsed = check.result.elapsed_us.map(Duration::from_micros);
+        let took = read_took(&check.result, &check.waits, check.subject.write);
         let (subject, connection) = (read_subject(&check.subject), read_connection(&check.server));
-        emit(Entry::CheckResult { subject, result, elapsed, connection });
+        emit(Entry::CheckResult { subject, result, took, connection });
     }
     emit(Entry::BlockEnded);
     Some(())
@@ -143,6 +143,23 @@ fn read_result(fields: &ResultFields<'_>) -> Option<Result<(), Failure>> {
     }
     let kind = kind?;
     Some(Err(kind.map_or_else(|_| legacy::failure(detail), |kind| Failure::new(kind, detail))))
+}
+
+/// How long a check took; of a failed one, the time before its failing phase.
+fn read_took(result: &ResultFields<'_>, waits: &WaitFields, write: bool) -> Option<Duration> {
+    let elapsed = result.elapsed_us?;
+    let took = match (&result.kind, result.onset_us) {
+        (None, _) => elapsed,
+        (Some(_), Some(onset)) => onset,
+        // Records of version 0.1.0 do not contain the onset. They do not say when the phase that timed out began.
+        (Some(_), None) if write => elapsed.saturating_sub(waits.write_us),
+        (Some(kind), None) if kind.0 == Kind::Timeout.as_str() => 0,
+        (Some(_), None) => {
+            let WaitFields { select_us, ping_us, write_us } = *waits;
+            elapsed.saturating_sub(select_us.saturating_add(ping_us).saturating_add(write_us))
+        }
+    };
+    Some(Duration::from_micros(took))
 }
 
 /// The server that answered, if the line contains it.

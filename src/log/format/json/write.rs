@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::fields::{
     CheckFields, DatabaseFields, Fields, LengthFields, Line, OnsetFields, ResultFields, ScanFields, ServerFields,
-    SubjectFields, Text, TimingFields, Unread,
+    SubjectFields, Text, TimingFields, Unread, WaitFields,
 };
 use crate::log::record::{Mark, Record, Run};
 use crate::model::clock::Stamp;
@@ -28,6 +28,7 @@ pub fn write(record: &Record, f: &mut impl Write) -> fmt::Result {
                 subject: subject_fields(subject),
                 result: ResultFields { number: Some(*number), ..result_fields(result, details) },
                 timings: Unread(timing_fields(details)),
+                waits: wait_fields(details),
                 server: Unread(server_fields(details)),
             };
             (*at, Fields::Check(fields))
@@ -66,6 +67,7 @@ fn database_fields(CheckResult { subject, result, details, .. }: &CheckResult) -
         subject: subject_fields(subject),
         result: result_fields(result, details),
         timings: Unread(timing_fields(details)),
+        waits: wait_fields(details),
         server: server_fields(details),
     }
 }
@@ -99,20 +101,22 @@ fn result_fields<'r>(result: &Result<(), Failure>, details: &Details) -> ResultF
         kind: failure.map(|failure| Text::of(failure.kind.as_str())),
         detail: failure.map(|failure| Text(Cow::Owned(failure.detail.to_string()))),
         elapsed_us: Some(micros(details.elapsed)),
+        onset_us: failure.map(|_| micros(details.onset)),
     }
 }
 
-fn timing_fields(Details { select, ping, write, connection, .. }: &Details) -> TimingFields {
+fn timing_fields(Details { connection, .. }: &Details) -> TimingFields {
     let Timings { resolve, connect, tls, auth } = connection.timings;
     TimingFields {
         resolve_us: micros(resolve),
         connect_us: micros(connect),
         tls_us: micros(tls),
         auth_us: micros(auth),
-        select_us: micros(*select),
-        ping_us: micros(*ping),
-        write_us: micros(*write),
     }
+}
+
+fn wait_fields(Details { select, ping, write, .. }: &Details) -> WaitFields {
+    WaitFields { select_us: micros(*select), ping_us: micros(*ping), write_us: micros(*write) }
 }
 
 fn server_fields(details: &Details) -> ServerFields<'_> {

@@ -132,16 +132,19 @@ fn a_link_that_the_user_made_is_followed_and_its_target_is_rotated() {
     fs::create_dir_all(env.logs()).unwrap();
     // The first run creates the target.
     let link = env.logs().join("redis_db_health.log");
-    symlink("../elsewhere/health.log", &link).unwrap();
+    symlink("../elsewhere/redis_db_health.log", &link).unwrap();
 
     for _ in 0..3 {
-        assert_eq!(env.run(&format!("dbs -p {} --rotate 500", server.port())).code, Some(0));
+        assert_eq!(env.run(&format!("dbs -p {} --log-format json --rotate 500", server.port())).code, Some(0));
     }
     assert!(link.symlink_metadata().unwrap().is_symlink());
     let names: Vec<_> = fs::read_dir(&elsewhere).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert_eq!(names.len(), 3, "{names:?}");
-    assert!(names.iter().all(|name| name.to_string_lossy().starts_with("health.log")), "{names:?}");
-    assert!(elsewhere.join("health.log").is_file());
+    assert!(names.iter().all(|name| name.to_string_lossy().starts_with("redis_db_health.log")), "{names:?}");
+    assert!(elsewhere.join("redis_db_health.log").is_file());
+
+    // `report` finds them from the log folder.
+    assert_eq!(env.run("report logs --json").json()["checks"], 48);
 }
 
 #[test]

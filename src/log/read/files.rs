@@ -35,7 +35,7 @@ pub fn find(paths: &[PathBuf], utc: bool, tell: &mut dyn FnMut(Notice<'_>)) -> a
     for path in paths {
         for candidate in candidates(path, tell)? {
             if let Some(candidate) = known.add(candidate, tell) {
-                families.entry(candidate.family()).or_default().push(candidate);
+                families.entry(candidate.family.clone()).or_default().push(candidate);
             }
         }
     }
@@ -52,6 +52,8 @@ pub fn find(paths: &[PathBuf], utc: bool, tell: &mut dyn FnMut(Notice<'_>)) -> a
 struct Candidate {
     path: PathBuf,
     age: Age,
+    /// The path of the log that it was rotated from.
+    family: PathBuf,
 }
 
 /// What a file's name says about its age. Older files are less than newer ones.
@@ -74,12 +76,12 @@ fn candidates(path: &Path, tell: &mut dyn FnMut(Notice<'_>)) -> anyhow::Result<V
         .with_context(|| format!("cannot read {printable}; give log files, or the folder that contains them"))?;
     if !metadata.is_dir() {
         let age = name_of(path).and_then(|name| age(&name)).unwrap_or(Age::Unknown);
-        return Ok(vec![Candidate { path: path.to_owned(), age }]);
+        return Ok(vec![Candidate { path: path.to_owned(), age, family: family(path) }]);
     }
 
-    let entries = fs::read_dir(path).with_context(|| format!("cannot read the folder {printable}"))?;
-    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-    files.sort();
+    let mut files = files_in(path).with_context(|| format!("cannot read the folder {printable}"))?;
+    let linked: Vec<_> = files.iter().flat_map(|file| rotated_elsewhere(file)).collect();
+    files.extend(linked);
     let mut found = Vec::new();
     for file in files {
         let Some(name) = name_of(&file) else { continue };
@@ -89,7 +91,9 @@ fn candidates(path: &Path, tell: &mut dyn FnMut(Notice<'_>)) -> anyhow::Result<V
         } else if !file.is_file() {
             pass_over(&file, "it is not a file, or cannot be opened", tell);
         } else {
-            found.push(Candidate { path: file, age });
+            // What was rotated elsewhere belongs to the log in this folder.
+            let family = family(&path.join(name));
+            found.push(Candidate { path: file, age, family });
         }
     }
     ensure!(
@@ -97,6 +101,25 @@ fn candidates(path: &Path, tell: &mut dyn FnMut(Notice<'_>)) -> anyhow::Result<V
         "no health log found in {printable}; give the --log-dir of dbs and cycles, or log files"
     );
     Ok(found)
+}
+
+fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files: Vec<_> = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    Ok(files)
+}
+
+/// The files rotated from a log that is a symbolic link to a file of the same name: they are beside that file.
+fn rotated_elsewhere(log: &Path) -> Vec<PathBuf> {
+    let target = log.is_symlink().then(|| log.canonicalize().ok()).flatten();
+    let Some(target) = target.filter(|target| target.file_name() == log.file_name()) else { return Vec::new() };
+    let Some(folder) = target.parent().filter(|_| name_of(log).and_then(|name| age(&name)) == Some(Age::Live)) else {
+        return Vec::new();
+    };
+
+    let mut files = files_in(folder).unwrap_or_default();
+    files.retain(|file| *file != target && family(file) == target);
+    files
 }
 
 fn name_of(path: &Path) -> Option<String> {
@@ -140,20 +163,18 @@ fn age_of_suffix(suffix: &str) -> Age {
     }
 }
 
-impl Candidate {
-    /// The path of the log that it was rotated from.
-    fn family(&self) -> PathBuf {
-        let name = name_of(&self.path).unwrap_or_default();
-        let of_ours = |destination: &&Destination| {
-            destination.file_name().strip_suffix(".log").is_some_and(|stem| name.starts_with(stem))
-        };
-        match Destination::ALL.iter().find(of_ours) {
-            Some(destination) if age(&name).is_some() => self.path.with_file_name(destination.file_name()),
-            _ => match name.find(".log") {
-                Some(end) => self.path.with_file_name(&name[..end + ".log".len()]),
-                None => self.path.clone(),
-            },
-        }
+/// The path of the log that a file was rotated from.
+fn family(path: &Path) -> PathBuf {
+    let name = name_of(path).unwrap_or_default();
+    let of_ours = |destination: &&Destination| {
+        destination.file_name().strip_suffix(".log").is_some_and(|stem| name.starts_with(stem))
+    };
+    match Destination::ALL.iter().find(of_ours) {
+        Some(destination) if age(&name).is_some() => path.with_file_name(destination.file_name()),
+        _ => match name.find(".log") {
+            Some(end) => path.with_file_name(&name[..end + ".log".len()]),
+            None => path.to_owned(),
+        },
     }
 }
 

@@ -90,7 +90,9 @@ impl LogFile {
         let Some(rotate) = self.rotate.filter(|rotate| rotate.current_period().is_some()) else { return };
         // Anything that fails here is reported when the next record is written.
         self.current = self.prepare(0).ok();
-        rotate.remove_old(&self.path);
+        if let Some(path) = self.current.as_ref().and_then(|open| open.path.as_deref()) {
+            rotate.remove_old(path);
+        }
     }
 
     /// How many records could not be written so far.

@@ -75,12 +75,29 @@ fn a_small_machine_is_told_in_one_line() {
 }
 
 #[test]
-fn a_report_that_may_not_be_written_is_told() {
+fn a_report_is_whole_or_says_why_it_is_not() {
     let (env, server) = (TestEnv::new(), Server::start());
     assert_eq!(env.run(&format!("dbs -p {}", server.port())).code, Some(0));
-    let output = Running::start(env.wrapped("prlimit --fsize=100", "report logs --html page.html")).wait();
-    assert_innocent("report", &env, &output, &[2]);
-    assert!(output.stderr.contains("--html: cannot write page.html"), "{output:?}");
+    assert_eq!(env.run(&format!("{CYCLES} -p {}", server.port())).code, Some(0));
+    let report = "report logs --html page.html";
+    let whole = env.run(report).stdout;
+
+    for (limit, said) in [
+        ("--fsize=100", Some("--html: cannot write page.html")),
+        ("--nofile=4", Some("Too many open files")),
+        ("--nofile=5", Some("Too many open files")),
+        ("--nofile=16", None),
+        ("--nproc=1", None),
+        ("--as=50331648", None),
+        ("--data=8388608", None),
+    ] {
+        let output = Running::start(env.wrapped(&format!("prlimit {limit}"), report)).wait();
+        assert_innocent(limit, &env, &output, &[if said.is_some() { 2 } else { 0 }]);
+        match said {
+            Some(said) => assert!(output.stderr.contains(said), "{limit}: {output:?}"),
+            None => assert_eq!(output.stdout, whole, "{limit}"),
+        }
+    }
 }
 
 #[test]
@@ -227,6 +244,17 @@ fn a_cluster_of_more_nodes_than_descriptors_is_checked() {
     // The limit is raised if it may be.
     let output = Running::start(env.wrapped("prlimit --nofile=20:1024", &format!("dbs -c -p {port}"))).wait();
     assert_eq!(output.code, Some(0), "{output:?}");
+
+    // Where the nodes hang, those that were never asked are not told as failed.
+    let hanging = Server::start_at(([0, 0, 0, 0], 0).into());
+    hanging.behave(Behaviour::StallAfter(0));
+    server.become_(|nature| nature.replies[0].1 = shards(300, hanging.port()));
+    let flags = format!("dbs -c -p {port} -t 0.5 --deadline 1");
+    let output = Running::start(TestEnv::new().wrapped("prlimit --nofile=64", &flags)).wait();
+    let count = |text: &str| output.stdout.matches(text).count();
+    let asked = count("NOT RUNNING (timeout: ");
+    assert_eq!(asked + count("NOT OBSERVED (local: 16 checks are under way already)"), 300, "{output:?}");
+    assert!((16..=64).contains(&asked), "{output:?}");
 }
 
 /// Changes the limit of open files of a running process. `None` restores the first one.

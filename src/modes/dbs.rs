@@ -44,7 +44,9 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
     let (queue, receiver) = queue();
     let recording = start_recorder(&mut session, files, (queue.clone(), receiver), shown(quiet, json))?;
     let finished = Arc::<Mutex<Vec<CheckFinished>>>::default();
-    let mut prober = session.prober(true, plan.deadline, collect_into(&finished));
+    // A check that waited for others still has its own time before the deadline, or at least half of that.
+    let patience = plan.deadline.saturating_sub(plan.timeout).max(plan.deadline / 2);
+    let mut prober = session.prober(true, patience, collect_into(&finished));
 
     let at = Moment { stamp: plan.clock.now(), since: Duration::ZERO };
     let run = Run::new(Mode::Dbs, &host_name(), at.stamp);

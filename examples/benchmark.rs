@@ -42,6 +42,7 @@ fn main() -> Outcome<()> {
     bench.fault_bounds()?;
     bench.random_outages()?;
     bench.hostile_replies()?;
+    bench.mutated_replies()?;
     bench.large_logs()?;
     Ok(())
 }
@@ -340,6 +341,36 @@ impl Bench {
         Ok(())
     }
 
+    /// 20,000 replies with a few changed bytes, over all modes.
+    fn mutated_replies(&self) -> Outcome<()> {
+        let (mut count, mut runs, mut panics, mut peak, mut unprintable) = (0, 0, 0, 0, 0);
+        for mode in attacks::MODES {
+            let (server, folder) = (attacks::mutating(), TempDir::new()?);
+            let port = server.port().to_string();
+            while server.mutated() < 20_000_u64.div_ceil(attacks::MODES.len() as u64) {
+                let mut command = Command::new(&self.binary);
+                command.args(mode.split(' ')).args(["-p", &port, "-t", "0.1", "--metrics-file", "m.prom"]);
+                if mode.starts_with("cycles") {
+                    command.args(["--run-duration", "2"]);
+                }
+                command.env("REDISCLI_AUTH", "hunter2-s3cret").current_dir(folder.path()).stdin(Stdio::null());
+                let output = |name: &str| std::fs::File::create(folder.path().join(name));
+                command.stdout(output("stdout")?).stderr(output("stderr")?);
+                let (status, kib) = watch(&mut command)?;
+                runs += 1;
+                peak = peak.max(kib);
+                panics += u32::from(!matches!(status.code(), Some(0 | 1)));
+                unprintable += unprintable_bytes(folder.path())?;
+            }
+            count += server.mutated();
+        }
+        println!(
+            "  {count} mutated replies in {runs} runs: {panics} panics, {unprintable} unprintable bytes, peak memory {:.1} MiB (at most 32)",
+            peak as f64 / 1024.0
+        );
+        Ok(())
+    }
+
     /// `report` on one million and on ten million lines.
     fn large_logs(&self) -> Outcome<()> {
         let logs = TempDir::new()?;
@@ -452,6 +483,21 @@ fn watch(command: &mut Command) -> Outcome<(std::process::ExitStatus, u64)> {
         std::thread::sleep(Duration::from_micros(100));
     };
     Ok((status, peak))
+}
+
+/// How many bytes of the files in a folder are control characters other than line ends, or not UTF-8.
+fn unprintable_bytes(folder: &Path) -> Outcome<usize> {
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        count += if path.is_dir() {
+            unprintable_bytes(&path)?
+        } else {
+            let text = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
+            text.chars().filter(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}').count()
+        };
+    }
+    Ok(count)
 }
 
 /// What a command prints, which is one JSON document.

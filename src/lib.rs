@@ -30,6 +30,9 @@ mod cli;
 mod cluster;
 mod exit_code;
 mod files;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod history;
 mod log;
 mod model;

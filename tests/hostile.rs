@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::attacks::attacks;
+use crate::support::attacks::{MODES, attacks, mutating};
 use crate::support::env::{ENDLESS, Output, Running, TestEnv};
 use crate::support::scripted::{LIMIT, Server};
 
@@ -33,6 +33,30 @@ fn hostile_replies_are_only_data() {
         assert!(!block.contains('\u{202e}'), "{name}: {block:?}");
         assert!(peak < 32 << 10, "{name}: {peak} KiB");
     }
+}
+
+#[test]
+fn mutated_replies_are_only_data() {
+    let server = mutating();
+    for mode in MODES {
+        let (env, before) = (TestEnv::new(), server.mutated());
+        for number in 0.. {
+            // A few runs of dbs, or one of cycles.
+            if server.mutated() - before > 150 || number == 20 {
+                break;
+            }
+            let more = if mode.starts_with("cycles") { "--run-duration 0.4" } else { "" };
+            let flags = format!("{mode} {more} -t 0.1 --metrics-file m.prom -p {}", server.port());
+            let run = env.spawn_with(&[("REDISCLI_AUTH", "hunter2-s3cret")], &flags);
+            let peak = peak_memory(run.pid());
+            let output = run.wait();
+            assert!(matches!(output.code, Some(0 | 1)), "{mode}: {output:?}");
+            assert!(peak < 32 << 10, "{mode}: {peak} KiB");
+            let text = everything(&env, &output);
+            assert!(!is_raw(&text) && !text.contains("hunter2"), "{mode}: {text}");
+        }
+    }
+    assert!(server.mutated() > 1000, "{}", server.mutated());
 }
 
 /// The peak memory of a process in KiB, sampled until it exits.
@@ -157,6 +181,8 @@ fn no_output_shows_hostile_names_in_logs_files_and_the_environment_raw() {
         outputs.push(env.run(&["report", &format!("{folder}/none")]));
         outputs.push(env.run(&["dbs", "-h", text]));
         outputs.push(env.run(&["dbs", "-v", "-s", text]));
+        let host = text.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
+        outputs.push(env.run(&["dbs", "-n", "0", "-u", &format!("redis://{host}")]));
         for name in ["PORT", "TIMEOUT", "CACERT", "PASS_FILE", "METRICS_FILE", "HOST"] {
             let variable = (&*format!("REDIS_HEALTH_{name}"), text);
             outputs.push(env.run_with(&[variable], "dbs --help"));

@@ -173,12 +173,12 @@ fn missing_write_permissions_are_reported() {
 #[test]
 fn rejected_writes_show_the_servers_text() {
     for (arguments, text) in [
-        ("--min-replicas-to-write 1", "NOREPLICAS Not enough good replicas to write."),
-        ("--maxmemory 1", "OOM command not allowed when used memory > 'maxmemory'."),
+        ("--min-replicas-to-write 1", "noreplicas: NOREPLICAS Not enough good replicas to write."),
+        ("--maxmemory 1", "oom: OOM command not allowed when used memory > 'maxmemory'."),
     ] {
         let (env, server) = (TestEnv::new(), Real::start(arguments));
         let output = env.run(&format!("dbs -n 0 -p {} --canary", server.port()));
-        let line = format!("DB 0 WRITE: NOT RUNNING (error: {text})\n");
+        let line = format!("DB 0 WRITE: NOT RUNNING ({text})\n");
         assert!(output.stdout.contains(&line), "{line} in {output:?}");
     }
 }

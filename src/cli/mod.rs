@@ -5,8 +5,8 @@
 pub mod args;
 pub mod plan;
 pub mod precedence;
-mod units;
-mod uri;
+pub mod units;
+pub mod uri;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};

@@ -7,6 +7,7 @@ use url::Url;
 use crate::model::databases::MAX_INDEX;
 use crate::model::endpoint::Endpoint;
 use crate::model::secret::Secret;
+use crate::model::text::Printable;
 
 /// The parts of a URI.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,11 +55,10 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
             ensure!(url.query().is_none(), "--uri: a query (after ?) is not supported; {remedy}");
             let host = url.host_str().unwrap_or_default();
             let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+            let host = if host.is_empty() { "127.0.0.1".to_owned() } else { decode(host)? };
+            ensure!(Printable::is_plain(&host), "--uri: the host has a character that cannot be shown; {remedy}");
             Ok(Uri {
-                endpoint: Endpoint::Tcp {
-                    host: if host.is_empty() { "127.0.0.1".to_owned() } else { decode(host)? },
-                    port: url.port().unwrap_or(6379),
-                },
+                endpoint: Endpoint::Tcp { host, port: url.port().unwrap_or(6379) },
                 tls: matches!(url.scheme(), "rediss" | "valkeys"),
                 user,
                 password,

@@ -132,7 +132,7 @@ const ENGINES: [&str; 2] = ["redis", "valkey"];
 ///
 /// For old clients, every version of Valkey reports `redis_version:7.2.4`. Its own name and version are in
 /// `server_name` and `valkey_version` (Valkey's `server.c`, `genValkeyInfoString`).
-fn identity_of_info(reply: &Reply, intake: Intake<'_>) -> Identity {
+pub fn identity_of_info(reply: &Reply, intake: Intake<'_>) -> Identity {
     let text = match reply {
         Reply::Bulk(bytes) => String::from_utf8_lossy(bytes),
         Reply::Verbatim(text) => text.into(),

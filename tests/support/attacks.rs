@@ -1,6 +1,35 @@
 //! What a hostile server may send instead of valid replies.
 
-use super::scripted::Behaviour;
+use super::scripted::{Behaviour, Server};
+
+/// Short runs of all modes. Those of `cycles` make a check every few milliseconds.
+pub const MODES: [&str; 7] = [
+    "dbs --max-db 15 -v",
+    "dbs --max-db auto --json",
+    "dbs --max-db 3 --canary --expect-role primary --log-format json",
+    "cycles --cycles 1 --check-interval 4ms --trace-dir traces",
+    "cycles --cycles 1 --check-interval 4ms --max-db 3 --canary --log-format json --json",
+    "cycles --cycles 1 --check-interval 4ms --held --canary -v",
+    "cycles --cycles 1 --check-interval 4ms --cluster --canary",
+];
+
+/// A server whose replies are mutated. It is also a cluster of one node, whose address is null, so that no mutation
+/// names another host.
+pub fn mutating() -> Server {
+    let server = Server::start();
+    server.become_(|nature| {
+        nature.password = Some("hunter2-s3cret".to_owned());
+        let node =
+            format!("$8\r\nendpoint\r\n$-1\r\n$4\r\nport\r\n:{}\r\n$4\r\nrole\r\n$6\r\nmaster\r\n", server.port());
+        let shard = format!("$5\r\nslots\r\n*2\r\n:0\r\n:16383\r\n$5\r\nnodes\r\n*1\r\n*6\r\n{node}");
+        nature.replies = vec![
+            ("CLUSTER SHARDS", format!("*1\r\n*4\r\n{shard}")),
+            ("CLUSTER INFO", "$16\r\ncluster_state:ok\r\n".to_owned()),
+        ];
+    });
+    server.behave(Behaviour::Mutate);
+    server
+}
 
 /// Replies of a hostile server, some of them repeated endlessly.
 pub fn attacks() -> Vec<Behaviour> {

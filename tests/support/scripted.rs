@@ -44,6 +44,8 @@ pub enum Behaviour {
     Raw(Vec<u8>),
     /// Answers the first command with these bytes, repeated until the client disconnects.
     Endless(Vec<u8>),
+    /// Answers normally, but with a few bytes of most replies changed, removed or repeated.
+    Mutate,
 }
 
 /// What the server reports about itself.
@@ -97,6 +99,9 @@ struct State {
     /// The last commands received, oldest first.
     commands: VecDeque<String>,
     keys: BTreeMap<String, String>,
+    /// How many replies were mutated, and the generator of the mutations.
+    mutated: u64,
+    random: u64,
     ended: bool,
 }
 
@@ -134,6 +139,8 @@ impl Server {
             most_live: 0,
             commands: VecDeque::new(),
             keys: BTreeMap::new(),
+            mutated: 0,
+            random: 1,
             ended: false,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
@@ -187,6 +194,11 @@ impl Server {
     /// The most connections that were open at once.
     pub fn most_open(&self) -> usize {
         self.shared.state().most_live
+    }
+
+    /// How many replies were mutated.
+    pub fn mutated(&self) -> u64 {
+        self.shared.state().mutated
     }
 
     /// The last commands received, such as `SELECT 0`.
@@ -352,6 +364,12 @@ fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
             Behaviour::Error(text) => write!(replies, "-{text}\r\n")?,
             Behaviour::ErrorFor(name, text) if *name == command[0] => write!(replies, "-{text}\r\n")?,
             Behaviour::Raw(bytes) => replies.extend_from_slice(bytes),
+            Behaviour::Mutate => {
+                let mut reply = Vec::new();
+                answer(shared, &nature, &command, &mut database, &mut authenticated, &mut reply)?;
+                mutate(&mut shared.state(), &mut reply);
+                replies.extend(reply);
+            }
             _ => answer(shared, &nature, &command, &mut database, &mut authenticated, &mut replies)?,
         }
         answered += 1;
@@ -442,6 +460,31 @@ fn read_number(reader: &mut impl BufRead, mark: u8) -> io::Result<Option<usize>>
     }
     let digits = line.strip_prefix(&[mark]).and_then(|rest| std::str::from_utf8(rest).ok());
     digits.and_then(|digits| digits.trim().parse().ok()).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Changes a reply at up to three places, the same in every run (Knuth's MMIX generator).
+fn mutate(state: &mut State, reply: &mut Vec<u8>) {
+    const MARKS: &[u8] = b"+-:$*%~>|_#,(=!\r\n\x1b\x07\x00\x9b\xe2\x80\xae019";
+    let mut below = |limit: usize| {
+        state.random = state.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state.random >> 33) as usize % limit
+    };
+    let changes = below(8).saturating_sub(4);
+    for _ in 0..changes {
+        if reply.is_empty() {
+            break;
+        }
+        let (at, mark) = (below(reply.len()), MARKS[below(MARKS.len())]);
+        match below(6) {
+            0 => reply[at] = below(256) as u8,
+            1 => reply[at] = mark,
+            2 => reply.insert(at, mark),
+            3 => drop(reply.remove(at)),
+            4 => reply.extend_from_within(at..),
+            _ => reply.truncate(at),
+        }
+    }
+    state.mutated += u64::from(changes > 0);
 }
 
 fn is_command(pattern: &str, line: &str) -> bool {

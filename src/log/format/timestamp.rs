@@ -208,9 +208,12 @@ fn date_and_time(bytes: &[u8], between: u8) -> Option<(NaiveDateTime, bool, usiz
     Some((local, millis.is_some(), end))
 }
 
-/// A number in decimal digits.
+/// A number in decimal digits. None if it is too large.
 fn number(digits: &[u8]) -> Option<u32> {
-    digits.iter().try_fold(0, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + u32::from(byte - b'0')))
+    digits.iter().try_fold(0_u32, |sum, byte| {
+        let digit = byte.is_ascii_digit().then(|| u32::from(byte - b'0'))?;
+        sum.checked_mul(10)?.checked_add(digit)
+    })
 }
 
 /// `Z` or `+02:00`.

@@ -181,7 +181,7 @@ fn checker() -> Checker {
     let endpoint = Endpoint::Tcp { host: "10.0.0.1".to_owned(), port: 6379 };
     Checker {
         connect: ConnectOptions { endpoint, tls: None, credentials: None },
-        resolver: Resolver::new(timeout),
+        resolver: Resolver::new(),
         databases: Databases::One(0),
         timeout,
         deadline: timeout,

@@ -364,13 +364,13 @@ fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
             Behaviour::Error(text) => write!(replies, "-{text}\r\n")?,
             Behaviour::ErrorFor(name, text) if *name == command[0] => write!(replies, "-{text}\r\n")?,
             Behaviour::Raw(bytes) => replies.extend_from_slice(bytes),
-            Behaviour::Mutate => {
-                let mut reply = Vec::new();
-                answer(shared, &nature, &command, &mut database, &mut authenticated, &mut reply)?;
-                mutate(&mut shared.state(), &mut reply);
-                replies.extend(reply);
+            _ => {
+                let before = replies.len();
+                answer(shared, &nature, &command, &mut database, &mut authenticated, &mut replies)?;
+                if behaviour == Behaviour::Mutate {
+                    mutate(&mut shared.state(), &mut replies, before);
+                }
             }
-            _ => answer(shared, &nature, &command, &mut database, &mut authenticated, &mut replies)?,
         }
         answered += 1;
         let ends =
@@ -462,8 +462,8 @@ fn read_number(reader: &mut impl BufRead, mark: u8) -> io::Result<Option<usize>>
     digits.and_then(|digits| digits.trim().parse().ok()).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Changes a reply at up to three places, the same in every run (Knuth's MMIX generator).
-fn mutate(state: &mut State, reply: &mut Vec<u8>) {
+/// Changes the reply that begins at `start` at up to three places, the same in every run (Knuth's MMIX generator).
+fn mutate(state: &mut State, replies: &mut Vec<u8>, start: usize) {
     const MARKS: &[u8] = b"+-:$*%~>|_#,(=!\r\n\x1b\x07\x00\x9b\xe2\x80\xae019";
     let mut below = |limit: usize| {
         state.random = state.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -471,17 +471,17 @@ fn mutate(state: &mut State, reply: &mut Vec<u8>) {
     };
     let changes = below(8).saturating_sub(4);
     for _ in 0..changes {
-        if reply.is_empty() {
+        if replies.len() == start {
             break;
         }
-        let (at, mark) = (below(reply.len()), MARKS[below(MARKS.len())]);
+        let (at, mark) = (start + below(replies.len() - start), MARKS[below(MARKS.len())]);
         match below(6) {
-            0 => reply[at] = below(256) as u8,
-            1 => reply[at] = mark,
-            2 => reply.insert(at, mark),
-            3 => drop(reply.remove(at)),
-            4 => reply.extend_from_within(at..),
-            _ => reply.truncate(at),
+            0 => replies[at] = below(256) as u8,
+            1 => replies[at] = mark,
+            2 => replies.insert(at, mark),
+            3 => drop(replies.remove(at)),
+            4 => replies.extend_from_within(at..),
+            _ => replies.truncate(at),
         }
     }
     state.mutated += u64::from(changes > 0);

@@ -116,6 +116,17 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+
+    /// Records a command, and returns how to answer it.
+    fn record(&self, command: &[String]) -> (Behaviour, Nature) {
+        let mut state = self.state();
+        state.commands.push_back(command.join(" "));
+        if state.commands.len() > 4096 {
+            state.commands.pop_front();
+        }
+        self.changed.notify_all();
+        (state.behaviour.clone(), state.nature.clone())
+    }
 }
 
 impl Server {
@@ -343,15 +354,7 @@ fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
     let (mut database, mut authenticated, mut answered) = (0, false, 0);
     loop {
         let Some(command) = read_command(&mut reader)? else { return Ok(()) };
-        let (behaviour, nature) = {
-            let mut state = shared.state();
-            state.commands.push_back(command.join(" "));
-            if state.commands.len() > 4096 {
-                state.commands.pop_front();
-            }
-            (state.behaviour.clone(), state.nature.clone())
-        };
-        shared.changed.notify_all();
+        let (behaviour, nature) = shared.record(&command);
         if matches!(behaviour, Behaviour::StallAfter(limit) if answered >= limit) {
             (&*stream).write_all(&replies)?;
             replies.clear();

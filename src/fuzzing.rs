@@ -18,7 +18,7 @@ use crate::cluster::nodes::Nodes;
 use crate::cluster::topology::{self, Dialled, Topology};
 use crate::log::format::timestamp::TimestampReader;
 use crate::log::format::{read_line, read_success};
-use crate::log::read::{self, Range};
+use crate::log::read::{self, Notice, Range};
 use crate::log::record::{Destination, Entry, Format, Record};
 use crate::model::databases::Databases;
 use crate::model::endpoint::Endpoint;
@@ -116,7 +116,8 @@ pub fn report(bytes: &[u8], folder: &Path) {
         return;
     }
     let range = Range::default();
-    let Ok(logs) = read::read(&[file], range, true, &mut |line| assert_shown(line)) else { return };
+    let mut tell = |(Notice::Line(text) | Notice::File(text)): Notice<'_>| assert_shown(text);
+    let Ok(logs) = read::read(&[file], range, true, &mut tell) else { return };
 
     let report = build::of_logs(logs);
     let page = html::render(&report).unwrap_or_default();

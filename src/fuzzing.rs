@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use chrono::DateTime;
+use tokio::time::Instant;
 
 use crate::cli::{units, uri};
 use crate::cluster::nodes::Nodes;
@@ -29,6 +30,7 @@ use crate::model::text::{MAX_TEXT, Printable};
 use crate::probe::canary::Canary;
 use crate::probe::checker::Checker;
 use crate::probe::connection::ConnectOptions;
+use crate::probe::large_reply::{LargeReply, Turn};
 use crate::probe::resolve::Resolver;
 use crate::probe::resp::{Decoder, Reply, unexpected};
 use crate::probe::server_info::{self, ServerInfo};
@@ -59,29 +61,30 @@ pub fn replies(bytes: &[u8]) {
 
 /// The replies that describe a cluster, at one discovery after the other.
 pub fn topology(bytes: &[u8]) {
-    let (replies, _) = read_all(bytes);
+    let replies = read_all_large(bytes);
     let secret = Secret::new(SECRET);
     let dialled = Dialled { host: "10.0.0.1", tls: false, intake: Intake::of(Some(&secret)) };
     let mut nodes = Nodes::new(Arc::new(checker()), false);
 
     for (number, reply) in replies.iter().enumerate() {
-        let next = replies.get(number + 1).unwrap_or(&Reply::Nil);
-        let found = [Topology::from_shards(reply, dialled), Topology::from_slots(reply, next, dialled)];
-        for topology in found.into_iter().flatten() {
+        let root = reply.root();
+        let next = replies.get(number + 1).and_then(|next| next.root().text()).unwrap_or_default();
+        assert_shown(unexpected("CLUSTER SHARDS", &root.summary()));
+
+        for topology in [Topology::from_shards(root, dialled), Topology::from_slots(root, next, dialled)] {
+            let Some(topology) = topology else { continue };
             for node in &topology.nodes {
                 assert_shown(&node.name);
                 assert!(!node.name.contains(SECRET), "{}", node.name);
             }
-            for info in [reply, next].into_iter().filter_map(Reply::text) {
-                if let Err(failure) = topology.verdict(info, dialled.intake) {
-                    assert_shown(failure);
-                }
+            if let Err(failure) = topology.verdict(next, dialled.intake) {
+                assert_shown(failure);
             }
-            for (target, change) in nodes.take(number as u64, topology).change().changes() {
+            for (target, change) in nodes.take(number as u64, topology, Instant::now()).change().changes() {
                 assert_shown(format!("{target} {} {}", change.from, change.to));
             }
         }
-        if let Some(moved) = reply.text().and_then(|text| topology::redirection(text, dialled.host)) {
+        if let Some(moved) = root.text().and_then(|text| topology::redirection(text, dialled.host)) {
             assert!(Printable::is_plain(&moved.host), "{}", moved.host);
         }
     }
@@ -170,11 +173,33 @@ fn read_all(bytes: &[u8]) -> (Vec<Reply>, Failure) {
             }
         }
     };
-    let Poll::Ready((replies, end)) = pin!(all).poll(&mut Context::from_waker(Waker::noop())) else {
-        unreachable!("bytes in memory are ready")
-    };
+    let (replies, end) = ready(all);
     assert!(end.to_string().len() <= MAX_TEXT, "{end}");
     (replies, end)
+}
+
+/// All replies in `bytes`, as a discovery reads them.
+fn read_all_large(mut bytes: &[u8]) -> Vec<LargeReply> {
+    ready(async {
+        let (mut turn, mut replies) = (Turn::default(), Vec::new());
+        loop {
+            match LargeReply::read(&mut bytes, 1 << 20, &mut turn).await {
+                Ok(reply) => replies.push(reply),
+                Err(error) => {
+                    assert_shown(Failure::from(error));
+                    return replies;
+                }
+            }
+        }
+    })
+}
+
+/// The result of a future that only reads bytes in memory.
+fn ready<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => unreachable!("bytes in memory are ready"),
+    }
 }
 
 fn checker() -> Checker {

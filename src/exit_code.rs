@@ -14,6 +14,11 @@ pub struct Locked {
     pub holder: String,
 }
 
+/// A signal came before anything was checked.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped by {0} before the first check")]
+pub struct Interrupted(pub Signal);
+
 /// The exit codes, documented in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -36,7 +41,11 @@ pub enum Exit {
 impl Exit {
     /// The exit code of a run that ended before anything was checked.
     pub fn of_error(error: &anyhow::Error) -> Self {
-        if error.is::<Locked>() { Exit::Locked } else { Exit::Usage }
+        match error.downcast_ref() {
+            Some(Interrupted(signal)) => Exit::Signal(*signal),
+            None if error.is::<Locked>() => Exit::Locked,
+            None => Exit::Usage,
+        }
     }
 
     /// The exit code of a run that checked. A signal takes precedence over lost records, lost records over failed

@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use chrono::{TimeDelta, Utc};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::termios::LocalModes;
 
 use crate::support::cluster::alone;
@@ -127,6 +128,27 @@ fn askpass_prompts_on_the_terminal() {
     assert_eq!(output.code, Some(0), "{output:?}");
     assert_no_secret(&env, &output);
     assert!(env.read("redis_db_health.log").contains("DB 15: RUNNING"));
+}
+
+#[test]
+fn a_signal_at_the_prompt_restores_the_echo() {
+    for (mode, signal, code) in [("dbs", Signal::INT, 130), ("cycles", Signal::TERM, 143), ("cycles", Signal::HUP, 129)]
+    {
+        let env = TestEnv::new();
+        // The terminal lasts as long as script(1), and so does this shell.
+        let line = format!("{BINARY} {mode} --askpass; echo ended with $?; cat");
+        let run = Running::start(env.program(&["script", "-qec", &line, "typescript"]));
+        run.wait_for_stdout(|text| text.contains("Password: "));
+        let shell = child_of(run.pid()).expect("a shell");
+        let terminal = terminal_of_child(run.pid()).expect("a terminal");
+        assert!(eventually(LIMIT, || !echoes(&terminal)), "the terminal still echoes");
+
+        let prompt = child_of(shell).and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).expect("the prompt");
+        kill_process(prompt, signal).expect("it is there");
+        let output = run.wait_for_stdout(|text| text.contains("ended with "));
+        assert!(output.contains(&format!("ended with {code}")), "{output}");
+        assert!(echoes(&terminal), "{mode} {signal:?}");
+    }
 }
 
 /// A long run of `cycles` whose clock runs forty times faster, so that a minute takes 1.5 s.

@@ -2,6 +2,7 @@
 //!
 //! It does not know the connections that present them.
 
+pub mod blocking;
 pub mod credentials;
 mod fetched;
 #[cfg(feature = "iam")]

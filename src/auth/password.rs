@@ -5,14 +5,14 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, getpgid, kill_process_group};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::process::{Child, Command};
-use tokio::sync::oneshot;
 
+use crate::auth::blocking::on_thread;
 use crate::auth::fetched::Fetched;
 use crate::files::read_input;
 use crate::model::secret::Secret;
@@ -74,9 +74,7 @@ impl PasswordSource {
                 }
                 run(&mut shell).await.map(Fetched::from)
             }
-            PasswordSource::Prompt => rpassword::prompt_password("Password: ")
-                .map(|text| Secret::new(text).into())
-                .context("--askpass: cannot prompt without a terminal; use REDISCLI_AUTH or --pass-file"),
+            PasswordSource::Prompt => prompt().await.map(Fetched::from),
             #[cfg(feature = "iam")]
             PasswordSource::Iam(signer) => signer.fetch().await,
         }
@@ -117,14 +115,39 @@ impl fmt::Display for PasswordSource {
     }
 }
 
+/// Prompts for the password. If this is dropped before it is typed, the terminal shows again what is typed.
+async fn prompt() -> anyhow::Result<Secret> {
+    let _echo = Echo::of_terminal();
+    let typed = on_thread("prompt", || rpassword::prompt_password("Password: ")).await;
+    typed
+        .context("--askpass: cannot start a thread; raise the limit of processes")?
+        .map(Secret::new)
+        .context("--askpass: cannot prompt without a terminal; use REDISCLI_AUTH or --pass-file")
+}
+
+/// The settings of the terminal. They are restored when this is dropped.
+struct Echo(Option<(File, Termios)>);
+
+impl Echo {
+    fn of_terminal() -> Self {
+        let terminal = File::open("/dev/tty").ok();
+        Echo(terminal.and_then(|terminal| tcgetattr(&terminal).ok().map(|settings| (terminal, settings))))
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        if let Some((terminal, settings)) = &self.0 {
+            // The terminal may be gone.
+            let _ = tcsetattr(terminal, OptionalActions::Now, settings);
+        }
+    }
+}
+
 async fn read_on_thread(path: &Path, waits: bool) -> anyhow::Result<Secret> {
     let path = path.to_owned();
-    let (sender, password) = oneshot::channel();
-    let job = move || sender.send(read(&path, waits));
-    // Not a thread of the runtime, which panics if the system refuses to start one.
-    let thread = thread::Builder::new().name("password".to_owned()).spawn(job);
-    thread.context("--pass-file: cannot start a thread to read it; raise the limit of processes")?;
-    password.await?
+    let read = on_thread("password", move || read(&path, waits)).await;
+    read.context("--pass-file: cannot start a thread to read it; raise the limit of processes")?
 }
 
 /// `waits` is whether a pipe is waited for. Only the first time: when it is read again, its writer is gone.

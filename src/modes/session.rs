@@ -5,7 +5,9 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crate::auth::credentials::{CredentialsProvider, forbid_core_dumps};
+use crate::auth::password::PasswordSource;
 use crate::cli::plan::Plan;
+use crate::exit_code::Interrupted;
 use crate::files::lock::Lock;
 use crate::log::record::Destination;
 use crate::log::write::Log;
@@ -15,6 +17,7 @@ use crate::model::notify::Notify;
 use crate::modes::limits;
 use crate::modes::lock::lock_folder;
 use crate::modes::prober::Prober;
+use crate::modes::signals::Signals;
 use crate::output::auto_bound::AutoBound;
 use crate::output::console::Console;
 use crate::output::metrics::Metrics;
@@ -84,7 +87,7 @@ impl Session {
             .map(|path| Metrics::open(path, &plan.endpoint.to_string(), plan.clock, notify(&console)));
         let metrics = metrics.transpose()?;
         let tls = plan.tls.as_ref().map(|settings| Tls::load(settings, &plan.endpoint)).transpose()?;
-        let credentials = CredentialsProvider::fetch(plan.credentials.clone(), notify(&console)).await?;
+        let credentials = fetch_credentials(plan, notify(&console)).await?;
         let lock = match early {
             None if lock => take()?,
             early => early.flatten(),
@@ -120,6 +123,22 @@ impl Session {
         let is_auto = self.plan.databases == Databases::Auto;
         let bound = is_auto.then(|| Box::new(AutoBound::new(self.console.clone())) as Box<dyn Sink>);
         metrics.into_iter().chain(bound).chain([Box::new(printed) as Box<dyn Sink>]).collect()
+    }
+}
+
+/// Fetches the password for the first time. A signal ends a prompt as it ends a run, so that the terminal gets its echo
+/// back.
+async fn fetch_credentials(plan: &Plan, notify: Notify) -> anyhow::Result<Option<CredentialsProvider>> {
+    let fetch = CredentialsProvider::fetch(plan.credentials.clone(), notify);
+    if !matches!(plan.credentials, Some((_, PasswordSource::Prompt))) {
+        return fetch.await;
+    }
+
+    let mut signals = Signals::listen()?;
+    tokio::select! {
+        biased;
+        signal = signals.next() => Err(Interrupted(signal).into()),
+        fetched = fetch => fetched,
     }
 }
 

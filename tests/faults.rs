@@ -330,3 +330,41 @@ fn verbose_suggests_tls_when_a_plain_connection_ends_at_once() {
         assert!(!env.read("redis_db_health.log").contains("--tls"), "{output:?}");
     }
 }
+
+#[test]
+fn a_proxy_or_a_sentinel_that_does_not_know_select() {
+    let unknown = "ERR unknown command 'SELECT', with args beginning with: '0' ";
+    let hint = "(a Sentinel or a proxy? give the server's address, or use --no-select)";
+    let said = scripted(Behaviour::ErrorFor("SELECT", unknown.to_owned()), "");
+    assert_eq!(said, format!("error: {unknown} {hint}"));
+
+    // Such as twemproxy.
+    let server = Server::start();
+    server.behave(Behaviour::CloseOn(&["SELECT", "INFO", "ROLE", "HELLO"]));
+    let port = server.port();
+    let output = TestEnv::new().run(&format!("dbs -v -n 0 -p {port}"));
+    assert!(output.stdout.contains("closed: Connection closed by the server"), "{output:?}");
+    assert!(output.stderr.contains("needs --no-select"), "{output:?}");
+
+    for flags in ["", "-n 0", "--canary", "--log-format json"] {
+        let (env, output) = no_select(port, &format!("dbs {flags}"));
+        assert_eq!(output.code, Some(0), "{flags}: {output:?}");
+        assert!(output.stdout.contains("DB 0: RUNNING") && !output.stdout.contains("DB 1"), "{flags}: {output:?}");
+        drop(env);
+    }
+    let (env, output) = no_select(port, "cycles --held --canary --cycles 1 --run-duration 1 --check-interval 200ms");
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(env.read("redis_success.log").contains(" SUCCESS 5\n"), "{output:?}");
+    assert!(!server.commands().iter().any(|command| command.starts_with("INFO")), "{output:?}");
+
+    // A fault is still one.
+    server.behave(Behaviour::ErrorFor("PING", "LOADING Redis is loading the dataset in memory".into()));
+    let (_, output) = no_select(port, "dbs");
+    assert!(output.stdout.contains("DB 0: NOT RUNNING (loading: "), "{output:?}");
+}
+
+fn no_select(port: u16, arguments: &str) -> (TestEnv, Output) {
+    let env = TestEnv::new();
+    let output = env.run(&format!("{arguments} --no-select -p {port}"));
+    (env, output)
+}

@@ -137,7 +137,11 @@ fn a_signal_at_the_prompt_restores_the_echo() {
         let env = TestEnv::new();
         // The terminal lasts as long as script(1), and so does this shell.
         let line = format!("{BINARY} {mode} --askpass; echo ended with $?; cat");
-        let run = Running::start(env.program(&["script", "-qec", &line, "typescript"]));
+        let mut command = env.program(&["script", "-qec", &line, "typescript"]);
+        // At the end of its standard input, script(1) would end the input of the terminal too.
+        let (reader, _writer) = std::io::pipe().unwrap();
+        command.stdin(reader.as_fd().try_clone_to_owned().unwrap());
+        let run = Running::start(command);
         run.wait_for_stdout(|text| text.contains("Password: "));
         let shell = child_of(run.pid()).expect("a shell");
         let terminal = terminal_of_child(run.pid()).expect("a terminal");

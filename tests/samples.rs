@@ -44,14 +44,17 @@ fn flags_and_variables_of_the_samples_exist() {
 fn metrics_in_the_alerts_exist() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::ErrorFor("SET", "READONLY You can't write against a read only replica.".to_owned()));
-    env.run(&["dbs", "-p", &server.port().to_string(), "--canary", "--metrics-file", "metrics"]);
+    let port = server.port().to_string();
+    env.run(&format!("cycles -p {port} --canary --held --cycles 1 --run-duration 0.1 --metrics-file metrics"));
     let metrics = fs::read_to_string(env.path().join("metrics")).unwrap();
     let name = |c: char| c.is_ascii_lowercase() || c == '_';
     let known = words(&metrics, "redis_health_", name);
     let alerts = sample("prometheus-alerts.yml");
     let used = words(&alerts, "redis_health_", name);
     assert!(used.len() >= 4 && used.is_subset(&known), "{used:?} of {known:?}");
-    assert!(metrics.contains("probe=\"write\"") && alerts.contains("probe=\"write\""), "{metrics}");
+    for label in ["probe=\"write\"", "connection=\"held\""] {
+        assert!(metrics.contains(label) && alerts.contains(label), "{label}: {metrics}");
+    }
 }
 
 #[test]

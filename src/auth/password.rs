@@ -220,6 +220,8 @@ fn first_line(text: &str) -> Option<Secret> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[test]

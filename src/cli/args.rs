@@ -249,6 +249,11 @@ pub struct Connection {
     #[arg(value_parser = index, allow_negative_numbers = true)]
     pub db: Option<u32>,
 
+    /// Check DB 0 without SELECT and INFO, for a proxy that does not know these commands, such as twemproxy. Change marks
+    /// are missing then.
+    #[arg(long, env = "REDIS_HEALTH_NO_SELECT", value_parser = FalseyValueParser::new())]
+    pub no_select: bool,
+
     /// Check every node of a cluster, primaries and replicas, each over its own connection, and whether every slot is
     /// served. The node list comes from the endpoint, or from any node that is already known. Checks DB 0 unless
     /// --max-db or -n is given. With --canary each shard has its own write check.

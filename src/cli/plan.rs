@@ -317,6 +317,16 @@ fn databases(
     default: Databases,
     sources: &Sources<'_>,
 ) -> anyhow::Result<Databases> {
+    // `-n 0` and a URI with database 0 are no contradiction.
+    if connection.no_select {
+        let (db, in_uri) = (connection.db.unwrap_or(0), uri.and_then(|uri| uri.db).unwrap_or(0));
+        let excluded = [Some("no_select"), (db > 0).then_some("db"), Some("max_db"), (in_uri > 0).then_some("uri")];
+        let excluded: Vec<_> = excluded.into_iter().flatten().collect();
+        if sources.choose(&excluded)? == Some("no_select") {
+            return Ok(Databases::ZeroWithoutSelect);
+        }
+    }
+
     let chosen = sources.choose(&["db", "max_db"])?;
     if let Some(in_uri) = uri.and_then(|uri| uri.db) {
         let other = chosen.filter(|flag| sources.typed(flag) && !(*flag == "db" && connection.db == Some(in_uri)));

@@ -67,7 +67,7 @@ impl Route {
     pub async fn check_until(&self, end: Instant, emit: Emit<'_>) {
         let start = Instant::now();
         let end = match self.checker.databases {
-            Databases::One(_) => end.min(start + self.checker.timeout),
+            Databases::One(_) | Databases::ZeroWithoutSelect => end.min(start + self.checker.timeout),
             _ => end,
         };
 

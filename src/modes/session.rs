@@ -100,7 +100,7 @@ impl Session {
             databases: plan.databases,
             timeout: plan.timeout,
             deadline: plan.deadline,
-            server_info: ServerInfo::new(server_info),
+            server_info: ServerInfo::new(server_info && plan.databases.selects()),
             expect_role: plan.expect_role,
             canary: plan.canary.then(|| Canary::new().of_cluster(plan.cluster)),
             settled: AtomicU64::new(0),

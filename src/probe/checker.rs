@@ -102,6 +102,8 @@ struct Pipeline<'c> {
     /// When the next index must have its result.
     deadline: Deadline,
     commands: Vec<u8>,
+    /// SELECT is sent for each index.
+    selects: bool,
     /// The first index that was not sent yet.
     unsent: u32,
     /// How many indexes are sent at once, and how many may wait for their replies after that.
@@ -286,6 +288,7 @@ impl Checker {
             connection,
             deadline,
             commands: Vec::new(),
+            selects: self.databases.selects(),
             unsent: first,
             chunk,
             may_wait,
@@ -362,7 +365,7 @@ impl Checker {
         commands.clear();
         commands.reserve((last - *unsent + 1) as usize * CHECK_LENGTH);
         for db in *unsent..=last {
-            pack_check(commands, db);
+            pack_check(commands, self.databases.selects().then_some(db));
             if is_first && db == *unsent {
                 queries.pack(commands);
             }
@@ -395,7 +398,8 @@ impl Pipeline<'_> {
     }
 
     async fn send(&mut self) -> Result<(), Failure> {
-        self.connection.send(&self.commands, "SELECT", self.deadline).await
+        let first = if self.selects { "SELECT" } else { "PING" };
+        self.connection.send(&self.commands, first, self.deadline).await
     }
 
     /// Reads the replies to SELECT and PING. The wait for them began at `start`.
@@ -408,12 +412,15 @@ impl Pipeline<'_> {
     async fn replies(&mut self, start: Instant) -> Result<Replies, Failure> {
         let reads = self.connection.reads();
 
-        let select = match self.connection.reply("SELECT", self.deadline).await? {
-            Reply::Ok => Ok(()),
-            other => Err(unexpected("SELECT", &other)),
-        };
-        self.answered |= select.is_ok();
-        let selected = self.received_at(reads, start);
+        let (mut select, mut selected) = (Ok(()), start);
+        if self.selects {
+            select = match self.connection.reply("SELECT", self.deadline).await? {
+                Reply::Ok => Ok(()),
+                other => Err(select_failure(&other)),
+            };
+            self.answered |= select.is_ok();
+            selected = self.received_at(reads, start);
+        }
 
         let ping = match self.connection.reply("PING", self.deadline).await {
             Ok(Reply::Pong) => Ok(()),
@@ -470,6 +477,15 @@ struct Replies {
     at: Instant,
 }
 
+/// The failure for a reply to SELECT that is not OK. Sentinels and some proxies do not know the command.
+fn select_failure(reply: &Reply) -> Failure {
+    let failure = unexpected("SELECT", reply);
+    if failure.detail.to_ascii_lowercase().starts_with("err unknown command") {
+        return failure.with_advice("a Sentinel or a proxy? give the server's address, or use --no-select");
+    }
+    failure
+}
+
 /// Shows one result with `-v`. The waits are left out if no reply was waited for.
 fn trace_result(db: u32, waits: Waits, result: Result<&(), &Failure>) {
     let (select, ping) = (brief(waits.select), brief(waits.ping));
@@ -483,10 +499,12 @@ fn trace_result(db: u32, waits: Waits, result: Result<&(), &Failure>) {
 /// The maximum length of SELECT and PING for one index, in bytes.
 const CHECK_LENGTH: usize = b"*2\r\n$6\r\nSELECT\r\n$7\r\n1199999\r\n*1\r\n$4\r\nPING\r\n".len();
 
-/// Appends SELECT and PING.
-fn pack_check(commands: &mut Vec<u8>, db: u32) {
-    let mut digits = [0; resp::MAX_DIGITS];
-    resp::pack(commands, &[b"SELECT", resp::decimal(&mut digits, db.into())]);
+/// Appends SELECT, if a database is given, and PING.
+fn pack_check(commands: &mut Vec<u8>, db: Option<u32>) {
+    if let Some(db) = db {
+        let mut digits = [0; resp::MAX_DIGITS];
+        resp::pack(commands, &[b"SELECT", resp::decimal(&mut digits, db.into())]);
+    }
     commands.extend_from_slice(resp::PING);
 }
 

@@ -242,7 +242,10 @@ impl Connection {
 
         let is_first = std::mem::take(&mut self.may_require_tls);
         if is_first && reply.as_ref().is_err_and(|failure| matches!(failure.kind, Kind::Reset | Kind::Closed)) {
-            debug!("the connection ended before the first reply; does the server require --tls?");
+            debug!(
+                "the connection ended before the first reply; does the server require --tls? \
+                 A proxy that does not know SELECT, such as twemproxy, needs --no-select"
+            );
         }
         reply
     }

@@ -30,6 +30,8 @@ pub enum Behaviour {
     StallAfter(usize),
     /// Closes a connection over which no command came for this long.
     CloseIdle(Duration),
+    /// Closes the connection at these commands, as twemproxy does at those that it does not know.
+    CloseOn(&'static [&'static str]),
     /// Sends only the first byte of a reply.
     HalfReply,
     /// Waits before each reply.
@@ -358,6 +360,9 @@ fn converse(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
         if matches!(behaviour, Behaviour::StallAfter(limit) if answered >= limit) {
             (&*stream).write_all(&replies)?;
             replies.clear();
+        }
+        if matches!(&behaviour, Behaviour::CloseOn(names) if names.contains(&command[0].as_str())) {
+            return close(stream);
         }
         if !continues(shared, stream, &behaviour, answered)? {
             return Ok(());

@@ -10,6 +10,7 @@ use crate::model::duration::seconds;
 pub fn announcement(CyclesPlan { plan, schedule, held, .. }: &CyclesPlan) -> String {
     let what = match plan.databases {
         Databases::One(db) => format!("DB {db}"),
+        Databases::ZeroWithoutSelect => "DB 0 without SELECT".to_owned(),
         Databases::UpTo(last) => format!("DB 0 to {last}"),
         Databases::Auto => "all databases".to_owned(),
     };

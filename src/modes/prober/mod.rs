@@ -21,7 +21,6 @@ use cluster::{Cluster, TopologyFound};
 use lane::{Lane, Reporter};
 pub use slots::Slots;
 
-use crate::model::databases::Databases;
 use crate::model::event::{Event, SendEvent, Tick};
 use crate::model::notify::Notify;
 use crate::model::outcome::Tally;
@@ -193,7 +192,7 @@ impl Prober {
         tick.writes &= target.reads_and_writes();
         let lane = self.lane(&target);
         lane.begin(tick.number);
-        let is_single = matches!(self.checker.databases, Databases::One(_));
+        let is_single = self.checker.databases.is_single();
         let has_db = match target {
             Target::Held | Target::Cluster => false,
             Target::Shard(_) => !is_single,

@@ -18,7 +18,8 @@ use crate::model::server::Role;
 #[command(name = "redis-health", version, disable_help_flag = true, disable_help_subcommand = true)]
 #[command(
     after_help = "Exit codes: 0 every check passed, 1 a check failed, 2 wrong usage or configuration, 3 another \
-    cycles run is using the log folder, 4 a record could not be written, 128+n ended by signal n."
+    cycles run is using the log folder, 4 a record could not be written, 5 a check could not be made for a local reason, \
+    128+n ended by signal n."
 )]
 pub struct Cli {
     #[command(subcommand)]

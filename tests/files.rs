@@ -302,7 +302,7 @@ fn metrics_are_written_in_a_break_and_in_order() {
     let (env, server) = (TestEnv::new(), Server::start());
     server.behave(Behaviour::Slow(LIMIT));
     // The first check hangs. Later ones pass before it ends, and then a long break begins.
-    let schedule = "--cycles 2 --run-duration 1 --check-interval 0.5 --break-duration 1h -t 2";
+    let schedule = "--cycles 2 --run-duration 3 --check-interval 1.5 --break-duration 1h -t 3";
     let run = env.spawn(&format!("cycles {schedule} -p {} --metrics-file metrics.prom", server.port()));
     assert!(eventually(LIMIT, || !server.commands().is_empty()));
     server.behave(Behaviour::Serve);
@@ -315,6 +315,19 @@ fn metrics_are_written_in_a_break_and_in_order() {
     assert!(eventually(LIMIT, || last(&read())), "{}", read());
     let text = read();
     assert!(has(&text, "up", "1") && has(&text, "down_seconds", "0"), "{text}");
+    run.stop();
+}
+
+#[test]
+fn metrics_of_results_that_come_together_are_all_written() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    // Both connections are checked at the same time, and nothing more happens for an hour.
+    let schedule = "--check-interval 1h --run-duration 2h --held";
+    let run = env.spawn(&format!("cycles {schedule} -p {} --metrics-file metrics.prom", server.port()));
+    let endpoint = format!("endpoint=\"127.0.0.1:{}\"", server.port());
+    let read = || fs::read_to_string(env.path().join("metrics.prom")).unwrap_or_default();
+    let has = |labels: &str| read().contains(&format!("redis_health_up{{{endpoint}{labels}}} 1\n"));
+    assert!(eventually(LIMIT, || has("") && has(",connection=\"held\"")), "{}", read());
     run.stop();
 }
 

@@ -1,10 +1,13 @@
 //! TLS with real servers: which certificates are accepted, and how each failure is described.
 
 use std::io::Read as _;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use chrono::Utc;
 use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -12,8 +15,9 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::support::certificates::{Certificates, Pair};
 use crate::support::env::{Output, TestEnv};
-use crate::support::real::Real;
-use crate::support::scripted::{Behaviour, LIMIT, Server};
+use crate::support::logs::stamps;
+use crate::support::real::{Real, free_port};
+use crate::support::scripted::{Behaviour, LIMIT, Server, eventually};
 
 /// Runs `dbs` against a TLS port, and returns its output and its block in the log.
 fn check(port: u16, flags: &str) -> (Output, String) {
@@ -100,7 +104,7 @@ fn each_bad_certificate_is_described_and_insecure_accepts_it() {
 fn a_certificate_from_an_unknown_issuer_is_reported() {
     let certificates = Certificates::new();
     let server = certificates.serve(&certificates.leaf("valid", "127.0.0.1"), "");
-    let unknown = "tls: unknown issuer (give its CA with --cacert)";
+    let unknown = "tls: unknown issuer \"the tests' CA\" (give its CA with --cacert, or let the server send its intermediate certificate)";
     let other = certificates.self_signed("other", true);
 
     assert_fails(server.tls_port(), &format!("--tls --cacert {}", other.certificate()), unknown);
@@ -134,7 +138,7 @@ fn a_client_certificate_is_presented_or_reported_missing() {
         ),
         (
             "TLSv1.2",
-            "tls: handshake refused: handshake_failure (no cipher in common, or a client certificate is missing)",
+            "tls: handshake refused: handshake_failure (no cipher in common, or a client certificate is missing, or the server's key is of an unsupported type, such as P-521)",
         ),
     ] {
         let server = certificates.serve(&own, &format!("--tls-auth-clients yes --tls-protocols {versions}"));
@@ -407,4 +411,165 @@ fn cycles_report_a_certificate_that_becomes_invalid() {
     });
     run.signal(Signal::INT);
     assert_eq!(run.wait().code, Some(130));
+}
+
+/// Makes certificates with openssl, which supports keys that rcgen does not. Each line is a command.
+fn openssl(folder: &Path, commands: &str) {
+    for line in commands.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let words = shlex::split(line).unwrap();
+        let output = Command::new(&words[0]).args(&words[1..]).current_dir(folder).output().expect("openssl");
+        assert!(output.status.success(), "{line}: {output:?}");
+    }
+}
+
+/// A root `ca` with a given key, and a leaf with another. `at` sets the time before the command that makes the root.
+fn chain(folder: &Path, at: &str, ca_key: &str, leaf_key: &str, extensions: &str) {
+    std::fs::write(folder.join("leaf.ext"), format!("{extensions}\n")).unwrap();
+    openssl(
+        folder,
+        &format!(
+            "{at} openssl req -x509 -newkey {ca_key} -nodes -keyout ca.key -out ca.crt -subj '/CN=Test Root' -days 30
+            openssl req -newkey {leaf_key} -nodes -keyout leaf.key -out leaf.csr -subj /CN=leaf
+            openssl x509 -req -in leaf.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out leaf.crt -days 30 -extfile leaf.ext"
+        ),
+    );
+}
+
+#[test]
+fn unusual_certificates_are_named_as_such() {
+    const P256: &str = "ec -pkeyopt ec_paramgen_curve:P-256";
+    const P521: &str = "ec -pkeyopt ec_paramgen_curve:P-521";
+    const SAN: &str = "subjectAltName=IP:127.0.0.1";
+    let short = "RSA with 1024 bits, which is not supported (give it a key of 2048 bits or more)";
+    for (at, ca_key, leaf_key, extensions, flags, reason) in [
+        ("", P256, "rsa:1024", SAN, "-tls1_2", format!("the certificate's key is {short}")),
+        ("", "rsa:1024", P256, SAN, "", format!("the CA's key is {short}")),
+        ("", P256, P521, SAN, "", "the server's key is of an unsupported type, such as P-521".to_owned()),
+        ("", P521, P256, SAN, "", "an algorithm that is not supported (such as ECDSA with P-521".to_owned()),
+        (
+            "faketime '2020-01-01 12:00:00'",
+            P256,
+            P256,
+            SAN,
+            "",
+            "the CA certificate \"Test Root\" in --cacert expired on 2020-01-".to_owned(),
+        ),
+        (
+            "",
+            P256,
+            P256,
+            "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=clientAuth",
+            "",
+            "certificate is not for servers (its extended key usage allows client authentication)".to_owned(),
+        ),
+        (
+            "",
+            P256,
+            P256,
+            "subjectAltName=DNS:127.0.0.1",
+            "",
+            "certificate is for 127.0.0.1, not for 127.0.0.1 as an IP address (it has it as a DNS name)".to_owned(),
+        ),
+    ] {
+        let folder = tempfile::TempDir::new().unwrap();
+        chain(folder.path(), at, ca_key, leaf_key, extensions);
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let port = free_port();
+        // redis-server refuses certificates with short keys.
+        let server =
+            format!("s_server -www -accept {port} -cert leaf.crt -key leaf.key -cipher DEFAULT@SECLEVEL=0 {flags}");
+        let mut command = Command::new("openssl");
+        command.args(shlex::split(&server).unwrap()).current_dir(folder.path()).stdin(Stdio::null());
+        let mut server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("openssl");
+        assert!(eventually(LIMIT, || TcpStream::connect(("127.0.0.1", port)).is_ok()), "{reason}");
+
+        let (output, block) = check(port, &format!("-n 0 --tls --cacert {}", path("ca.crt")));
+        server.kill().unwrap();
+        server.wait().unwrap();
+        assert!(block.contains("(tls: ") && block.contains(&reason), "{reason}: {output:?}");
+    }
+}
+
+#[test]
+fn a_missing_intermediate_names_its_issuer() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("ca.ext"), "basicConstraints=critical,CA:TRUE\n").unwrap();
+    std::fs::write(path("leaf.ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    openssl(
+        folder.path(),
+        &format!(
+            "openssl req -x509 {key} -keyout root.key -out root.crt -subj '/CN=Test Root' -days 30
+            openssl req {key} -keyout mid.key -out mid.csr -subj '/O=Example/CN=Test Intermediate'
+            openssl x509 -req -in mid.csr -CA root.crt -CAkey root.key -CAcreateserial -out mid.crt -days 30 -extfile ca.ext
+            openssl req {key} -keyout leaf.key -out leaf.csr -subj /CN=leaf
+            openssl x509 -req -in leaf.csr -CA mid.crt -CAkey mid.key -CAcreateserial -out leaf.crt -days 30 -extfile leaf.ext"
+        ),
+    );
+    let [leaf, mid, root] =
+        ["leaf.crt", "mid.crt", "root.crt"].map(|name| std::fs::read_to_string(path(name)).unwrap());
+    std::fs::write(path("chain.crt"), format!("{leaf}{mid}")).unwrap();
+    for (sent, trusted, name) in [
+        (&leaf, &root, Some("Test Intermediate")),
+        (&format!("{leaf}{mid}"), &leaf, Some("Test Root")),
+        (&format!("{leaf}{mid}"), &root, None),
+        (&leaf, &mid, None),
+    ] {
+        std::fs::write(path("sent.crt"), sent).unwrap();
+        std::fs::write(path("trusted.crt"), trusted).unwrap();
+        let server = Real::start_tls(&format!(
+            "--tls-cert-file {} --tls-key-file {} --tls-ca-cert-file {} --tls-auth-clients no",
+            path("sent.crt"),
+            path("leaf.key"),
+            path("root.crt"),
+        ));
+        let flags = format!("--tls --cacert {}", path("trusted.crt"));
+        match name {
+            Some(name) => assert_fails(
+                server.tls_port(),
+                &flags,
+                &format!(
+                    "tls: unknown issuer {name:?} (give its CA with --cacert, or let the server send its intermediate certificate)"
+                ),
+            ),
+            None => assert_healthy(server.tls_port(), &flags),
+        }
+    }
+}
+
+#[test]
+fn changed_files_are_read_again_after_a_failed_handshake() {
+    let (old, new) = (Certificates::new(), Certificates::new());
+    let env = TestEnv::new();
+    let copy = |from: &str, to: &str| {
+        std::fs::copy(from, env.path().join("new")).unwrap();
+        std::fs::rename(env.path().join("new"), env.path().join(to)).unwrap();
+    };
+    let (client, new_client) = (old.leaf("client", "client"), new.leaf("client", "client"));
+    copy(&old.ca(), "ca.crt");
+    copy(&client.certificate(), "client.crt");
+    copy(&client.key(), "client.key");
+
+    let server = old.serve(&old.leaf("server", "127.0.0.1"), "--tls-auth-clients yes");
+    let flags = "--tls --cacert ca.crt --cert client.crt --key client.key --utc --check-interval 300ms";
+    let run = env.endless_until(&format!("-p {} {flags}", server.tls_port()), " SUCCESS 2\n");
+
+    // The server changes first: its own certificate, and the CA of client certificates.
+    let pair = new.leaf("server", "127.0.0.1");
+    let (certificate, key, ca) = (pair.certificate(), pair.key(), new.ca());
+    let set = format!("CONFIG SET tls-cert-file {certificate} tls-key-file {key} tls-ca-cert-file {ca}");
+    assert_eq!(server.command(&set), "+OK");
+    env.wait_for("redis_error.log", |text| text.matches(" FAILURE: tls: ").count() >= 2);
+
+    copy(&new_client.certificate(), "client.crt");
+    copy(&new_client.key(), "client.key");
+    copy(&new.ca(), "ca.crt");
+    let changed = Utc::now().naive_utc();
+    env.wait_for("redis_error.log", |text| text.contains("=== Outage of endpoint ended at "));
+    run.stop();
+
+    let errors = env.read("redis_error.log");
+    let last = stamps(&errors, " FAILURE: ").into_iter().max().unwrap();
+    assert!(last <= changed, "the files were changed at {changed}, but {errors}");
 }

@@ -48,6 +48,7 @@ pub struct Connection {
     decoder: Decoder<Box<dyn Stream>>,
     /// The credentials that AUTH sent last. Their password must not appear in any reply.
     presented: Option<Arc<Credentials>>,
+    tls: Option<Tls>,
     /// Why the connection broke, once it has.
     broken: Option<Failure>,
     /// TCP without TLS, and no reply was received yet: a server that requires TLS closes such a connection.
@@ -79,6 +80,7 @@ impl Connection {
         let mut connection = Connection {
             decoder: Decoder::new(stream),
             presented: None,
+            tls: options.tls.clone(),
             broken: None,
             may_require_tls: options.tls.is_none() && matches!(options.endpoint, Endpoint::Tcp { .. }),
         };
@@ -265,6 +267,9 @@ impl Connection {
     fn keep_failure(&mut self, error: io::Error) -> Failure {
         let failure = tls::failure_of(error);
         if failure.kind == Kind::Tls {
+            if let Some(tls) = &self.tls {
+                tls.rejected();
+            }
             self.broken = Some(failure.clone());
         }
         self.broken.get_or_insert(failure).clone()
@@ -384,7 +389,7 @@ async fn negotiate_tls(
     let patience = deadline.left() / 2;
     let handshake = async {
         tokio::select! {
-            done = tls.handshake(stream) => done,
+            done = tls.handshake(stream, patience / 2) => done,
             failure = tls::detect_plaintext_server(address, patience) => Err(failure),
         }
     };

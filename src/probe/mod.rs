@@ -3,6 +3,7 @@
 //! It does not know schedules, logs or outages.
 
 pub mod canary;
+mod certificate;
 pub mod checker;
 pub mod connection;
 pub mod deadline;

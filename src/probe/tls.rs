@@ -6,7 +6,8 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -29,8 +30,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
+use crate::auth::blocking::on_thread;
+use crate::auth::renewal::Renewal;
 use crate::model::endpoint::Endpoint;
 use crate::model::failure::{Failure, Kind};
+use crate::probe::certificate::{Certificate, common_name};
 
 /// How many names of a certificate a failure lists. A shared certificate may have a hundred.
 const NAMES_SHOWN: usize = 4;
@@ -54,9 +58,25 @@ pub struct Settings {
 /// What a handshake needs.
 #[derive(Clone)]
 pub struct Tls {
+    files: Arc<Files>,
+    name: ServerName<'static>,
+    /// Other names that the server's certificate may have instead.
+    others: Vec<ServerName<'static>>,
+}
+
+/// The files of the settings. They are read again after a handshake failed, because they may have been replaced.
+struct Files {
+    settings: Settings,
+    loaded: Mutex<Arc<Loaded>>,
+    /// The last handshake failed.
+    failed: AtomicBool,
+    renewal: Renewal,
+}
+
+/// What was read from the files.
+struct Loaded {
     config: Arc<ClientConfig>,
     verifier: Arc<dyn ServerCertVerifier>,
-    name: ServerName<'static>,
 }
 
 impl fmt::Debug for Tls {
@@ -72,6 +92,95 @@ impl Tls {
     /// A file cannot be used, or the host's name is not valid in a certificate. The text names the flag and the remedy.
     pub fn load(settings: &Settings, endpoint: &Endpoint) -> anyhow::Result<Self> {
         let name = server_name(settings.name.as_deref(), endpoint)?;
+        let files = Files {
+            settings: settings.clone(),
+            loaded: Mutex::new(Arc::new(Loaded::read(settings)?)),
+            failed: AtomicBool::new(false),
+            renewal: Renewal::default(),
+        };
+        Ok(Tls { files: Arc::new(files), name, others: Vec::new() })
+    }
+
+    /// The same for a server that is sent the name `first`, if there is one. Its certificate may be for that name, for
+    /// `other`, or for the name that is sent now.
+    #[must_use]
+    pub fn for_server(&self, first: Option<&str>, other: &str) -> Self {
+        let valid = |name: &str| ServerName::try_from(name.to_owned()).ok();
+        let name = first.and_then(valid).unwrap_or_else(|| self.name.clone());
+        let others = valid(other).into_iter().chain([self.name.clone()]).filter(|other| *other != name).collect();
+        Tls { files: self.files.clone(), name, others }
+    }
+
+    fn config(&self) -> Arc<ClientConfig> {
+        let loaded = self.files.loaded();
+        if self.others.is_empty() {
+            return loaded.config.clone();
+        }
+        let any_name = AnyName { inner: loaded.verifier.clone(), others: self.others.clone() };
+        let mut config = ClientConfig::clone(&loaded.config);
+        config.dangerous().set_certificate_verifier(Arc::new(any_name));
+        Arc::new(config)
+    }
+
+    /// Must be called when the server rejected this side after the handshake, as it does in TLS 1.3 for a client
+    /// certificate.
+    pub fn rejected(&self) {
+        self.files.failed.store(true, Ordering::Relaxed);
+        self.files.read_again();
+    }
+
+    /// Negotiates TLS with the server at the other end of `stream`. If the last handshake failed, the files are read
+    /// again before, which takes at most `patience`: so the first check after a change of a file passes.
+    ///
+    /// # Errors
+    /// A `tls` failure that says what is wrong with the server or its certificate, or the failure of the connection if
+    /// it broke.
+    pub async fn handshake(&self, stream: TcpStream, patience: Duration) -> Result<TlsStream<TcpStream>, Failure> {
+        if self.files.failed.load(Ordering::Relaxed) {
+            self.files.read_again();
+            self.files.renewal.wait(patience).await;
+        }
+
+        let connector = TlsConnector::from(self.config());
+        let done = connector.connect(self.name.clone(), stream).await.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Failure::new(Kind::Closed, "Connection closed within the TLS handshake"),
+            _ => failure_of(error),
+        });
+        match &done {
+            Ok(_) => self.files.failed.store(false, Ordering::Relaxed),
+            Err(failure) if failure.kind == Kind::Tls => self.rejected(),
+            Err(_) => {}
+        }
+        done
+    }
+}
+
+impl Files {
+    fn loaded(&self) -> Arc<Loaded> {
+        // No code panics while it holds this lock.
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the files again in the background. The old ones stay in use if that fails.
+    fn read_again(self: &Arc<Self>) {
+        let Settings { ca, certificate, .. } = &self.settings;
+        if ca.is_none() && certificate.is_none() {
+            return;
+        }
+        let files = self.clone();
+        self.renewal.start(async move {
+            let settings = files.settings.clone();
+            match on_thread("certificates", move || Loaded::read(&settings)).await {
+                Ok(Ok(loaded)) => *files.loaded.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded),
+                Ok(Err(error)) => debug!("{error:#}; the old certificates stay in use"),
+                Err(error) => debug!("cannot read the certificates again: {error}"),
+            }
+        });
+    }
+}
+
+impl Loaded {
+    fn read(settings: &Settings) -> anyhow::Result<Self> {
         let provider = Arc::new(ring::default_provider());
         let verifier = verifier(settings, &provider)?;
         let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -90,33 +199,7 @@ impl Tls {
 
         // With a resumed session the server sends no certificate, so an expiry during a run would go unnoticed.
         config.resumption = Resumption::disabled();
-        Ok(Tls { config: Arc::new(config), verifier, name })
-    }
-
-    /// The same for a server that is sent the name `first`, if there is one. Its certificate may be for that name, for
-    /// `other`, or for the name that is sent now.
-    #[must_use]
-    pub fn for_server(&self, first: Option<&str>, other: &str) -> Self {
-        let valid = |name: &str| ServerName::try_from(name.to_owned()).ok();
-        let name = first.and_then(valid).unwrap_or_else(|| self.name.clone());
-        let others = valid(other).into_iter().chain([self.name.clone()]).filter(|other| *other != name).collect();
-
-        let mut config = ClientConfig::clone(&self.config);
-        config.dangerous().set_certificate_verifier(Arc::new(AnyName { inner: self.verifier.clone(), others }));
-        Tls { config: Arc::new(config), verifier: self.verifier.clone(), name }
-    }
-
-    /// Negotiates TLS with the server at the other end of `stream`.
-    ///
-    /// # Errors
-    /// A `tls` failure that says what is wrong with the server or its certificate, or the failure of the connection if
-    /// it broke.
-    pub async fn handshake(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
-        let connector = TlsConnector::from(self.config.clone());
-        connector.connect(self.name.clone(), stream).await.map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Failure::new(Kind::Closed, "Connection closed within the TLS handshake"),
-            _ => failure_of(error),
-        })
+        Ok(Loaded { config: Arc::new(config), verifier })
     }
 }
 
@@ -182,7 +265,7 @@ fn verifier(settings: &Settings, provider: &Arc<CryptoProvider>) -> anyhow::Resu
     let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().context(
         "--cacert: these certificates cannot be used; give the certificate of the server's CA in PEM format",
     )?;
-    Ok(Arc::new(Verifier { inner, given }))
+    Ok(Arc::new(Verifier { inner, given, provider: provider.clone() }))
 }
 
 /// The certificates of `--cacert`. One that cannot be read does not invalidate the others.
@@ -258,10 +341,19 @@ fn identity(certificate: &Path, key: &Path, provider: &CryptoProvider) -> anyhow
     Ok(identity)
 }
 
-/// The text for a self-signed certificate, more specific than that for an unknown issuer.
+const SELF_SIGNED: &str = "certificate is self-signed (give it with --cacert to trust it)";
+
+/// What is wrong with a certificate, where rustls and webpki do not say it.
 #[derive(Debug, thiserror::Error)]
-#[error("certificate is self-signed (give it with --cacert to trust it)")]
-struct SelfSigned;
+#[error("{0}")]
+struct Said(String);
+
+fn said_error(text: String) -> Error {
+    CertificateError::Other(OtherError(Arc::new(Said(text)))).into()
+}
+
+/// ring verifies signatures of longer RSA keys only.
+const SHORTEST_RSA: usize = 2048;
 
 /// Verifies as browsers do, but also accepts a CA certificate as the server's own if it was given with `--cacert`:
 /// `openssl req -x509` creates such certificates, and redis-cli accepts them.
@@ -269,6 +361,77 @@ struct SelfSigned;
 struct Verifier {
     inner: Arc<WebPkiServerVerifier>,
     given: Vec<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    /// The same without roots that expired before `now`. None if no root of `--cacert` expired; Some(None) if all did.
+    ///
+    /// The system's roots are maintained by the system, which removes expired ones.
+    fn unexpired(&self, now: UnixTime) -> Option<Option<Arc<WebPkiServerVerifier>>> {
+        let is_valid = |root: &&CertificateDer<'_>| !is_expired(root, now);
+        if self.given.iter().all(|root| is_valid(&root)) {
+            return None;
+        }
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(self.given.iter().filter(is_valid).cloned());
+        Some(WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone()).build().ok())
+    }
+
+    fn about_expired(&self, now: UnixTime) -> String {
+        let expired = self.given.iter().filter(|root| is_expired(root, now)).find_map(Certificate::read);
+        let name = expired.as_ref().and_then(|root| common_name(root.subject)).unwrap_or_default();
+        let at = expired
+            .and_then(|root| root.not_after())
+            .map_or(now, |at| UnixTime::since_unix_epoch(Duration::from_secs(at)));
+        format!("the CA certificate {name:?} in --cacert expired on {}", utc(at))
+    }
+
+    /// A more specific text for an error of a chain.
+    fn about_chain(
+        &self,
+        error: &CertificateError,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Option<String> {
+        let leaf = Certificate::read(end_entity)?;
+        let mut above: Vec<_> = intermediates.iter().chain(&self.given).filter_map(Certificate::read).collect();
+        match error {
+            CertificateError::UnknownIssuer => {
+                // Climbs as far as the certificates that the server sent lead.
+                let mut top = leaf.issuer;
+                above.truncate(intermediates.len());
+                for _ in 0..above.len() {
+                    let Some(next) = above.iter().find(|above| above.subject == top) else { break };
+                    top = next.issuer;
+                }
+                let name = common_name(top)?;
+                Some(format!(
+                    "unknown issuer {name:?} (give its CA with --cacert, or let the server send its intermediate certificate)"
+                ))
+            }
+            CertificateError::BadSignature | CertificateError::UnsupportedSignatureAlgorithmContext { .. } => {
+                let issuers = above.iter().filter(|above| above.subject == leaf.issuer);
+                let bits = issuers.filter_map(Certificate::rsa_bits).find(|bits| *bits < SHORTEST_RSA)?;
+                Some(weak_key("the CA's key", bits))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn is_expired(certificate: &CertificateDer<'_>, now: UnixTime) -> bool {
+    Certificate::read(certificate).and_then(|root| root.not_after()).is_some_and(|end| end < now.as_secs())
+}
+
+fn weak_key(whose: &str, bits: usize) -> String {
+    format!("{whose} is RSA with {bits} bits, which is not supported (give it a key of {SHORTEST_RSA} bits or more)")
+}
+
+/// A leaf with a short key fails only at its own signature, where the key is no longer named.
+fn with_key_named<T>(verdict: Result<T, Error>, certificate: &CertificateDer<'_>) -> Result<T, Error> {
+    let bits = || Certificate::read(certificate)?.rsa_bits().filter(|bits| *bits < SHORTEST_RSA);
+    verdict.map_err(|error| bits().map_or(error, |bits| said_error(weak_key("the certificate's key", bits))))
 }
 
 impl ServerCertVerifier for Verifier {
@@ -280,7 +443,17 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verdict = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let verify = |roots: &WebPkiServerVerifier| {
+            roots.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        };
+        let verdict = verify(&self.inner);
+        // A root that expired is trusted by webpki, and by no other client. The certificate may have another one.
+        if verdict.is_ok()
+            && let Some(unexpired) = self.unexpired(now)
+            && unexpired.is_none_or(|unexpired| verify(&unexpired).is_err())
+        {
+            return Err(said_error(self.about_expired(now)));
+        }
         let Err(Error::InvalidCertificate(error)) = &verdict else { return verdict };
         let is_a_ca = webpki_error(error) == Some(&webpki::Error::CaUsedAsEndEntity);
         if is_a_ca && self.given.iter().any(|given| given == end_entity) {
@@ -288,10 +461,14 @@ impl ServerCertVerifier for Verifier {
             verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
             return Ok(ServerCertVerified::assertion());
         }
-        if (is_a_ca || *error == CertificateError::UnknownIssuer) && is_self_issued(end_entity) {
-            return Err(CertificateError::Other(OtherError(Arc::new(SelfSigned))).into());
-        }
-        verdict
+        let said = if (is_a_ca || *error == CertificateError::UnknownIssuer) && is_self_issued(end_entity) {
+            SELF_SIGNED.to_owned()
+        } else if let Some(text) = self.about_chain(error, end_entity, intermediates) {
+            text
+        } else {
+            return verdict;
+        };
+        Err(said_error(said))
     }
 
     fn verify_tls12_signature(
@@ -300,7 +477,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
+        with_key_named(self.inner.verify_tls12_signature(message, cert, dss), cert)
     }
 
     fn verify_tls13_signature(
@@ -309,7 +486,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
+        with_key_named(self.inner.verify_tls13_signature(message, cert, dss), cert)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -439,8 +616,38 @@ fn explanation(error: &Error) -> String {
         Error::PeerIncompatible(
             PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
         ) => "the server speaks neither TLS 1.2 nor 1.3".to_owned(),
+        Error::PeerIncompatible(reason) => {
+            format!("no common ground with the server: {}", in_words(&format!("{reason:?}")))
+        }
+        Error::PeerMisbehaved(reason) => {
+            format!("the server breaks the protocol: {}", in_words(&format!("{reason:?}")))
+        }
+        Error::InvalidMessage(reason) => {
+            format!("the server sent an invalid message: {}", in_words(&format!("{reason:?}")))
+        }
+        Error::InappropriateMessage { got_type, .. } => {
+            format!("the server sent an unexpected message: {}", in_words(&format!("{got_type:?}")))
+        }
+        Error::InappropriateHandshakeMessage { got_type, .. } => {
+            format!("the server sent an unexpected message: {}", in_words(&format!("{got_type:?}")))
+        }
         other => other.to_string(),
     }
+}
+
+/// The name of a value of an enum, in words: `NoCipherSuitesInCommon` becomes `no cipher suites in common`.
+fn in_words(debug: &str) -> String {
+    let name = debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+    let mut words = String::new();
+    let mut after_small = false;
+    for c in name.chars() {
+        if c.is_uppercase() && after_small {
+            words.push(' ');
+        }
+        after_small = !c.is_uppercase();
+        words.extend(c.to_lowercase());
+    }
+    words
 }
 
 fn about_certificate(error: &CertificateError) -> String {
@@ -450,19 +657,32 @@ fn about_certificate(error: &CertificateError) -> String {
             format!("certificate is not valid before {}", utc(*not_before))
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
-            format!("certificate is for {}, not for {}", names(presented), expected.to_str())
+            let expected = expected.to_str();
+            let is_other_type = presented.iter().any(|name| bare(name) == expected);
+            let hint = if is_other_type { " as an IP address (it has it as a DNS name)" } else { "" };
+            format!("certificate is for {}, not for {expected}{hint}", names(presented))
         }
         CertificateError::UnknownIssuer => "unknown issuer (give its CA with --cacert)".to_owned(),
         CertificateError::BadSignature => {
             "bad signature on the certificate (another CA with the issuer's name is trusted)".to_owned()
         }
-        CertificateError::InvalidPurposeContext { .. } => "certificate is not for servers".to_owned(),
+        CertificateError::InvalidPurposeContext { presented, .. } => {
+            let purposes: Vec<_> = presented.iter().map(ToString::to_string).collect();
+            let purposes = if purposes.is_empty() { "nothing".to_owned() } else { purposes.join(", ") };
+            format!("certificate is not for servers (its extended key usage allows {purposes})")
+        }
         CertificateError::BadEncoding => "certificate cannot be read".to_owned(),
-        CertificateError::Other(OtherError(inner)) if inner.is::<SelfSigned>() => inner.to_string(),
+        CertificateError::Other(OtherError(inner)) if inner.is::<Said>() => inner.to_string(),
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "certificate is signed with an algorithm that is not supported (such as ECDSA with P-521, or SHA-1)"
+                .to_owned()
+        }
         other => match webpki_error(other) {
             Some(webpki::Error::CaUsedAsEndEntity) => "certificate is that of a CA, not of a server".to_owned(),
             Some(webpki::Error::UnsupportedCertVersion) => "certificate is not of X.509 version 3".to_owned(),
-            _ => format!("certificate is not valid: {other}"),
+            Some(error) => format!("certificate is not valid: {}", in_words(&format!("{error:?}"))),
+            None => format!("certificate is not valid: {}", in_words(&format!("{other:?}"))),
         },
     }
 }
@@ -472,13 +692,15 @@ fn utc(time: UnixTime) -> String {
     time.map_or_else(|| "a day beyond all calendars".to_owned(), |time| time.format("%F %T UTC").to_string())
 }
 
+/// A name without its type.
+fn bare(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    inner.trim_matches('"')
+}
+
 /// The names in a certificate, without their types: rustls gives `DnsName("cache.example")` and `IpAddress(10.0.0.1)`.
 fn names(presented: &[String]) -> String {
-    let bare = |name: &String| {
-        let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
-        inner.trim_matches('"').to_owned()
-    };
-    let shown: Vec<_> = presented.iter().take(NAMES_SHOWN).map(bare).collect();
+    let shown: Vec<_> = presented.iter().take(NAMES_SHOWN).map(|name| bare(name)).collect();
     match presented.len() {
         // Browsers and rustls ignore the common name.
         0 => "no name (it has no subjectAltName)".to_owned(),
@@ -511,7 +733,9 @@ fn remedy(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::CertificateRequired => " (the server wants a client certificate: give --cert and --key)",
         // OpenSSL sends this for both reasons in TLS 1.2.
-        AlertDescription::HandshakeFailure => " (no cipher in common, or a client certificate is missing)",
+        AlertDescription::HandshakeFailure => {
+            " (no cipher in common, or a client certificate is missing, or the server's key is of an unsupported type, such as P-521)"
+        }
         AlertDescription::ProtocolVersion => " (the server speaks neither TLS 1.2 nor 1.3)",
         AlertDescription::UnrecognisedName => " (give the name that the server expects with --sni)",
         AlertDescription::UnknownCA

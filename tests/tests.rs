@@ -5,6 +5,7 @@
 
 mod support;
 
+mod clock_change;
 mod cluster;
 mod cycles;
 mod dbs;

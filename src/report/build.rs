@@ -68,6 +68,7 @@ pub fn of_logs(folders: Vec<(Folder, Logs)>) -> Report {
         let mut both = cycles.merge(Report { latency: None, ..dbs });
         both.missing.skipped_lines = logs.skipped_lines;
         both.missing.failures_only = logs.failures_only;
+        both.missing.guessed_times = logs.guessed_times;
         if several { both.named(&folder) } else { both }
     });
     reports.reduce(Report::merge).unwrap_or_default()
@@ -78,6 +79,7 @@ impl Missing {
         Missing {
             missed_checks: self.missed_checks + other.missed_checks,
             skipped_lines: self.skipped_lines + other.skipped_lines,
+            guessed_times: self.guessed_times + other.guessed_times,
             failures_only: self.failures_only && other.failures_only,
             ..Missing::default()
         }

@@ -25,6 +25,7 @@ pub fn render(report: &Report) -> String {
         missed_checks: report.missing.missed_checks,
         lost_records: report.missing.lost_records,
         skipped_lines: report.missing.skipped_lines,
+        guessed_times: report.missing.guessed_times,
         latency_us: report.latency.map(Into::into),
         databases: report.rows.iter().map(|row| Database::of(row, report.missing.failures_only)).collect(),
         changes: report.changes.iter().map(Into::into).collect(),
@@ -52,6 +53,8 @@ struct Document<'r> {
     missed_checks: u64,
     lost_records: Option<u64>,
     skipped_lines: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    guessed_times: u64,
     latency_us: Option<LatencyMicros>,
     databases: Vec<Database<'r>>,
     changes: Vec<ChangeFields<'r>>,

@@ -135,6 +135,8 @@ pub struct Missing {
     pub lost_records: Option<u64>,
     /// Logs only: lines that could not be read.
     pub skipped_lines: u64,
+    /// Logs only: times in the repeated hour when daylight saving ends that could not be decided.
+    pub guessed_times: u64,
     /// Only an error log was read, which contains no successful checks: availability and the ends of outages are
     /// unknown.
     pub failures_only: bool,
@@ -148,6 +150,7 @@ impl Missing {
             ("checks scheduled but not run", self.missed_checks),
             ("records that could not be written", self.lost_records.unwrap_or(0)),
             ("lines that could not be read", self.skipped_lines),
+            ("times guessed in the hour that the clock repeated", self.guessed_times),
         ]
         .into_iter()
         .filter(|(_, count)| *count > 0)

@@ -126,6 +126,7 @@ pub fn read(line: &str, timestamps: &mut TimestampReader) -> Result<Entry, Unrea
     let entry = if first.is_ascii_digit() {
         read_check(line, timestamps)
     } else if let Some(rest) = line.strip_prefix(BLOCK) {
+        timestamps.expect_block();
         whole_stamp(rest.strip_suffix(" =====").ok_or(Unreadable)?, timestamps).map(Entry::BlockBegan)
     } else if let Some(rest) = line.strip_prefix("=== ") {
         match rest.strip_suffix(" ===").ok_or(Unreadable)? {
@@ -139,8 +140,8 @@ pub fn read(line: &str, timestamps: &mut TimestampReader) -> Result<Entry, Unrea
 }
 
 /// Reads a SUCCESS line of the endpoint or of a database of it, the most frequent lines. Returns the timestamp, the
-/// database, and the line's length with its line end. None for any other line, and for one whose end is not in `bytes`.
-pub fn read_success(bytes: &[u8], timestamps: &mut TimestampReader) -> Option<(Stamp, Option<u32>, usize)> {
+/// database, the number, and the line's length with its line end. None for any other line, and for one whose end is not in `bytes`.
+pub fn read_success(bytes: &[u8], timestamps: &mut TimestampReader) -> Option<(Stamp, Option<u32>, u64, usize)> {
     // After a timestamp without milliseconds, or with them.
     let rest = [19, 23].into_iter().find_map(|end| bytes.get(end..)?.strip_prefix(b" "))?;
     let before_subject = bytes.len() - rest.len();
@@ -151,11 +152,12 @@ pub fn read_success(bytes: &[u8], timestamps: &mut TimestampReader) -> Option<(S
         }
         None => (None, rest),
     };
-    let (_, rest) = split_number(rest.strip_prefix(b"SUCCESS ")?)?;
+    let (number, rest) = split_number(rest.strip_prefix(b"SUCCESS ")?)?;
     let rest = rest.strip_prefix(b"\r").unwrap_or(rest).strip_prefix(b"\n")?;
 
+    timestamps.expect_number(number);
     let (at, stamp_length) = timestamps.read_local_bytes(bytes)?;
-    (stamp_length + 1 == before_subject).then_some((at, db, bytes.len() - rest.len()))
+    (stamp_length + 1 == before_subject).then_some((at, db, number, bytes.len() - rest.len()))
 }
 
 /// Reads a number of at most 19 digits, which always fits into 64 bits, and returns it with the rest.
@@ -268,6 +270,7 @@ fn read_mark(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
     if let Some((cycle, seconds)) = between("Cycle ", " completed, sleeping for ") {
         let break_duration = read_seconds(seconds.strip_suffix(" seconds")?)?;
         let at = Stamp { at: timestamps.last()?, millis: false };
+        timestamps.expect_break(break_duration);
         return Some(Mark::CycleCompleted { cycle: cycle.parse().ok()?, break_duration, at, is_exact: false });
     }
     if let Some(at) = text.strip_prefix("All cycles finished at ") {

@@ -1,6 +1,9 @@
 //! Reads timestamps. JSON lines contain the offset from UTC. Classic lines contain local time without an offset, so it
 //! is looked up in the system's time zone.
 
+use std::collections::VecDeque;
+use std::time::Duration;
+
 use chrono::{
     DateTime, FixedOffset, Local, MappedLocalTime, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone as _,
     Timelike as _,
@@ -12,10 +15,11 @@ use crate::model::clock::Stamp;
 /// more than this only if the clock was set back, as when daylight saving time ends.
 const MAX_DISORDER: TimeDelta = TimeDelta::minutes(10);
 
-/// Reads the timestamps of one file.
+/// Reads the timestamps of one log.
 ///
-/// In the repeated hour when daylight saving time ends, a local time is ambiguous, and the order of the lines decides.
-/// In the skipped hour when it begins, the previous offset is used.
+/// A header gives the offset of the lines after it. Without one, a local time is ambiguous in the repeated hour when
+/// daylight saving time ends: the numbers of the checks and their usual interval decide, or else the order of the lines. In
+/// the skipped hour when it begins, the previous offset is used.
 #[derive(Clone, Debug)]
 pub struct TimestampReader {
     utc: bool,
@@ -25,6 +29,66 @@ pub struct TimestampReader {
     /// Offsets change only at full quarters of an hour, so one lookup serves all lines of a quarter.
     quarter: Option<(NaiveDateTime, MappedLocalTime<FixedOffset>)>,
     minute: Option<Minute>,
+    /// The offset of all lines, from the header of a run of `cycles`.
+    offset: Option<FixedOffset>,
+    /// The offset of the lines with one local time, from the header of a scan.
+    scan: Option<(NaiveDateTime, FixedOffset)>,
+    pace: Pace,
+    /// How many timestamps could not be decided.
+    guessed: u64,
+}
+
+/// How fast the numbers of checks grow.
+#[derive(Clone, Debug, Default)]
+struct Pace {
+    /// The number of the next line, if it is known.
+    number: Option<u64>,
+    /// The number of blocks so far.
+    blocks: u64,
+    /// The last numbered line of an earlier minute.
+    last: Option<(u64, DateTime<FixedOffset>)>,
+    /// The length of breaks since then.
+    breaks: TimeDelta,
+    /// The last intervals between two numbers, in seconds.
+    intervals: VecDeque<f64>,
+}
+
+/// How many intervals are remembered.
+const INTERVALS: usize = 5;
+
+/// A line may be this far from where its number puts it.
+const MAX_DEVIATION: TimeDelta = TimeDelta::minutes(12);
+
+impl Pace {
+    /// Adds the line with the expected number.
+    fn add(&mut self, at: DateTime<FixedOffset>) {
+        let Some(number) = self.number.take() else { return };
+        match self.last {
+            Some((last, last_at)) if number > last => {
+                let seconds = (at - last_at - self.breaks).as_seconds_f64() / (number - last) as f64;
+                if seconds > 0.0 {
+                    self.intervals.push_back(seconds);
+                    if self.intervals.len() > INTERVALS {
+                        self.intervals.pop_front();
+                    }
+                }
+            }
+            // Another run.
+            _ => self.intervals.clear(),
+        }
+        self.last = Some((number, at));
+        self.breaks = TimeDelta::zero();
+    }
+
+    /// When the line with the expected number is due.
+    fn due(&self) -> Option<DateTime<FixedOffset>> {
+        let (number, (last, last_at)) = self.number.zip(self.last)?;
+        let mut intervals: Vec<_> = self.intervals.iter().copied().collect();
+        intervals.sort_by(f64::total_cmp);
+        let usual = intervals.get(intervals.len() / 2)?;
+        let seconds = usual * number.checked_sub(last)? as f64;
+        last_at.checked_add_signed(TimeDelta::try_milliseconds((seconds * 1000.0) as i64)?.checked_add(&self.breaks)?)
+    }
 }
 
 /// The minute of the last timestamp, if it is unambiguous. The next timestamp is mostly in the same minute, so only its
@@ -64,7 +128,73 @@ impl Minute {
 impl TimestampReader {
     /// Timestamps without an offset are in UTC, or in local time.
     pub fn new(utc: bool) -> Self {
-        TimestampReader { utc, last: None, other: None, quarter: None, minute: None }
+        TimestampReader {
+            utc,
+            last: None,
+            other: None,
+            quarter: None,
+            minute: None,
+            offset: None,
+            scan: None,
+            pace: Pace::default(),
+            guessed: 0,
+        }
+    }
+
+    /// The next timestamp is that of the check with this number, in a log of all checks that passed.
+    pub fn expect_number(&mut self, number: u64) {
+        self.pace.number = Some(number);
+    }
+
+    /// The next timestamp is that of a block.
+    pub fn expect_block(&mut self) {
+        self.pace.blocks += 1;
+        self.pace.number = Some(self.pace.blocks);
+    }
+
+    /// A break follows.
+    pub fn expect_break(&mut self, length: Duration) {
+        self.pace.breaks += TimeDelta::from_std(length).unwrap_or_default();
+    }
+
+    /// A header gives the offset of all following lines.
+    pub fn set_offset(&mut self, offset: Option<FixedOffset>) {
+        (self.offset, self.minute) = (offset, None);
+    }
+
+    /// A header gives the offset of the following lines with this time.
+    pub fn set_scan(&mut self, began: DateTime<FixedOffset>) {
+        let local = began.naive_local();
+        self.scan = Some((local.with_nanosecond(0).unwrap_or(local), *began.offset()));
+        self.minute = None;
+    }
+
+    /// There is no header.
+    pub fn forget_headers(&mut self) {
+        (self.offset, self.scan, self.minute) = (None, None, None);
+    }
+
+    /// Whether the last timestamp is that of the scan in the last header.
+    pub fn is_of_scan(&self) -> bool {
+        let local = self.last.map(|last| last.naive_local());
+        self.scan.zip(local).is_some_and(|((scan, _), local)| local.with_nanosecond(0) == Some(scan))
+    }
+
+    /// How many timestamps could not be decided.
+    pub fn guessed(&self) -> u64 {
+        self.guessed
+    }
+
+    /// The two moments that the last timestamp can mean, in order, if its local time occurred twice.
+    pub fn doubt(&self) -> Option<[DateTime<FixedOffset>; 2]> {
+        let (last, other) = (self.last?, self.other?);
+        Some([last.min(other), last.max(other)])
+    }
+
+    /// Sets what the last timestamp means, which was in doubt.
+    pub fn decide(&mut self, at: DateTime<FixedOffset>, was_guess: bool) {
+        self.guessed -= u64::from(was_guess);
+        (self.last, self.other) = (Some(at), None);
     }
 
     /// The last timestamp that was read.
@@ -92,20 +222,44 @@ impl TimestampReader {
             MappedLocalTime::Ambiguous(one, other) => {
                 // chrono does not order the two by time.
                 let (earlier, later) = (with(one).min(with(other)), with(one).max(with(other)));
-                let (at, other) = match self.last {
-                    Some(last) if earlier + MAX_DISORDER < last => (later, earlier),
-                    _ => (earlier, later),
-                };
+                let is_later = self.is_later(earlier, later);
+                let (at, other) = if is_later { (later, earlier) } else { (earlier, later) };
                 self.other = Some(other);
                 at
             }
             MappedLocalTime::None => with(self.offset_before(local)),
         };
         self.last = Some(at);
+        self.pace.add(at);
         at
     }
 
+    /// Whether a local time that occurred twice means the later moment.
+    fn is_later(&mut self, earlier: DateTime<FixedOffset>, later: DateTime<FixedOffset>) -> bool {
+        if self.last.is_some_and(|last| earlier + MAX_DISORDER < last) {
+            return true;
+        }
+        if let Some(due) = self.pace.due() {
+            let (early, late) = ((earlier - due).abs(), (later - due).abs());
+            if early.min(late) <= MAX_DEVIATION && early != late {
+                return late < early;
+            }
+        }
+        // Soon after the last line, the order of the lines decides.
+        let follows = self.last.is_some_and(|last| earlier - last <= MAX_DISORDER);
+        self.guessed += u64::from(!follows);
+        false
+    }
+
     fn offset(&mut self, local: NaiveDateTime) -> MappedLocalTime<FixedOffset> {
+        if let Some((scan, offset)) = self.scan
+            && local.with_nanosecond(0) == Some(scan)
+        {
+            return MappedLocalTime::Single(offset);
+        }
+        if let Some(offset) = self.offset {
+            return MappedLocalTime::Single(offset);
+        }
         if self.utc {
             return MappedLocalTime::Single(FixedOffset::east_opt(0).unwrap_or_else(|| *Local::now().offset()));
         }
@@ -140,6 +294,7 @@ impl TimestampReader {
         match self.minute.as_ref().and_then(|minute| minute.read(bytes)) {
             Some((stamp, end)) => {
                 self.last = Some(stamp.at);
+                self.pace.number = None;
                 Some((stamp, end))
             }
             None => self.read_new_minute(bytes),
@@ -148,7 +303,10 @@ impl TimestampReader {
 
     #[cold]
     fn read_new_minute(&mut self, bytes: &[u8]) -> Option<(Stamp, usize)> {
-        let (local, millis, end) = date_and_time(bytes, b' ')?;
+        let Some((local, millis, end)) = date_and_time(bytes, b' ') else {
+            self.pace.number = None;
+            return None;
+        };
         let at = self.resolve(local);
         self.minute = self.minute(bytes, local);
         Some((Stamp { at, millis }, end))
@@ -157,6 +315,10 @@ impl TimestampReader {
     /// The minute of a timestamp, unless it is repeated or skipped by daylight saving time.
     fn minute(&mut self, bytes: &[u8], local: NaiveDateTime) -> Option<Minute> {
         let MappedLocalTime::Single(offset) = self.offset(local) else { return None };
+        if self.scan.is_some() {
+            // Other seconds of this minute may have another offset.
+            return None;
+        }
         let utc = local.checked_sub_offset(offset)?;
         // Historical offsets have seconds, so a minute may begin on the previous day.
         let second = utc.time().num_seconds_from_midnight().checked_sub(local.second())?;

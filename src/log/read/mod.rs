@@ -4,6 +4,7 @@
 //! Files are merged by the timestamps of their lines. Overlapping checks are written in the order in which they end, so
 //! two minutes of records are held back and sorted.
 
+mod evidence;
 mod files;
 mod reader;
 mod replay;
@@ -11,12 +12,14 @@ mod source;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use chrono::{DateTime, FixedOffset};
 
 use crate::history::ledger::Ledger;
 use crate::model::text::Printable;
+use evidence::Evidence;
 use reader::{LogEvent, LogReader};
 use replay::Replay;
 
@@ -37,6 +40,8 @@ pub struct Logs {
     pub skipped_lines: u64,
     /// Only error logs were read, which contain no successful checks.
     pub failures_only: bool,
+    /// Times in the repeated hour when daylight saving ends that could not be decided.
+    pub guessed_times: u64,
 }
 
 /// The requested range of the logs: from `since`, up to but not including `until`.
@@ -79,14 +84,17 @@ fn read_folder(
     utc: bool,
     tell: &mut dyn FnMut(Notice<'_>),
 ) -> anyhow::Result<Logs> {
-    let failures_only = families.iter().flatten().all(|file| {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("redis_error")
-    });
-
+    let failures_only = families.iter().flatten().all(|file| is_of_error_log(file));
     let mut readers = Vec::new();
+    let is_error_log = |family: &[PathBuf]| family.iter().all(|file| is_of_error_log(file));
+    let others: Rc<Vec<_>> = Rc::new(families.iter().filter(|family| !is_error_log(family)).cloned().collect());
     for family in families {
-        readers.push(LogReader::open(family, utc)?);
+        let evidence = (!utc && is_error_log(&family)).then(|| Evidence::new(others.clone()));
+        let reader = LogReader::open(family, utc)?;
+        readers.push(match evidence {
+            Some(evidence) => reader.with_evidence(evidence),
+            None => reader,
+        });
     }
 
     let mut replay = Replay::default();
@@ -122,8 +130,13 @@ fn read_folder(
     }
 
     let skipped_lines = readers.iter().map(|reader| reader.skipped).sum();
+    let guessed_times = readers.iter().map(LogReader::guessed).sum();
     let (dbs, cycles) = replay.into_ledgers();
-    Ok(Logs { dbs, cycles, skipped_lines, failures_only })
+    Ok(Logs { dbs, cycles, skipped_lines, failures_only, guessed_times })
+}
+
+fn is_of_error_log(file: &Path) -> bool {
+    file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("redis_error"))
 }
 
 /// The next event of the reader with this index.
@@ -133,8 +146,8 @@ struct Head {
 }
 
 impl Head {
-    fn key(&self) -> (DateTime<FixedOffset>, u8, usize) {
-        (self.event.at.at, self.event.rank(), self.index)
+    fn key(&self) -> (i64, u8, usize) {
+        (self.event.place(), self.event.rank(), self.index)
     }
 }
 
@@ -167,7 +180,7 @@ struct HeldBack {
 
 impl HeldBack {
     fn add(&mut self, event: LogEvent) {
-        let key = (event.at.at.timestamp_micros(), event.rank());
+        let key = (event.place(), event.rank());
         // Most events are in order.
         if self.events.back().is_none_or(|(last, _)| *last <= key) {
             self.events.push_back((key, event));

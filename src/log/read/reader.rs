@@ -10,10 +10,11 @@ use anyhow::Context as _;
 use chrono::{DateTime, FixedOffset};
 
 use super::Notice;
+use super::evidence::Evidence;
 use super::source::{self, Source};
 use crate::log::format::timestamp::TimestampReader;
 use crate::log::format::{read_line, read_success};
-use crate::log::record::{Entry, Mark, Mode};
+use crate::log::record::{Entry, MAX_CLOCK_ERROR, Mark, Mode, Run};
 use crate::model::clock::Stamp;
 use crate::model::failure::Failure;
 use crate::model::outcome::ConnectionInfo;
@@ -26,8 +27,12 @@ const LONGEST_LINE: u64 = 16 << 20;
 /// A logged event, and its time.
 #[derive(Debug)]
 pub struct LogEvent {
+    /// By the wall clock.
     pub at: Stamp,
     pub kind: EventKind,
+    /// What must be added to wall-clock times of this event to get times whose differences are true durations, in
+    /// microseconds: not 0 after the clock was set during a run. From the headers, and from `since_start` in JSON.
+    pub shift: i64,
 }
 
 /// What was logged. Events are queued and moved often, so large or rare ones are boxed.
@@ -77,11 +82,24 @@ impl LogEvent {
         matches!(&self.kind, EventKind::Mark(mark) if matches!(**mark, Mark::OutageEnded { first_failure: Some(_), .. }))
     }
 
+    fn new(at: Stamp, kind: EventKind) -> Self {
+        LogEvent { at, kind, shift: 0 }
+    }
+
+    /// Its place in time, in microseconds since 1970 as if the clock had not been set.
+    pub fn place(&self) -> i64 {
+        self.at.at.timestamp_micros() + self.shift
+    }
+
     /// Sorts events with the same timestamp, which are frequent if timestamps are whole seconds.
     pub fn rank(&self) -> u8 {
         match &self.kind {
             EventKind::Block(_) => 0,
-            EventKind::Mark(mark) if matches!(**mark, Mark::CycleStarted { .. } | Mark::Canary { .. }) => 1,
+            EventKind::Mark(mark)
+                if matches!(**mark, Mark::RunStarted { .. } | Mark::CycleStarted { .. } | Mark::Canary { .. }) =>
+            {
+                1
+            }
             EventKind::Success { .. } | EventKind::Check(_) => 2,
             EventKind::Mark(_) => 3,
         }
@@ -102,6 +120,13 @@ pub struct LogReader {
     ready: VecDeque<LogEvent>,
     /// The text of a failure continues on the next line: a script logged a text with line ends.
     unclosed: bool,
+    /// The run whose header was read last in this file, and the shift of its events.
+    run: Option<Run>,
+    shift: i64,
+    /// The number of the last SUCCESS line.
+    last_number: Option<u64>,
+    /// What other logs say about doubtful times in an error log.
+    evidence: Option<Evidence>,
     /// What is to be told about files whose rest cannot be read: compressed files that were cut.
     broken: Vec<String>,
     /// Lines that could not be read.
@@ -123,6 +148,10 @@ impl LogReader {
             open: OpenBlocks::default(),
             ready: VecDeque::new(),
             unclosed: false,
+            run: None,
+            shift: 0,
+            last_number: None,
+            evidence: None,
             broken: Vec::new(),
             skipped: 0,
         };
@@ -139,17 +168,86 @@ impl LogReader {
             None => None,
         };
         self.number = 0;
+        // Each file of a run begins with its header.
+        self.end_run();
+        self.timestamps.forget_headers();
         Ok(())
+    }
+
+    /// For an error log: what other logs say about doubtful times.
+    pub fn with_evidence(self, evidence: Evidence) -> Self {
+        LogReader { evidence: Some(evidence), ..self }
+    }
+
+    /// The number of the last SUCCESS line.
+    pub fn number_of_success(&self) -> Option<u64> {
+        self.last_number
+    }
+
+    /// How many times could not be decided.
+    pub fn guessed(&self) -> u64 {
+        self.timestamps.guessed()
+    }
+
+    /// Takes the header of a run: the clock and the offset of the lines after it.
+    fn begin_run(&mut self, run: Run, at: Stamp, since_start: Duration) {
+        match run.mode {
+            Mode::Dbs => self.timestamps.set_scan(run.began.at),
+            Mode::Cycles => {
+                let shift = run.began.later(since_start).at - at.at;
+                let is_set = shift.abs().to_std().is_ok_and(|shift| shift > MAX_CLOCK_ERROR);
+                self.shift = if is_set { shift.num_microseconds().unwrap_or(0) } else { 0 };
+                self.timestamps.set_offset(Some(*at.at.offset()));
+                self.run = Some(run);
+            }
+        }
+    }
+
+    fn end_run(&mut self) {
+        (self.run, self.shift) = (None, 0);
+        self.timestamps.set_offset(None);
+    }
+
+    /// Completes a check by the header before it, and by other logs if its time is in doubt.
+    fn complete(&mut self, event: &mut LogEvent, since_start: Option<Duration>, guessed_before: u64) {
+        let EventKind::Check(check) = &mut event.kind else { return };
+        let is_cycles = match check.mode {
+            Some(mode) => mode == Mode::Cycles,
+            None if self.timestamps.is_of_scan() => {
+                check.mode = Some(Mode::Dbs);
+                false
+            }
+            None => {
+                check.mode = self.run.as_ref().map(|run| run.mode);
+                true
+            }
+        };
+        event.shift = match (&self.run, since_start) {
+            _ if !is_cycles => 0,
+            (Some(run), Some(since_start)) => {
+                (run.began.later(since_start).at - event.at.at).num_microseconds().unwrap_or(0)
+            }
+            _ => self.shift,
+        };
+
+        if let (Some(evidence), Some(doubt), Err(failure)) =
+            (&mut self.evidence, self.timestamps.doubt(), &check.result)
+            && let Some(at) = evidence.moment_of(&check.subject, failure, doubt, event.at.at)
+        {
+            self.timestamps.decide(at, self.timestamps.guessed() > guessed_before);
+            event.at.at = at;
+        }
     }
 
     /// Reads the next line if it is a SUCCESS line and the whole of it is in the buffer. Most lines are, so this reads
     /// the buffer directly: without a copy, and without an entry.
     fn success(&mut self) -> Option<LogEvent> {
         let (_, reader) = self.current.as_mut()?;
-        let (at, db, length) = read_success(reader.buffer(), &mut self.timestamps)?;
+        let (at, db, number, length) = read_success(reader.buffer(), &mut self.timestamps)?;
         reader.consume(length);
         self.number += 1;
-        Some(LogEvent { at, kind: EventKind::Success { db } })
+        self.last_number = Some(number);
+        Some(LogEvent { at, kind: EventKind::Success { db }, shift: self.shift })
     }
 
     /// Reads the next line into `bytes`. None at the end of the last file.
@@ -221,7 +319,19 @@ impl LogReader {
             };
 
             let (open, ready, mut orphaned, mut check) = (&mut self.open, &mut self.ready, false, None);
-            let mut take = |entry| orphaned |= !open.add(entry, ready, &mut check);
+            let (mut header, mut ends, mut since) = (None, false, None);
+            let (ready_before, guessed_before) = (ready.len(), self.timestamps.guessed());
+            let mut take = |entry| {
+                match &entry {
+                    Entry::Mark(Mark::RunStarted { run, at, since_start }) => {
+                        header = Some((run.clone(), *at, *since_start));
+                    }
+                    Entry::Mark(Mark::AllFinished { .. } | Mark::Stopped { .. }) => ends = true,
+                    Entry::Check { since_start, .. } => since = *since_start,
+                    _ => {}
+                }
+                orphaned |= !open.add(entry, ready, &mut check);
+            };
             let read = read_line(&text, &mut self.timestamps, &mut take);
             if orphaned || (read.is_err() && !self.unclosed) {
                 self.skipped += 1;
@@ -232,8 +342,18 @@ impl LogReader {
             let continues = self.unclosed && read.is_err() && !text.ends_with(')');
             let is_result = text.starts_with(|first: char| first.is_ascii_alphabetic());
             self.unclosed = continues || (is_result && text.contains(": NOT RUNNING (") && !text.ends_with(')'));
-            if check.is_some() {
-                return Ok(check);
+            for event in self.ready.range_mut(ready_before..).filter(|event| matches!(event.kind, EventKind::Mark(_))) {
+                event.shift = self.shift;
+            }
+            if let Some((run, at, since_start)) = header {
+                self.begin_run(run, at, since_start);
+            }
+            if let Some(mut event) = check {
+                self.complete(&mut event, since, guessed_before);
+                return Ok(Some(event));
+            }
+            if ends {
+                self.end_run();
             }
         }
     }
@@ -282,12 +402,12 @@ impl OpenBlocks {
             },
             Entry::Check { at, mode, subject, result, took, wrote, .. } => {
                 let logged = Box::new(LoggedCheck { mode, subject, result, took, wrote });
-                *check = Some(LogEvent { at, kind: EventKind::Check(logged) });
+                *check = Some(LogEvent::new(at, EventKind::Check(logged)));
             }
             // The mark of an interrupted scan is inside its block.
             Entry::Mark(Mark::Stopped { .. }) if self.block.is_some() => {}
             Entry::Mark(mark) => {
-                ready.extend(time_of(&mark).map(|at| LogEvent { at, kind: EventKind::Mark(Box::new(mark)) }))
+                ready.extend(time_of(&mark).map(|at| LogEvent::new(at, EventKind::Mark(Box::new(mark)))))
             }
         }
         true
@@ -295,13 +415,14 @@ impl OpenBlocks {
 }
 
 fn block_event(block: Box<Block>) -> LogEvent {
-    LogEvent { at: block.stamp, kind: EventKind::Block(block) }
+    LogEvent::new(block.stamp, EventKind::Block(block))
 }
 
 /// The time by which a mark is sorted. None for a mark that only repeats what the checks show.
 fn time_of(mark: &Mark) -> Option<Stamp> {
     match mark {
-        Mark::CycleStarted { at, .. }
+        Mark::RunStarted { at, .. }
+        | Mark::CycleStarted { at, .. }
         | Mark::CycleCompleted { at, .. }
         | Mark::AllFinished { at }
         | Mark::Stopped { at, .. }
@@ -310,7 +431,6 @@ fn time_of(mark: &Mark) -> Option<Stamp> {
         | Mark::OutageBegan { at, .. }
         | Mark::OutageEnded { at, .. } => Some(*at),
         Mark::NotObserved { from, .. } | Mark::RecordsLost { from, .. } => Some(*from),
-        Mark::RunStarted { .. } => None,
     }
 }
 

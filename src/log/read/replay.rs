@@ -29,6 +29,8 @@ struct Stream {
     break_duration: Duration,
     /// Each check also writes a canary key.
     writes: bool,
+    /// The shift of the current event.
+    shift: i64,
     /// Plain successes that are not in the ledger yet: how many, and the last of them.
     run: Option<(u64, Moment)>,
 }
@@ -43,13 +45,22 @@ impl Stream {
             lost_until: None,
             break_duration: Duration::ZERO,
             writes: false,
+            shift: 0,
             run: None,
         }
     }
 
+    /// A time of the current event, for durations.
+    fn moment(&self, stamp: Stamp) -> Moment {
+        let Moment { stamp, since } = moment(stamp);
+        let shift = Duration::from_micros(self.shift.unsigned_abs());
+        let since = if self.shift < 0 { since.saturating_sub(shift) } else { since + shift };
+        Moment { stamp, since }
+    }
+
     /// Processes a check. A check from before the requested range is not `counted`.
     fn take(&mut self, at: Stamp, check: Logged<'_>, counted: bool) {
-        let at = moment(at);
+        let at = self.moment(at);
         self.end_gap(at);
 
         let Logged { subject, result, took, writes } = check;
@@ -64,7 +75,7 @@ impl Stream {
     /// Processes a plain success of the endpoint. Another one after it changes only a count and a time, so a whole run of
     /// them is added to the ledger at once. Most of a log consists of such runs.
     fn success(&mut self, at: Stamp) {
-        let at = moment(at);
+        let at = self.moment(at);
         self.end_gap(at);
         match &mut self.run {
             Some((count, last)) if last.since <= at.since => {
@@ -187,7 +198,8 @@ impl Replay {
     }
 
     /// Processes the next event. An event from before the requested range is not `counted`: it only sets the state.
-    pub fn take(&mut self, LogEvent { at, kind }: LogEvent, counted: bool) {
+    pub fn take(&mut self, LogEvent { at, kind, shift }: LogEvent, counted: bool) {
+        self.cycles.shift = shift;
         if counted && matches!(kind, EventKind::Success { db: None }) {
             return self.cycles.success(at);
         }
@@ -251,27 +263,27 @@ impl Replay {
                 let length = std::mem::take(&mut cycles.break_duration);
                 if !length.is_zero() {
                     // The break does not begin before the last check.
-                    let from = moment(at).earlier(length);
+                    let from = cycles.moment(at).earlier(length);
                     cycles.begin_gap(cycles.last.filter(|last| last.since > from.since).unwrap_or(from));
                 }
             }
             Mark::CycleCompleted { break_duration, .. } if break_duration.is_zero() => {}
-            Mark::CycleCompleted { at, is_exact: true, .. } => cycles.begin_gap(moment(at)),
+            Mark::CycleCompleted { at, is_exact: true, .. } => cycles.begin_gap(cycles.moment(at)),
             // The start of the next cycle is known.
             Mark::CycleCompleted { break_duration, .. } => cycles.break_duration = break_duration,
             Mark::AllFinished { at } | Mark::Stopped { at, .. } => {
                 // In a break, nothing is observed from the last check on.
                 let is_break = !std::mem::take(&mut cycles.break_duration).is_zero();
-                cycles.begin_gap(cycles.last.filter(|_| is_break).unwrap_or(moment(at)));
+                cycles.begin_gap(cycles.last.filter(|_| is_break).unwrap_or(cycles.moment(at)));
             }
             Mark::Canary { .. } => cycles.writes = true,
             Mark::NotObserved { from, missed, .. } => {
-                cycles.begin_gap(moment(from));
+                cycles.begin_gap(cycles.moment(from));
                 cycles.ledger.missed += if counted { missed } else { 0 };
             }
             Mark::RecordsLost { from, to, .. } => {
-                cycles.begin_gap(moment(from));
-                cycles.lost_until = Some(moment(to));
+                cycles.begin_gap(cycles.moment(from));
+                cycles.lost_until = Some(cycles.moment(to));
             }
             Mark::Changed { target, at, change } if counted => cycles.ledger.change(Changed { target, at, change }),
             Mark::OutageBegan { subject, at, onset: Some(onset) } if counted => {
@@ -407,10 +419,10 @@ mod tests {
         let check = |second, db| {
             let (stamp, subject) = (at(second).stamp, Subject::db(db));
             let check = LoggedCheck { mode: Some(Mode::Cycles), subject, result: Ok(()), took: None, wrote: None };
-            LogEvent { at: stamp, kind: EventKind::Check(Box::new(check)) }
+            LogEvent { at: stamp, kind: EventKind::Check(Box::new(check)), shift: 0 }
         };
         let mark = Mark::RecordsLost { from: at(15).stamp, to: at(45).stamp, count: 3 };
-        let mark = LogEvent { at: at(15).stamp, kind: EventKind::Mark(Box::new(mark)) };
+        let mark = LogEvent { at: at(15).stamp, kind: EventKind::Mark(Box::new(mark)), shift: 0 };
         let checks = |seconds: [u64; 3]| seconds.into_iter().flat_map(|second| [check(second, 0), check(second, 1)]);
         for event in checks([0, 5, 10]).chain([mark]).chain(checks([30, 50, 55])) {
             replay.take(event, true);
@@ -433,9 +445,9 @@ mod tests {
                         EventKind::Check(Box::new(LoggedCheck { mode: None, subject, result, took: None, wrote: None }))
                     }
                 };
-                LogEvent { at: at(second).stamp, kind }
+                LogEvent { at: at(second).stamp, kind, shift: 0 }
             };
-            let mark = |mark| LogEvent { at: at(0).stamp, kind: EventKind::Mark(Box::new(mark)) };
+            let mark = |mark| LogEvent { at: at(0).stamp, kind: EventKind::Mark(Box::new(mark)), shift: 0 };
             let successes = |seconds: std::ops::Range<u64>| seconds.map(|second| check(second, Ok(())));
             let refused = || Err(Failure::new(Kind::Refused, "Connection refused"));
 

@@ -120,11 +120,7 @@ pub struct LogReader {
     ready: VecDeque<LogEvent>,
     /// The text of a failure continues on the next line: a script logged a text with line ends.
     unclosed: bool,
-    /// The run whose header was read last in this file, and the shift of its events.
-    run: Option<Run>,
-    shift: i64,
-    /// The number of the last SUCCESS line.
-    last_number: Option<u64>,
+    scope: Scope,
     /// What other logs say about doubtful times in an error log.
     evidence: Option<Evidence>,
     /// What is to be told about files whose rest cannot be read: compressed files that were cut.
@@ -148,9 +144,7 @@ impl LogReader {
             open: OpenBlocks::default(),
             ready: VecDeque::new(),
             unclosed: false,
-            run: None,
-            shift: 0,
-            last_number: None,
+            scope: Scope::default(),
             evidence: None,
             broken: Vec::new(),
             skipped: 0,
@@ -181,7 +175,7 @@ impl LogReader {
 
     /// The number of the last SUCCESS line.
     pub fn number_of_success(&self) -> Option<u64> {
-        self.last_number
+        self.scope.last_number
     }
 
     /// How many times could not be decided.
@@ -196,15 +190,15 @@ impl LogReader {
             Mode::Cycles => {
                 let shift = run.began.later(since_start).at - at.at;
                 let is_set = shift.abs().to_std().is_ok_and(|shift| shift > MAX_CLOCK_ERROR);
-                self.shift = if is_set { shift.num_microseconds().unwrap_or(0) } else { 0 };
+                self.scope.shift = if is_set { shift.num_microseconds().unwrap_or(0) } else { 0 };
                 self.timestamps.set_offset(Some(*at.at.offset()));
-                self.run = Some(run);
+                self.scope.run = Some(run);
             }
         }
     }
 
     fn end_run(&mut self) {
-        (self.run, self.shift) = (None, 0);
+        (self.scope.run, self.scope.shift) = (None, 0);
         self.timestamps.set_offset(None);
     }
 
@@ -218,16 +212,16 @@ impl LogReader {
                 false
             }
             None => {
-                check.mode = self.run.as_ref().map(|run| run.mode);
+                check.mode = self.scope.run.as_ref().map(|run| run.mode);
                 true
             }
         };
-        event.shift = match (&self.run, since_start) {
+        event.shift = match (&self.scope.run, since_start) {
             _ if !is_cycles => 0,
             (Some(run), Some(since_start)) => {
                 (run.began.later(since_start).at - event.at.at).num_microseconds().unwrap_or(0)
             }
-            _ => self.shift,
+            _ => self.scope.shift,
         };
 
         if let (Some(evidence), Some(doubt), Err(failure)) =
@@ -246,8 +240,8 @@ impl LogReader {
         let (at, db, number, length) = read_success(reader.buffer(), &mut self.timestamps)?;
         reader.consume(length);
         self.number += 1;
-        self.last_number = Some(number);
-        Some(LogEvent { at, kind: EventKind::Success { db }, shift: self.shift })
+        self.scope.last_number = Some(number);
+        Some(LogEvent { at, kind: EventKind::Success { db }, shift: self.scope.shift })
     }
 
     /// Reads the next line into `bytes`. None at the end of the last file.
@@ -319,17 +313,9 @@ impl LogReader {
             };
 
             let (open, ready, mut orphaned, mut check) = (&mut self.open, &mut self.ready, false, None);
-            let (mut header, mut ends, mut since) = (None, false, None);
-            let (ready_before, guessed_before) = (ready.len(), self.timestamps.guessed());
+            let mut noted = Noted::new(ready.len(), self.timestamps.guessed());
             let mut take = |entry| {
-                match &entry {
-                    Entry::Mark(Mark::RunStarted { run, at, since_start }) => {
-                        header = Some((run.clone(), *at, *since_start));
-                    }
-                    Entry::Mark(Mark::AllFinished { .. } | Mark::Stopped { .. }) => ends = true,
-                    Entry::Check { since_start, .. } => since = *since_start,
-                    _ => {}
-                }
+                noted.entry(&entry);
                 orphaned |= !open.add(entry, ready, &mut check);
             };
             let read = read_line(&text, &mut self.timestamps, &mut take);
@@ -342,19 +328,64 @@ impl LogReader {
             let continues = self.unclosed && read.is_err() && !text.ends_with(')');
             let is_result = text.starts_with(|first: char| first.is_ascii_alphabetic());
             self.unclosed = continues || (is_result && text.contains(": NOT RUNNING (") && !text.ends_with(')'));
-            for event in self.ready.range_mut(ready_before..).filter(|event| matches!(event.kind, EventKind::Mark(_))) {
-                event.shift = self.shift;
+            if let Some(check) = self.follow(noted, check) {
+                return Ok(Some(check));
             }
-            if let Some((run, at, since_start)) = header {
-                self.begin_run(run, at, since_start);
+        }
+    }
+
+    /// Applies what a line says about the lines after it, and completes the events of the line.
+    fn follow(&mut self, noted: Noted, check: Option<LogEvent>) -> Option<LogEvent> {
+        let of_line = self.ready.range_mut(noted.ready..);
+        for event in of_line.filter(|event| matches!(event.kind, EventKind::Mark(_))) {
+            event.shift = self.scope.shift;
+        }
+        if let Some((run, at, since_start)) = noted.header {
+            self.begin_run(run, at, since_start);
+        }
+        if noted.ends_run {
+            self.end_run();
+        }
+        check.map(|mut check| {
+            self.complete(&mut check, noted.since_start, noted.guessed);
+            check
+        })
+    }
+}
+
+/// The header that was read last in a file.
+#[derive(Default)]
+struct Scope {
+    run: Option<Run>,
+    /// The shift of the events after it.
+    shift: i64,
+    /// The number of the last SUCCESS line.
+    last_number: Option<u64>,
+}
+
+/// What a line says besides its events.
+struct Noted {
+    header: Option<(Run, Stamp, Duration)>,
+    ends_run: bool,
+    since_start: Option<Duration>,
+    /// How many events were ready, and how many times were guessed, before the line.
+    ready: usize,
+    guessed: u64,
+}
+
+impl Noted {
+    fn new(ready: usize, guessed: u64) -> Self {
+        Noted { header: None, ends_run: false, since_start: None, ready, guessed }
+    }
+
+    fn entry(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Mark(Mark::RunStarted { run, at, since_start }) => {
+                self.header = Some((run.clone(), *at, *since_start));
             }
-            if let Some(mut event) = check {
-                self.complete(&mut event, since, guessed_before);
-                return Ok(Some(event));
-            }
-            if ends {
-                self.end_run();
-            }
+            Entry::Mark(Mark::AllFinished { .. } | Mark::Stopped { .. }) => self.ends_run = true,
+            Entry::Check { since_start, .. } => self.since_start = *since_start,
+            _ => {}
         }
     }
 }

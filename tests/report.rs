@@ -630,6 +630,89 @@ fn an_error_log_alone_shows_only_failures() {
 }
 
 #[test]
+fn failures_without_their_successes_are_not_one_long_outage() {
+    // Two outages of one run each, three days apart. The success log is gone; the marks tell how long they lasted.
+    let env = TestEnv::new();
+    let mut errors = String::new();
+    for day in [0, 3] {
+        let at = |more: i64| second(day * 86_400 + more);
+        writeln!(errors, "{} FAILURE: refused: Connection refused", at(0)).unwrap();
+        writeln!(errors, "=== Outage of endpoint began at {} ===", at(0)).unwrap();
+        writeln!(errors, "=== Outage of endpoint ended at {}, lasted at least 0 s, at most 2 s ===", at(1)).unwrap();
+    }
+    // A script's success log of the day after.
+    let success: String = (0..10).map(|n| format!("{} SUCCESS {}\n", second(4 * 86_400 + n * 60), n + 1)).collect();
+    for with_success in [false, true] {
+        env.write("redis_error.log", &errors);
+        if with_success {
+            env.write("redis_success.log", &success);
+        }
+        let (code, document) = json(&env, "");
+        let endpoint = row(&document, None);
+        let outages = endpoint["outages"].as_array().unwrap();
+        let bounds: Vec<_> = outages.iter().map(|outage| (&outage["at_least_s"], &outage["at_most_s"])).collect();
+        assert_eq!(bounds, [(&Value::from(0.0), &Value::from(2.0)); 2], "{document}");
+        let known = if with_success { Value::from(1.0) } else { Value::Null };
+        assert_eq!((code, &endpoint["availability"]), (Some(1), &known), "{document}");
+        assert!(!text(&env, "").stdout.contains(" 0.000 %"), "{}", text(&env, "").stdout);
+    }
+}
+
+#[test]
+fn failures_of_scans_whose_blocks_are_gone_belong_to_dbs() {
+    let env = TestEnv::new();
+    let (mut health, mut errors) = (String::new(), String::new());
+    // The error log tells of scans three days before the first block that is left.
+    for (from, minutes) in [(0, 3), (20, 1)] {
+        for minute in from..from + minutes {
+            for db in 0..16 {
+                writeln!(errors, "{} DB {db} FAILURE: refused: Connection refused", second(minute * 60)).unwrap();
+            }
+        }
+    }
+    for scan in 0..20 {
+        writeln!(health, "===== Redis DB Health Check at {} =====", second(3 * 86_400 + scan * 300)).unwrap();
+        health += &(0..16).map(|db| format!("DB {db}: RUNNING\n")).collect::<String>();
+        health.push('\n');
+    }
+    env.write("redis_db_health.log", &health);
+    env.write("redis_error.log", &errors);
+    let output = env.run("report --json");
+    let document = output.json();
+
+    assert_eq!(document["databases"].as_array().unwrap().len(), 16, "{document}");
+    for db in 0..16 {
+        let row = row(&document, Some(db));
+        let outages = row["outages"].as_array().unwrap();
+        let at_least: Vec<_> = outages.iter().map(|outage| outage["at_least_s"].as_f64().unwrap()).collect();
+        // Failures of one time are one outage. When it ended is not known, but it was not days later.
+        assert_eq!(at_least, [120.0, 0.0], "{document}");
+        assert!(outages.iter().all(|outage| outage["first_success_after"].is_null()), "{document}");
+        assert_eq!(row["availability"], 1.0, "{document}");
+    }
+    assert_eq!(document["failures_alone"], 64, "{document}");
+    // Only the time of the blocks was observed.
+    assert!(document["unobserved_s"].as_f64().unwrap() >= 3.0 * 86_400.0 - 120.0, "{document}");
+    assert!(!text(&env, "").stdout.contains(" 0.000 %"), "{}", text(&env, "").stdout);
+}
+
+#[test]
+fn the_header_of_a_run_tells_that_it_writes() {
+    // The file with the beginning of the run is gone.
+    let env = TestEnv::new();
+    let header = "=== Run of cycles on checker-1 began at 2025-08-26 07:35:01.000 +00:00, after 86400 s it is \
+                  2025-08-27 07:35:01.000 +00:00 ===\n=== Each check writes a canary key from 2025-08-27 07:35:01 ===\n";
+    let line = |tick: i64| match tick {
+        20..23 => format!("{} WRITE FAILURE: readonly: READONLY You can't write\n", second(tick)),
+        _ => format!("{} SUCCESS {}\n", second(tick), tick + 1),
+    };
+    env.write("redis_success.log", &(header.to_owned() + &(0..100).map(line).collect::<String>()));
+    let (_, document) = json(&env, "");
+    let writes = document["databases"].as_array().unwrap().iter().find(|row| row["write"] == true).unwrap();
+    assert_eq!((writes["checks"].as_u64(), writes["availability"].as_f64()), (Some(100), Some(0.97)), "{document}");
+}
+
+#[test]
 fn a_time_range_considers_the_check_before_it() {
     let env = TestEnv::new();
     let mut lines =

@@ -239,10 +239,44 @@ impl Ledger {
         }
     }
 
+    /// The logs do not contain the successes since the last check of these subjects; see [`OutageHistory::interrupt`].
+    pub fn interrupt(&mut self, now: Duration) {
+        for account in self.accounts.values_mut() {
+            account.history.interrupt(now);
+        }
+    }
+
+    /// Adds a failure at a time whose successes the logs do not contain.
+    pub fn failure_alone(&mut self, check: &Check<'_>) {
+        for write in [false, true] {
+            if let Some(account) = self.accounts.get_mut(&check.subject.writing(write)) {
+                account.history.interrupt(check.at.since);
+            }
+        }
+        // The reads passed if only the write failed, but that is not a check of them that was logged.
+        let mut transitions = Vec::new();
+        self.first = Some(self.first.filter(|first| first.since <= check.at.since).unwrap_or(check.at));
+        self.last = Some(self.last.filter(|last| last.since >= check.at.since).unwrap_or(check.at));
+        self.checks += 1;
+        self.failures += 1;
+        self.observe(check.subject, check, check.result, &mut transitions);
+        if let Some(account) = self.accounts.get_mut(check.subject) {
+            account.history.alone += 1;
+        }
+    }
+
     /// Sets what a live run reported when an outage ended; see [`OutageHistory::set_reported_end`].
     pub fn set_reported_end(&mut self, subject: &Subject, end: &ReportedEnd) {
         if let Some(account) = self.accounts.get_mut(subject) {
             account.history.set_reported_end(end);
+        }
+    }
+
+    /// Ends the outage that a mark is about, whose successes the logs do not contain; see
+    /// [`OutageHistory::end_without_success`].
+    pub fn end_without_success(&mut self, subject: &Subject, end: &ReportedEnd) {
+        if let Some(account) = self.accounts.get_mut(subject) {
+            account.history.end_without_success(end);
         }
     }
 

@@ -144,11 +144,16 @@ pub enum Transition {
 /// How many outages of one subject are kept: the longest. A server that flaps for weeks must not fill the memory.
 const KEPT: usize = 1000;
 
+/// Failures that are further apart, without successes in the logs between them, are not told as one outage.
+const MAX_SILENCE: Duration = Duration::from_secs(10 * 60);
+
 /// The outages of one subject.
 #[derive(Clone, Debug, Default)]
 pub struct OutageHistory {
     pub checks: u64,
     pub failures: u64,
+    /// Failures among them at times whose successes the logs do not contain. They say nothing about availability.
+    pub alone: u64,
     /// Outages that are only counted, because there were too many to keep, and when they were.
     pub unlisted: u64,
     pub unlisted_spans: Intervals,
@@ -210,6 +215,16 @@ impl OutageHistory {
         }
     }
 
+    /// The logs do not contain the successes since the last check. An outage that is long past has ended meanwhile; when is
+    /// not known.
+    pub fn interrupt(&mut self, now: Duration) {
+        let past = |outage: &mut Outage| now.saturating_sub(outage.last_failure.since) > MAX_SILENCE;
+        if let Some(outage) = self.ongoing.take_if(past) {
+            self.keep(outage);
+            self.last_success = None;
+        }
+    }
+
     /// Sets how far into its first failed check an outage began, if the check itself did not tell.
     pub fn set_reported_onset(&mut self, first_failure: Stamp, onset: Duration) {
         let mut outages = self.ongoing.iter_mut().chain(self.ended.iter_mut().rev());
@@ -241,6 +256,26 @@ impl OutageHistory {
         outage.set_recovery(end.at);
     }
 
+    /// Ends the outage that this mark is about, if the logs do not contain the check that passed.
+    pub fn end_without_success(&mut self, end: &ReportedEnd) {
+        let is_known = match end.first_failure {
+            Some(first_failure) => self.ended.iter().rev().any(|outage| outage.lasts_at(first_failure)),
+            None => self.ended.last().is_some_and(|outage| outage.reported == Reported::default()),
+        };
+        let is_past = |outage: &mut Outage| {
+            let begins = end.first_failure.unwrap_or(outage.first_failure.stamp);
+            !is_known && outage.lasts_at(begins) && outage.last_failure.stamp.at <= end.at.at
+        };
+
+        if let Some(mut outage) = self.ongoing.take_if(is_past) {
+            let last = outage.last_failure;
+            let after = (end.at.at - last.stamp.at).to_std().unwrap_or_default();
+            outage.first_success_after = Some(Moment { stamp: end.at, since: last.since + after });
+            self.keep(outage);
+            self.last_success = None;
+        }
+    }
+
     /// Takes a check from before the requested range: it sets the state but is not counted.
     pub fn remember(&mut self, check: &Observation<'_>) {
         if check.failure.is_none() {
@@ -259,9 +294,10 @@ impl OutageHistory {
         self.ongoing.as_ref()
     }
 
-    /// The share of checks that succeeded, from 0 to 1. None before the first check.
+    /// The share of checks that succeeded, from 0 to 1. None before the first check whose time has successes in the logs.
     pub fn availability(&self) -> Option<f64> {
-        (self.checks > 0).then(|| (self.checks - self.failures) as f64 / self.checks as f64)
+        let made = self.checks.saturating_sub(self.alone);
+        (made > 0).then(|| (self.checks - self.failures) as f64 / made as f64)
     }
 
     fn fail(&mut self, &Observation { at, took, .. }: &Observation<'_>, failure: &Failure) -> Option<Transition> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Latency, Missing, Report, Row};
+use super::{Latency, Missing, Report, Row, Unlisted};
 use crate::history::intervals::Intervals;
 use crate::history::ledger::Ledger;
 use crate::log::read::{Folder, Logs};
@@ -13,15 +13,16 @@ impl From<Ledger> for Report {
         ledger.complete();
         let span = ledger.first.zip(ledger.last);
         let gaps = Arc::new(ledger.gaps);
+        let failures_alone = ledger.accounts.values().map(|account| account.history.alone).sum();
         let rows = ledger.accounts.into_iter().map(|(subject, account)| Row {
             subject,
             checks: account.history.checks,
             failures: account.history.failures,
+            alone: account.history.alone,
             availability: account.history.availability(),
             latency: account.latency.as_deref().and_then(Latency::of),
             outages: account.history.outages().cloned().collect(),
-            unlisted: account.history.unlisted,
-            unlisted_spans: account.history.unlisted_spans.clone(),
+            unlisted: Unlisted { count: account.history.unlisted, spans: account.history.unlisted_spans.clone() },
             gaps: gaps.clone(),
             // Before its first check that could be made, and after the last, it was not observed.
             span: if account.not_observed.iter().next().is_some() { account.observed } else { span },
@@ -48,7 +49,7 @@ impl From<Ledger> for Report {
             rows,
             changes: ledger.changes.into_iter().map(|changed| (None, changed)).collect(),
             points: ledger.series.points().collect(),
-            missing: Missing { missed_checks: ledger.missed, ..Missing::default() },
+            missing: Missing { missed_checks: ledger.missed, failures_alone, ..Missing::default() },
             ..Report::default()
         }
     }
@@ -67,7 +68,9 @@ pub fn of_logs(folders: Vec<(Folder, Logs)>) -> Report {
 
         let mut both = cycles.merge(Report { latency: None, ..dbs });
         both.missing.skipped_lines = logs.skipped_lines;
-        both.missing.failures_only = logs.failures_only;
+        // A log of failures alone may hold no run of `cycles` that is known to be one.
+        both.missing.failures_only =
+            both.missing.failures_alone == both.checks && both.checks > 0 || logs.failures_only;
         both.missing.guessed_times = logs.guessed_times;
         if several { both.named(&folder) } else { both }
     });
@@ -80,6 +83,7 @@ impl Missing {
             missed_checks: self.missed_checks + other.missed_checks,
             skipped_lines: self.skipped_lines + other.skipped_lines,
             guessed_times: self.guessed_times + other.guessed_times,
+            failures_alone: self.failures_alone + other.failures_alone,
             failures_only: self.failures_only && other.failures_only,
             ..Missing::default()
         }

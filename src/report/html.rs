@@ -126,7 +126,10 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
             0 if report.span.is_some() => "no check could be made".to_owned(),
             0 => "no check".to_owned(),
             failures if report.missing.failures_only => format!("{failures} failures"),
-            checks => availability(checks, report.failures),
+            checks => {
+                let alone = report.missing.failures_alone;
+                availability(checks - alone, report.failures - alone)
+            }
         },
         healthy: report.outages() == 0,
         summary: summary(report),
@@ -135,7 +138,7 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
         latencies: report.rows.iter().any(|row| row.latency.is_some()),
         rows: folded.iter().map(|rows| table_row(rows, report.missing.failures_only)).collect(),
         unlisted: incidents.len().saturating_sub(LISTED) as u64
-            + folded.iter().map(|rows| rows[0].unlisted).sum::<u64>(),
+            + folded.iter().map(|rows| rows[0].unlisted.count).sum::<u64>(),
         outages: incidents.iter().take(LISTED).map(outage_row).collect(),
         changes: report
             .changes
@@ -212,7 +215,7 @@ fn segments(rows: &[Row], scale: &Scale) -> Vec<Segment> {
     let shared = |index| rows.iter().filter_map(move |row| row.outages.get(index));
     let outages = row.outages.iter().enumerate();
     let mut outages: Vec<_> = outages.map(|(index, outage)| (outage.span(), hover(outage, shared(index)))).collect();
-    let unlisted = row.unlisted_spans.iter().map(|span| (span, "outages that are not listed".to_owned()));
+    let unlisted = row.unlisted.spans.iter().map(|span| (span, "outages that are not listed".to_owned()));
     outages.extend(unlisted);
     outages.sort_by_key(|(span, _)| *span);
 

@@ -25,6 +25,7 @@ pub fn render(report: &Report) -> String {
         missed_checks: report.missing.missed_checks,
         lost_records: report.missing.lost_records,
         skipped_lines: report.missing.skipped_lines,
+        failures_alone: report.missing.failures_alone,
         guessed_times: report.missing.guessed_times,
         latency_us: report.latency.map(Into::into),
         databases: report.rows.iter().map(|row| Database::of(row, report.missing.failures_only)).collect(),
@@ -53,6 +54,8 @@ struct Document<'r> {
     missed_checks: u64,
     lost_records: Option<u64>,
     skipped_lines: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    failures_alone: u64,
     #[serde(skip_serializing_if = "is_zero")]
     guessed_times: u64,
     latency_us: Option<LatencyMicros>,
@@ -124,7 +127,7 @@ impl<'r> Database<'r> {
             availability: row.availability.filter(|_| !failures_only),
             latency_us: row.latency.map(Into::into),
             outages: row.outages.iter().map(Into::into).collect(),
-            unlisted_outages: row.unlisted,
+            unlisted_outages: row.unlisted.count,
         }
     }
 }

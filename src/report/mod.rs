@@ -65,29 +65,36 @@ pub struct Row {
     pub subject: Subject,
     pub checks: u64,
     pub failures: u64,
-    /// The share of checks that succeeded, from 0 to 1. None if no check could be made.
+    /// Failures among them at times whose successes the logs do not contain. They do not count for availability.
+    pub alone: u64,
+    /// The share of checks that succeeded, from 0 to 1. None if it is unknown, or if no check could be made.
     pub availability: Option<f64>,
     /// None if the records do not contain it.
     pub latency: Option<Latency>,
     pub outages: Vec<Outage>,
-    /// How many further outages were not kept.
-    pub unlisted: u64,
+    pub unlisted: Unlisted,
     /// When nothing was observed.
     pub gaps: Arc<Intervals>,
     /// When its own checks could not be made for a reason on our side.
     pub not_observed: Intervals,
-    /// When the outages that were not kept occurred.
-    pub unlisted_spans: Intervals,
     /// When the first and the last check of its mode began.
     pub span: Option<(Moment, Moment)>,
     /// The folder of the logs, if several were read.
     pub folder: Folder,
 }
 
+/// Outages that were not kept, because there were too many.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Unlisted {
+    pub count: u64,
+    /// When they occurred.
+    pub spans: Intervals,
+}
+
 impl Row {
     /// When it was down.
     fn down(&self) -> impl Iterator<Item = (Duration, Duration)> {
-        self.outages.iter().map(Outage::span).chain(self.unlisted_spans.iter())
+        self.outages.iter().map(Outage::span).chain(self.unlisted.spans.iter())
     }
 
     /// When it was not observed, including the time before its first check and after its last.
@@ -135,6 +142,8 @@ pub struct Missing {
     pub lost_records: Option<u64>,
     /// Logs only: lines that could not be read.
     pub skipped_lines: u64,
+    /// Logs only: failures at times whose successes the logs do not contain.
+    pub failures_alone: u64,
     /// Logs only: times in the repeated hour when daylight saving ends that could not be decided.
     pub guessed_times: u64,
     /// Only an error log was read, which contains no successful checks: availability and the ends of outages are
@@ -150,6 +159,7 @@ impl Missing {
             ("checks scheduled but not run", self.missed_checks),
             ("records that could not be written", self.lost_records.unwrap_or(0)),
             ("lines that could not be read", self.skipped_lines),
+            ("failures at times without successes in the logs", self.failures_alone),
             ("times guessed in the hour that the clock repeated", self.guessed_times),
         ]
         .into_iter()
@@ -161,7 +171,7 @@ impl Missing {
 impl Report {
     /// How many outages there were, over all rows.
     pub fn outages(&self) -> u64 {
-        self.rows.iter().map(|row| row.outages.len() as u64 + row.unlisted).sum()
+        self.rows.iter().map(|row| row.outages.len() as u64 + row.unlisted.count).sum()
     }
 
     /// How many checks could not be made, and why: `checks not observed: 3 (too many open files 3)`.
@@ -215,12 +225,12 @@ impl Incident<'_> {
 }
 
 fn same_but_for_the_database(a: &Row, b: &Row) -> bool {
-    let counts = |row: &Row| (row.checks, row.failures, row.unlisted);
+    let counts = |row: &Row| (row.checks, row.failures, row.unlisted.count);
     // Latency is not compared, because it always differs a little: the folded row shows its range.
     a.subject.is_before(&b.subject)
         && a.folder == b.folder
         && counts(a) == counts(b)
-        && (&a.unlisted_spans, &a.not_observed) == (&b.unlisted_spans, &b.not_observed)
+        && (&a.unlisted, &a.not_observed) == (&b.unlisted, &b.not_observed)
         && a.outages.iter().map(observed_as).eq(b.outages.iter().map(observed_as))
 }
 

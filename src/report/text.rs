@@ -62,7 +62,8 @@ fn write(report: &Report, style: Style, f: &mut String) -> fmt::Result {
 
 fn overview(report: &Report, style: Style, f: &mut String) -> fmt::Result {
     let name = report.endpoint.as_ref().map(|endpoint| format!("{endpoint}: ")).unwrap_or_default();
-    let share = availability(report.checks, report.failures);
+    let alone = report.missing.failures_alone;
+    let share = availability(report.checks - alone, report.failures - alone);
     let outcome = match (report.checks, report.failures) {
         (0, _) if report.span.is_some() => "no check could be made".to_owned(),
         (0, _) => "no check was run".to_owned(),
@@ -159,7 +160,7 @@ fn outages(report: &Report, style: Style, f: &mut String) -> fmt::Result {
         }
     }
 
-    let unlisted: u64 = report.folded().iter().map(|rows| rows[0].unlisted).sum();
+    let unlisted: u64 = report.folded().iter().map(|rows| rows[0].unlisted.count).sum();
     match incidents.len().saturating_sub(LISTED) as u64 + unlisted {
         0 => Ok(()),
         more => writeln!(f, "and {more} more; --json lists up to 1,000 per database"),
@@ -238,7 +239,11 @@ pub fn availability(checks: u64, failures: u64) -> String {
 
 /// The availability of a row, or a dash if it is unknown.
 pub fn availability_of(row: &Row, failures_only: bool) -> String {
-    if failures_only || row.availability.is_none() { "–".to_owned() } else { availability(row.checks, row.failures) }
+    if failures_only || row.availability.is_none() {
+        "–".to_owned()
+    } else {
+        availability(row.checks - row.alone, row.failures - row.alone)
+    }
 }
 
 /// A duration such as `35m`, `1h 2m 3s` or `50d 3h`; in seconds with milliseconds if it is shorter than 5 s.

@@ -41,6 +41,7 @@ pub fn bar(report: &Report, row: &Row, cells: usize) -> Vec<State> {
 
 #[cfg(test)]
 mod tests {
+    use crate::report::Unlisted;
     use chrono::DateTime;
 
     use super::*;
@@ -61,11 +62,11 @@ mod tests {
             subject: Subject::default(),
             checks: 1,
             failures: 0,
+            alone: 0,
             availability: Some(1.0),
             latency: None,
             outages: Vec::new(),
-            unlisted: 0,
-            unlisted_spans: Intervals::default(),
+            unlisted: Unlisted::default(),
             not_observed: Intervals::default(),
             gaps: unobserved.into(),
             span: Some((at(span.0), at(span.1))),

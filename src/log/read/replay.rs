@@ -31,6 +31,7 @@ struct Stream {
     writes: bool,
     /// The shift of the current event.
     shift: i64,
+    coverage: Coverage,
     /// Plain successes that are not in the ledger yet: how many, and the last of them.
     run: Option<(u64, Moment)>,
 }
@@ -46,7 +47,31 @@ impl Stream {
             break_duration: Duration::ZERO,
             writes: false,
             shift: 0,
+            coverage: Coverage::default(),
             run: None,
+        }
+    }
+
+    /// From here on the logs contain successes, and failures are told with them.
+    fn begin_coverage(&mut self, at: Moment) {
+        if !std::mem::replace(&mut self.coverage.began, true)
+            && let Some(last) = self.last
+        {
+            self.begin_gap(last);
+            self.ledger.interrupt(at.since);
+        }
+    }
+
+    /// Processes a failure that is only in the error log. Nothing is known about the time around it.
+    fn take_alone(&mut self, at: Stamp, check: Logged<'_>, counted: bool) {
+        let at = self.moment(at);
+        if let Some(last) = self.last {
+            self.begin_gap(last);
+        }
+        self.end_gap(at);
+        if counted {
+            let Logged { subject, result, took, .. } = check;
+            self.ledger.failure_alone(&Check { subject, at, took, result, writes: false });
         }
     }
 
@@ -141,6 +166,17 @@ impl Stream {
     }
 }
 
+/// Which times the logs cover with successes, and whose failures a line without a mode may tell.
+#[derive(Default)]
+struct Coverage {
+    /// A success, or a mark of a success log, or a block of `dbs` was read.
+    began: bool,
+    /// A run of `cycles` began, and no mark tells its end.
+    is_run: bool,
+    /// This run checks a single database, which its lines do not name.
+    is_unnamed: bool,
+}
+
 /// A check, as it was logged.
 struct Logged<'a> {
     subject: &'a Subject,
@@ -200,6 +236,12 @@ impl Replay {
     /// Processes the next event. An event from before the requested range is not `counted`: it only sets the state.
     pub fn take(&mut self, LogEvent { at, kind, shift }: LogEvent, counted: bool) {
         self.cycles.shift = shift;
+        if matches!(kind, EventKind::Success { .. }) {
+            self.cycles.begin_coverage(self.cycles.moment(at));
+            let is_unnamed = matches!(kind, EventKind::Success { db: None });
+            self.cycles.coverage.is_unnamed |= is_unnamed;
+            self.cycles.coverage.is_run |= !is_unnamed;
+        }
         if counted && matches!(kind, EventKind::Success { db: None }) {
             return self.cycles.success(at);
         }
@@ -224,12 +266,33 @@ impl Replay {
             return;
         }
 
-        let stream = if *mode == Some(Mode::Dbs) { &mut self.dbs } else { &mut self.cycles };
+        let is_of_dbs = mode.map_or_else(|| self.is_of_dbs(subject), |mode| mode == Mode::Dbs);
+        let stream = if is_of_dbs { &mut self.dbs } else { &mut self.cycles };
+        // Successes do not tell that they wrote, but a write that failed tells it of its run.
+        stream.writes |= subject.write && !is_of_dbs;
         let writes = wrote.unwrap_or(stream.writes);
-        stream.take(at, Logged { subject, result: result.as_ref().copied(), took: *took, writes }, counted);
+        let logged = Logged { subject, result: result.as_ref().copied(), took: *took, writes };
+        if result.is_ok() {
+            stream.begin_coverage(stream.moment(at));
+        }
+        let is_failure = result.as_ref().is_err_and(|failure| !failure.is_local());
+        if is_failure && (is_of_dbs || !stream.coverage.began) {
+            stream.take_alone(at, logged, counted);
+        } else {
+            stream.take(at, logged, counted);
+        }
+    }
+
+    /// Whether a failure whose line does not tell its mode is one of `dbs`, which always names its databases.
+    fn is_of_dbs(&self, subject: &Subject) -> bool {
+        let is_named =
+            subject.db.is_some() || matches!(subject.target, Target::Node(_) | Target::Shard(_) | Target::Cluster);
+        let Coverage { is_run, is_unnamed, .. } = self.cycles.coverage;
+        is_named && (!is_run || is_unnamed) && !self.cycles.ledger.accounts.contains_key(&subject.writing(false))
     }
 
     fn block(&mut self, block: Block, counted: bool) {
+        self.dbs.begin_coverage(self.dbs.moment(block.stamp));
         for LoggedResult { subject, result, took, connection } in &block.results {
             let logged = Logged { subject, result: result.as_ref().copied(), took: *took, writes: block.writes };
             self.dbs.take(block.stamp, logged, counted);
@@ -249,10 +312,29 @@ impl Replay {
         self.repeated.add(block.stamp.at, failures);
     }
 
+    fn outage_ended(&mut self, subject: &Subject, end: &ReportedEnd) {
+        // Where the mode is not known, the failures were taken as those of `dbs`.
+        for stream in [&mut self.cycles, &mut self.dbs] {
+            if !stream.coverage.began {
+                stream.ledger.end_without_success(subject, end);
+            }
+            stream.ledger.set_reported_end(subject, end);
+        }
+    }
+
     fn mark(&mut self, mark: Mark, counted: bool) {
         let cycles = &mut self.cycles;
+        let is_of_success_log = !matches!(
+            mark,
+            Mark::RunStarted { .. } | Mark::Canary { .. } | Mark::OutageBegan { .. } | Mark::OutageEnded { .. }
+        );
+        if is_of_success_log {
+            cycles.begin_coverage(cycles.moment(mark.at()));
+        }
+        cycles.coverage.is_run |= matches!(mark, Mark::CycleStarted { .. });
         match mark {
             Mark::CycleStarted { cycle: 1, .. } => {
+                cycles.coverage.is_unnamed = false;
                 // A run that was killed leaves no mark at its end.
                 cycles.gap = cycles.gap.or(cycles.last);
                 cycles.usual_interval.forget();
@@ -272,6 +354,7 @@ impl Replay {
             // The start of the next cycle is known.
             Mark::CycleCompleted { break_duration, .. } => cycles.break_duration = break_duration,
             Mark::AllFinished { at } | Mark::Stopped { at, .. } => {
+                cycles.coverage.is_run = false;
                 // In a break, nothing is observed from the last check on.
                 let is_break = !std::mem::take(&mut cycles.break_duration).is_zero();
                 cycles.begin_gap(cycles.last.filter(|_| is_break).unwrap_or(cycles.moment(at)));
@@ -290,7 +373,7 @@ impl Replay {
                 cycles.ledger.set_reported_onset(&subject, at, onset);
             }
             Mark::OutageEnded { subject, at, first_failure, at_least, at_most } if counted => {
-                cycles.ledger.set_reported_end(&subject, &ReportedEnd { at, first_failure, at_least, at_most });
+                self.outage_ended(&subject, &ReportedEnd { at, first_failure, at_least, at_most });
             }
             Mark::RunStarted { .. } | Mark::Changed { .. } | Mark::OutageBegan { .. } | Mark::OutageEnded { .. } => {}
         }

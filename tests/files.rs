@@ -138,7 +138,8 @@ fn a_link_that_the_user_made_is_followed_and_its_target_is_rotated() {
         assert_eq!(env.run(&format!("dbs -p {} --log-format json --rotate 500", server.port())).code, Some(0));
     }
     assert!(link.symlink_metadata().unwrap().is_symlink());
-    let names: Vec<_> = fs::read_dir(&elsewhere).unwrap().map(|file| file.unwrap().file_name()).collect();
+    let mut names: Vec<_> = fs::read_dir(&elsewhere).unwrap().map(|file| file.unwrap().file_name()).collect();
+    names.retain(|name| !name.to_string_lossy().starts_with('.'));
     assert_eq!(names.len(), 3, "{names:?}");
     assert!(names.iter().all(|name| name.to_string_lossy().starts_with("redis_db_health.log")), "{names:?}");
     assert!(elsewhere.join("redis_db_health.log").is_file());
@@ -224,6 +225,18 @@ fn whoever_reads_the_log_folder_cannot_hold_its_lock() {
     assert_eq!(lock.metadata().unwrap().mode() & 0o777, 0o600);
     // It is not a log.
     assert_eq!(env.run("report logs").code, Some(0));
+}
+
+#[test]
+fn whoever_reads_a_log_cannot_prevent_its_rotation() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    let dbs = format!("dbs -p {} --rotate 1", server.port());
+    assert_eq!(env.run(&dbs).code, Some(0));
+    let log = File::open(env.logs().join("redis_db_health.log")).unwrap();
+    log.lock().unwrap();
+    assert_eq!(env.run(&dbs).code, Some(0));
+    let rotated = env.names().iter().filter(|name| name.starts_with("redis_db_health.log.")).count();
+    assert_eq!(rotated, 1, "{:?}", env.names());
 }
 
 #[test]

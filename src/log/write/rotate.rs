@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, FixedOffset, Local, NaiveDate, NaiveDateTime, TimeDelta, Timelike as _, Utc};
 
+use crate::files::beside;
+use crate::files::lock::{Lock, LockError};
+
 /// When a log file is rotated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rotation {
@@ -68,11 +71,18 @@ impl Rotate {
     /// # Errors
     /// The file cannot be locked or renamed.
     pub fn rotate_file(&self, path: &Path, file: &File, metadata: &Metadata) -> io::Result<bool> {
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(false),
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
+        let _lock = match Lock::take(&beside(path, ".rotate.lock")) {
+            Ok(lock) => Some(lock),
+            Err(LockError::Held(_)) => return Ok(false),
+            Err(LockError::Unsupported(error)) => return Err(error),
+            // Another user's, or none can be created. The log itself can be locked by everybody who can read it, so it
+            // is only second best.
+            Err(LockError::Unusable(_)) => match file.try_lock() {
+                Ok(()) => None,
+                Err(TryLockError::WouldBlock) => return Ok(false),
+                Err(TryLockError::Error(error)) => return Err(error),
+            },
+        };
 
         // The previous holder of the lock may have renamed the file already.
         if fs::metadata(path).is_ok_and(|now| FileId::of(&now) == FileId::of(metadata)) {

@@ -159,7 +159,7 @@ impl TimestampReader {
 
     /// A header gives the offset of all following lines.
     pub fn set_offset(&mut self, offset: Option<FixedOffset>) {
-        (self.offset, self.minute) = (offset, None);
+        (self.offset, self.scan, self.minute) = (offset, None, None);
     }
 
     /// A header gives the offset of the following lines with this time.

@@ -186,6 +186,8 @@ impl LogReader {
     /// Takes the header of a run: the clock and the offset of the lines after it.
     fn begin_run(&mut self, run: Run, at: Stamp, since_start: Duration) {
         match run.mode {
+            // JSON lines tell their mode and their offset themselves.
+            Mode::Dbs if self.bytes.first() == Some(&b'{') => {}
             Mode::Dbs => self.timestamps.set_scan(run.began.at),
             Mode::Cycles => {
                 let shift = run.began.later(since_start).at - at.at;

@@ -266,7 +266,12 @@ impl Replay {
             return;
         }
 
-        let is_of_dbs = mode.map_or_else(|| self.is_of_dbs(subject), |mode| mode == Mode::Dbs);
+        let is_of_dbs = match mode {
+            // The block of that scan tells all of its failures. This one is of a run in the same second.
+            Some(Mode::Dbs) => self.repeated.at != Some(at.at),
+            Some(Mode::Cycles) => false,
+            None => self.is_of_dbs(subject),
+        };
         let stream = if is_of_dbs { &mut self.dbs } else { &mut self.cycles };
         // Successes do not tell that they wrote, but a write that failed tells it of its run.
         stream.writes |= subject.write && !is_of_dbs;
@@ -313,13 +318,13 @@ impl Replay {
     }
 
     fn outage_ended(&mut self, subject: &Subject, end: &ReportedEnd) {
-        // Where the mode is not known, the failures were taken as those of `dbs`.
-        for stream in [&mut self.cycles, &mut self.dbs] {
-            if !stream.coverage.began {
-                stream.ledger.end_without_success(subject, end);
-            }
-            stream.ledger.set_reported_end(subject, end);
+        // Without the log of the run, its failures were taken as those of `dbs`.
+        let is_known = self.cycles.ledger.accounts.contains_key(subject);
+        let stream = if is_known || self.dbs.coverage.began { &mut self.cycles } else { &mut self.dbs };
+        if !stream.coverage.began {
+            stream.ledger.end_without_success(subject, end);
         }
+        stream.ledger.set_reported_end(subject, end);
     }
 
     fn mark(&mut self, mark: Mark, counted: bool) {

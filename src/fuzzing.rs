@@ -214,6 +214,7 @@ fn checker() -> Checker {
         server_info: ServerInfo::new(true),
         expect_role: None,
         canary: Some(Canary::new()),
+        in_cluster: false,
         settled: AtomicU64::new(0),
     }
 }

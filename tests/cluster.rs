@@ -253,6 +253,20 @@ fn each_shard_has_a_canary_in_its_own_slots() {
     assert!(metrics.contains(&format!("shard=\"{from}-{to}\"}} 0\n")) && !metrics.contains("probe"), "{metrics}");
 }
 
+#[test]
+fn a_plain_scan_of_a_cluster_suggests_the_flag() {
+    let (env, node) = (TestEnv::new(), alone(&engine("redis-7.0"), ""));
+    let output = env.run(&format!("dbs -p {} --max-db 2", node.port()));
+    assert_eq!(output.code, Some(1), "{output:?}");
+
+    let failure = "no-such-db: ERR SELECT is not allowed in cluster mode (a cluster: use --cluster)";
+    let lines = format!("DB 0: RUNNING\nDB 1: NOT RUNNING ({failure})\nDB 2: NOT RUNNING ({failure})\n");
+    assert!(output.stdout.contains(&lines), "{output:?}");
+
+    let output = env.run(&format!("dbs -c -p {} --max-db 2", node.port()));
+    assert!(output.code == Some(1) && !output.stdout.contains("use --cluster"), "{output:?}");
+}
+
 /// An external observer saw a change between these two times.
 struct Observed {
     not_before: DateTime<Utc>,

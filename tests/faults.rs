@@ -136,7 +136,6 @@ fn error_replies_keep_the_servers_text() {
         ("NOAUTH Authentication required.", "auth"),
         ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", "busy"),
         ("ERR DB index is out of range", "no-such-db"),
-        ("ERR SELECT is not allowed in cluster mode", "no-such-db"),
         ("ERR unknown command 'PING'", "error"),
         ("TRYAGAIN Multiple keys request during rehashing of slot", "error"),
     ] {

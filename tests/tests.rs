@@ -29,6 +29,7 @@ mod samples;
 mod slow_disk;
 mod snapshots;
 mod tls;
+mod topologies;
 mod trace;
 mod upgrade;
 mod usage;

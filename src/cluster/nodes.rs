@@ -230,6 +230,7 @@ mod tests {
             server_info: ServerInfo::new(true),
             expect_role: None,
             canary: Some(Canary::new()),
+            in_cluster: true,
             settled: AtomicU64::new(0),
         };
         Nodes::new(Arc::new(checker), false)

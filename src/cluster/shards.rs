@@ -85,7 +85,7 @@ impl Route {
         // If the primary hangs, the replicas are tried after half of the time.
         let instead = async {
             sleep(self.checker.timeout / 2).await;
-            if settled.load(Ordering::Relaxed) { None } else { self.check_at_others(start, end).await }
+            if settled.load(Ordering::Relaxed) { None } else { Box::pin(self.check_at_others(start, end)).await }
         };
 
         let failed = tokio::select! {
@@ -99,8 +99,8 @@ impl Route {
 
         let redirected = self.redirection(&failed, &self.checker.connect);
         let again = match redirected.clone() {
-            Some(to) => self.follow(to, start, end).await,
-            None => self.check_at_others(start, end).await.unwrap_or_default(),
+            Some(to) => Box::pin(self.follow(to, start, end)).await,
+            None => Box::pin(self.check_at_others(start, end)).await.unwrap_or_default(),
         };
 
         for outcome in failed {
@@ -163,7 +163,8 @@ impl Route {
                 outcome.details.begin_earlier(before);
                 outcomes.push(outcome);
             };
-            checker.run_until(end, &mut keep).await;
+            // Boxed, so that a check at its first node needs no memory for it.
+            Box::pin(checker.run_until(end, &mut keep)).await;
         }
         outcomes
     }

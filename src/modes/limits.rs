@@ -13,7 +13,7 @@ use crate::modes::prober::Slots;
 
 /// The most checks that may be under way at once: enough for one tick of the largest cluster, and a bound on what a
 /// server that hangs has to hold open for us.
-const MAX_CHECKS: u64 = 4096;
+const MAX_CHECKS: u64 = 2048;
 
 /// Descriptors for everything except checks: files, standard streams, name lookups, the runtime.
 const RESERVED: u64 = 160;
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn the_limit_of_open_files_bounds_the_checks_under_way() {
         for (limit, checks) in
-            [(0, 2), (1, 2), (20, 5), (64, 16), (256, 64), (1024, 432), (8352, 4096), (u64::MAX, 4096)]
+            [(0, 2), (1, 2), (20, 5), (64, 16), (256, 64), (1024, 432), (8352, 2048), (u64::MAX, 2048)]
         {
             assert_eq!(checks_at_once(limit), checks, "{limit}");
         }

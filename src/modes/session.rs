@@ -103,6 +103,7 @@ impl Session {
             server_info: ServerInfo::new(server_info && plan.databases.selects()),
             expect_role: plan.expect_role,
             canary: plan.canary.then(|| Canary::new().of_cluster(plan.cluster)),
+            in_cluster: plan.cluster,
             settled: AtomicU64::new(0),
         };
         let checker = Arc::new(checker);

@@ -52,6 +52,8 @@ pub struct Checker {
     pub expect_role: Option<Role>,
     /// The write that is part of each check, with `--canary`.
     pub canary: Option<Canary>,
+    /// With `--cluster`. Otherwise a failure that only a cluster's node has suggests the flag.
+    pub in_cluster: bool,
     /// How many indexes have a result so far, for the progress bar.
     pub settled: AtomicU64,
 }
@@ -181,6 +183,7 @@ impl Checker {
             server_info: ServerInfo::new(self.server_info.wanted),
             expect_role: self.expect_role,
             canary,
+            in_cluster: self.in_cluster,
             settled: AtomicU64::new(0),
         }
     }
@@ -314,6 +317,7 @@ impl Checker {
         }
 
         let Replies { select, ping, mut waits, mut at } = pipeline.replies(progress.since).await?;
+        let select = select.map_err(|failure| self.advise(failure));
         let is_range_end =
             self.databases == Databases::Auto && select.as_ref().is_err_and(|failure| !is_per_database_error(failure));
         if is_range_end && progress.next > 0 && select.as_ref().is_err_and(|failure| failure.kind == Kind::NoSuchDb) {
@@ -354,6 +358,12 @@ impl Checker {
         }
         pipeline.deadline = Deadline::at(at + self.timeout, self.timeout).no_later_than(progress.end);
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Suggests `--cluster` if the server turns out to be a cluster's node. Before Valkey 9, such a node has only DB 0.
+    fn advise(&self, failure: Failure) -> Failure {
+        let is_node = failure.kind == Kind::NoSuchDb && failure.detail.contains("not allowed in cluster mode");
+        if is_node && !self.in_cluster { failure.with_advice("a cluster: use --cluster") } else { failure }
     }
 
     /// Packs the commands of the next indexes, to be sent in one write.

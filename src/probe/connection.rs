@@ -73,7 +73,8 @@ impl Connection {
                 let (stream, address) = connect(&addresses, deadline, info).await?;
                 match &options.tls {
                     None => Box::new(stream),
-                    Some(tls) => Box::new(negotiate_tls(tls, stream, address, deadline, info).await?),
+                    // Boxed, so that checks without TLS need no memory for it.
+                    Some(tls) => Box::new(Box::pin(negotiate_tls(tls, stream, address, deadline, info)).await?),
                 }
             }
         };

@@ -22,8 +22,9 @@ use crate::probe::large_reply::{LargeReply, Turn};
 /// them use.
 const MAX_REPLY: usize = 64 << 10;
 
-/// How many bytes are read at once. The parser's own buffer would begin with 64.
-const READ_AHEAD: usize = 16 << 10;
+/// How many bytes are read at once: enough for the replies of hundreds of databases, and little enough for thousands of
+/// nodes at once. The parser's own buffer would begin with 64.
+const READ_AHEAD: usize = 4 << 10;
 
 /// A reply of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! A real cluster of three primaries with one replica each.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
-use super::real::Real;
+use super::real::{Real, free_port};
 use super::scripted::{LIMIT, eventually};
 
 /// The slots of the three primaries.
@@ -115,14 +116,34 @@ pub struct Primaries {
 
 impl Primaries {
     pub fn start(engine: &Path, count: usize) -> Self {
-        let settings = "--cluster-enabled yes --cluster-node-timeout 5000 --cluster-allow-replica-migration no";
-        let nodes: Vec<_> = (0..count).map(|_| Real::start_binary(engine, settings)).collect();
+        Self::formed((0..count).map(|_| Real::start_binary(engine, Self::SETTINGS)).collect())
+    }
 
+    /// Starts nodes that have the same port, each on an address of its own.
+    pub fn start_on_one_port(engine: &Path, count: u8) -> Self {
+        for _ in 0..10 {
+            let port = free_port();
+            let start = |n| {
+                let address = Ipv4Addr::new(127, 0, 7, n + 1);
+                // The nodes learn each other's addresses from their connections.
+                Real::start_at(engine, address, port, &format!("{} --bind-source-addr {address}", Self::SETTINGS))
+            };
+            if let Some(nodes) = (0..count).map(start).collect() {
+                return Self::formed(nodes);
+            }
+        }
+        panic!("no port is free on {count} addresses");
+    }
+
+    const SETTINGS: &str = "--cluster-enabled yes --cluster-node-timeout 5000 --cluster-allow-replica-migration no";
+
+    fn formed(nodes: Vec<Real>) -> Self {
+        let count = nodes.len();
         for (place, node) in nodes.iter().enumerate() {
             let (from, to) = Self::slots(place, count);
             assert_eq!(node.command(&format!("CLUSTER ADDSLOTSRANGE {from} {to}")), "+OK");
             assert_eq!(node.command(&format!("CLUSTER SET-CONFIG-EPOCH {}", place + 1)), "+OK");
-            assert_eq!(nodes[0].command(&format!("CLUSTER MEET 127.0.0.1 {}", node.port())), "+OK");
+            assert_eq!(nodes[0].command(&format!("CLUSTER MEET {} {}", node.address(), node.port())), "+OK");
         }
 
         let primaries = Primaries { nodes };

@@ -148,7 +148,8 @@ impl Prober {
         Doing: Future<Output = ()> + Send + 'static,
     {
         self.launch_with_result(target, tick, |report| {
-            let doing = work(report);
+            // Boxed, because the block below would hold it twice.
+            let doing = Box::pin(work(report));
             async move {
                 doing.await;
                 None
@@ -178,7 +179,8 @@ impl Prober {
             let slot = if needs_slot { slots.take().await.map(Some) } else { Ok(None) };
             report.waited = start.elapsed();
             match slot {
-                Ok(_slot) => work(report).await,
+                // Boxed, so that a check that waits needs little memory.
+                Ok(_slot) => Box::pin(work(report)).await,
                 Err(reason) => {
                     checker.skip(report.has_dbs(), &reason, &mut |outcome| report.outcome(outcome));
                     None

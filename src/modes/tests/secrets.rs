@@ -52,6 +52,7 @@ fn no_value_with_the_password_prints_it() {
                 server_info: ServerInfo::new(true),
                 expect_role: None,
                 canary: None,
+                in_cluster: false,
                 settled: 0.into(),
             };
             for text in [

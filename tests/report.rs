@@ -359,6 +359,28 @@ fn the_quarter_after_the_repeated_hour_is_not_repeated() {
 }
 
 #[test]
+fn time_before_a_gap_in_which_no_check_could_be_made_is_not_observed() {
+    let env = TestEnv::new();
+    let mut success = format!("=== Cycle 1 started at {} ===\n", second(0));
+    for tick in 0..6 {
+        let at = second(tick * 30);
+        writeln!(success, "{at} SUCCESS {0}\n{at} HELD SUCCESS {0}", tick + 1).unwrap();
+    }
+    let (from, to) = (second(210), second(330));
+    writeln!(success, "=== Not observed from {from} to {to}, checks missed: 4 ===\n{to} SUCCESS 8").unwrap();
+    let at = second(180);
+    env.write("redis_success.log", &success);
+    env.write(
+        "redis_error.log",
+        &format!("{at} NOT OBSERVED: local: too many open files\n{at} HELD NOT OBSERVED: local: too many open files\n"),
+    );
+
+    // From the first check that could not be made to the next one that was.
+    let (_, document) = json(&env, "");
+    assert_eq!(document["unobserved_s"], 150.0, "{document}");
+}
+
+#[test]
 fn overlapping_script_runs() {
     let env = TestEnv::new();
 

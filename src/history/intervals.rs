@@ -66,6 +66,12 @@ impl Intervals {
         Intervals { spans: cut.filter(|(begin, end)| begin < end).collect(), ..*self }
     }
 
+    /// When the first interval begins that does not begin before `at`.
+    pub fn begin_after(&self, at: Duration) -> Option<Duration> {
+        let place = self.spans.partition_point(|(begin, _)| *begin < at);
+        self.spans.get(place).map(|(begin, _)| *begin)
+    }
+
     /// The sum of their lengths.
     pub fn total(&self) -> Duration {
         self.iter().map(|(begin, end)| end - begin).sum()

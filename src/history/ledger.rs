@@ -36,33 +36,52 @@ pub struct Check<'a> {
     pub writes: bool,
 }
 
+/// When the checks of one subject were made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// From each check that was made to the next check, once the history is complete. Includes gaps.
+    pub made: Intervals,
+    /// When its checks could not be made for a reason on our side: from each such check to the next one.
+    pub not_made: Intervals,
+}
+
 /// The history of one subject.
 #[derive(Clone, Debug, Default)]
 pub struct Account {
     pub history: OutageHistory,
     /// How long its successful checks took, in microseconds.
     pub latency: Option<Box<Histogram<u32>>>,
-    /// When its checks could not be made for a reason on our side: from each such check to the next one.
-    pub not_observed: Intervals,
+    pub coverage: Coverage,
     /// When its first and its last check began that could be made.
     pub observed: Option<(Moment, Moment)>,
     /// When its last check began, if that could not be made.
     unmade: Option<Duration>,
+    /// The last time in which its checks were made: from the first of them to the last.
+    watching: Option<(Duration, Duration)>,
 }
 
 impl Account {
     /// Its check at `at` could not be made.
     fn skip(&mut self, at: Moment) {
         let from = self.unmade.unwrap_or(at.since).min(at.since);
-        self.not_observed.add(from, at.since);
+        self.coverage.not_made.add(from, at.since);
         self.unmade = Some(at.since);
+        if let Some((from, _)) = self.watching.take() {
+            self.coverage.made.add(from.min(at.since), at.since);
+        }
+    }
+
+    fn watch(&mut self, at: Moment) {
+        let at = at.since;
+        self.watching = Some(self.watching.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
     }
 
     /// Its check at `at` was made, which ends the time in which none could be made, if there was any.
     fn resume(&mut self, at: Moment) {
         self.observed = Some((self.observed.map_or(at, |(first, _)| first), at));
+        self.watch(at);
         if let Some(from) = self.unmade.take() {
-            self.not_observed.add(from.min(at.since), at.since);
+            self.coverage.not_made.add(from.min(at.since), at.since);
         }
     }
 }
@@ -169,6 +188,7 @@ impl Ledger {
         if let Some(account) = self.accounts.get_mut(subject) {
             account.history.pass_again(count, last);
             account.observed = account.observed.map(|(first, _)| (first, last));
+            account.watch(last);
         }
     }
 
@@ -209,7 +229,12 @@ impl Ledger {
     /// Completes the history after the last check.
     pub fn complete(&mut self) {
         for account in self.accounts.values_mut() {
-            account.history.complete(&[&self.gaps, &account.not_observed]);
+            if let Some((first, last)) = account.watching.take() {
+                // Its run went on after its last check.
+                let end = self.gaps.begin_after(last).or(self.last.map(|last| last.since)).unwrap_or(last);
+                account.coverage.made.add(first, end.max(last));
+            }
+            account.history.complete(&[&self.gaps, &account.coverage.not_made]);
         }
         if let Some((first, last)) = self.first.zip(self.last) {
             self.gaps = self.gaps.within(first.since, last.since);
@@ -337,7 +362,7 @@ mod tests {
         assert_eq!(ledger.not_observed, BTreeMap::from([("too many open files".to_owned(), 3)]));
         assert_eq!(account.history.availability(), Some(1.0));
         let seconds = |(from, to): (Duration, Duration)| (from.as_secs(), to.as_secs());
-        assert_eq!(account.not_observed.iter().map(seconds).collect::<Vec<_>>(), [(2, 4), (5, 5)]);
+        assert_eq!(account.coverage.not_made.iter().map(seconds).collect::<Vec<_>>(), [(2, 4), (5, 5)]);
         assert_eq!(account.observed.map(|(first, last)| seconds((first.since, last.since))), Some((0, 4)));
 
         let (ledger, transitions) = fold(".x?x.");

@@ -25,8 +25,8 @@ impl From<Ledger> for Report {
             unlisted: Unlisted { count: account.history.unlisted, spans: account.history.unlisted_spans.clone() },
             gaps: gaps.clone(),
             // Before its first check that could be made, and after the last, it was not observed.
-            span: if account.not_observed.iter().next().is_some() { account.observed } else { span },
-            not_observed: account.not_observed,
+            span: if account.coverage.not_made.iter().next().is_some() { account.observed } else { span },
+            coverage: account.coverage,
             folder: None,
         });
 
@@ -147,24 +147,23 @@ fn observed(rows: &[Row]) -> Duration {
     let mut times = Vec::new();
     let mut known: Vec<(&Arc<Intervals>, &Intervals)> = Vec::new();
     for row in rows {
-        // All rows of one mode share their gaps.
-        let same = |(gaps, not_observed): &(&Arc<Intervals>, &Intervals)| {
-            Arc::ptr_eq(gaps, &row.gaps) && **not_observed == row.not_observed
+        // All rows of one mode share their gaps, and mostly the times of their checks.
+        let same = |(gaps, watched): &(&Arc<Intervals>, &Intervals)| {
+            Arc::ptr_eq(gaps, &row.gaps) && **watched == row.coverage.made
         };
         if known.iter().any(same) {
             continue;
         }
-        known.push((&row.gaps, &row.not_observed));
-        let Some((first, last)) = row.span else { continue };
+        known.push((&row.gaps, &row.coverage.made));
 
-        let mut unobserved: Vec<_> = row.unobserved((first.since, last.since)).collect();
-        unobserved.sort_unstable();
-        let mut from = first.since;
-        for (begin, end) in unobserved {
-            times.push((from, begin));
-            from = from.max(end);
+        for (first, last) in row.coverage.made.iter() {
+            let mut from = first;
+            for (begin, end) in row.gaps.within(first, last).iter() {
+                times.push((from, begin));
+                from = end;
+            }
+            times.push((from, last));
         }
-        times.push((from, last.since));
     }
 
     times.sort_unstable();

@@ -15,6 +15,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::history::intervals::Intervals;
+use crate::history::ledger::Coverage;
 use crate::history::outage::Outage;
 use crate::history::time_series::Span;
 use crate::log::read::Folder;
@@ -75,8 +76,7 @@ pub struct Row {
     pub unlisted: Unlisted,
     /// When nothing was observed.
     pub gaps: Arc<Intervals>,
-    /// When its own checks could not be made for a reason on our side.
-    pub not_observed: Intervals,
+    pub coverage: Coverage,
     /// When the first and the last check of its mode began.
     pub span: Option<(Moment, Moment)>,
     /// The folder of the logs, if several were read.
@@ -102,7 +102,7 @@ impl Row {
         let span = self.span.map(|(first, last)| (first.since, last.since));
         let outside = span.map(|(first, last)| [(whole.0, first), (last, whole.1)]);
         let outside = outside.into_iter().flatten().filter(|(from, to)| from < to);
-        self.gaps.iter().chain(self.not_observed.iter()).chain(outside)
+        self.gaps.iter().chain(self.coverage.not_made.iter()).chain(outside)
     }
 }
 
@@ -230,7 +230,7 @@ fn same_but_for_the_database(a: &Row, b: &Row) -> bool {
     a.subject.is_before(&b.subject)
         && a.folder == b.folder
         && counts(a) == counts(b)
-        && (&a.unlisted, &a.not_observed) == (&b.unlisted, &b.not_observed)
+        && (&a.unlisted, &a.coverage.not_made) == (&b.unlisted, &b.coverage.not_made)
         && a.outages.iter().map(observed_as).eq(b.outages.iter().map(observed_as))
 }
 

@@ -46,6 +46,7 @@ mod tests {
 
     use super::*;
     use crate::history::intervals::Intervals;
+    use crate::history::ledger::Coverage;
     use crate::model::clock::{Moment, Stamp};
     use crate::model::subject::Subject;
 
@@ -67,7 +68,7 @@ mod tests {
             latency: None,
             outages: Vec::new(),
             unlisted: Unlisted::default(),
-            not_observed: Intervals::default(),
+            coverage: Coverage::default(),
             gaps: unobserved.into(),
             span: Some((at(span.0), at(span.1))),
             folder: None,

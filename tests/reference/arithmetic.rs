@@ -34,6 +34,8 @@ pub enum Found {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     pub begin: Micros,
+    /// When it began according to its line.
+    pub shown: Micros,
     /// Of a failed check: since when the server is known to fail it. It is `begin` if that is not known.
     pub failing: Micros,
     /// It is `begin` if how long the check took is not known.
@@ -72,10 +74,11 @@ pub struct Outage {
     pub slack: Micros,
 }
 
-/// From each check of one target that could not be made to the next check.
+/// From each check of one target that could not be made to the next check, if there is one.
 fn unmade(checks: &[Check]) -> Vec<Gap> {
-    let pairs = checks.windows(2).filter(|pair| !pair[0].is_observed());
-    pairs.map(|pair| Gap { from: pair[0].begin, to: pair[1].begin }).collect()
+    let next = checks.iter().skip(1).map(|check| check.begin).chain([Micros::MAX]);
+    let pairs = checks.iter().zip(next).filter(|(check, _)| !check.is_observed());
+    pairs.map(|(check, next)| Gap { from: check.begin, to: next }).collect()
 }
 
 /// The outages in the checks of one target, which are in the order in which they began. `known` is the begin of a
@@ -137,6 +140,8 @@ pub struct Mode {
     pub checks: Vec<(Who, bool, Check)>,
     pub gaps: Vec<Gap>,
     pub missed: u64,
+    /// The last success of each target before the checks that count.
+    pub known: BTreeMap<Who, Micros>,
 }
 
 /// The expected figures of one target.
@@ -194,13 +199,26 @@ impl Mode {
         targets
     }
 
+    /// Only the checks whose lines say that they began in this range.
+    pub fn within(mut self, since: Option<Micros>, until: Option<Micros>) -> Mode {
+        let is_before = |check: &Check| since.is_some_and(|since| check.shown < since);
+        let mut before = self.clone();
+        before.checks.retain(|(_, _, check)| is_before(check));
+        for (who, checks) in before.targets() {
+            let passed = checks.iter().rfind(|check| check.found == Found::Passed);
+            self.known.extend(passed.map(|check| (who, check.begin)));
+        }
+        self.checks.retain(|(_, _, check)| !is_before(check) && until.is_none_or(|until| check.shown < until));
+        self
+    }
+
     fn rows(&self) -> Vec<Row> {
         let row = |(who, checks): (Who, Vec<Check>)| Row {
-            who,
             checks: checks.iter().filter(|check| check.is_observed()).count() as u64,
             failures: checks.iter().filter(|check| matches!(check.found, Found::Failed { .. })).count() as u64,
             latency: sorted(checks.iter().filter_map(time_of)),
-            outages: outages(&checks, &self.gaps, None),
+            outages: outages(&checks, &self.gaps, self.known.get(&who).copied()),
+            who,
         };
         self.targets().into_iter().map(row).collect()
     }
@@ -264,19 +282,28 @@ impl Expected {
     }
 }
 
-/// When the targets of a command were observed: from its first check to its last, without the gaps.
+/// When a command observed one of its targets: from each check that was made to the next one, without the gaps. After the
+/// last check of a target, its run goes on until the next gap.
 fn seen(mode: &Mode) -> Vec<(Micros, Micros)> {
-    let (Some(first), Some(last)) = (mode.begins().min(), mode.begins().max()) else { return Vec::new() };
+    let mut gaps = mode.gaps.clone();
+    gaps.sort_unstable();
+    let last = mode.begins().max().unwrap_or(0);
+
     let mut times = Vec::new();
     for checks in mode.targets().into_values() {
-        let mut gaps = [mode.gaps.clone(), unmade(&checks)].concat();
-        gaps.sort_unstable();
-        let mut from = first;
-        for gap in gaps {
-            times.push((from, gap.from.min(last)));
-            from = from.max(gap.to);
+        let end = checks.last().map_or(last, |check| {
+            let next = gaps.iter().map(|gap| gap.from).find(|from| *from >= check.begin);
+            next.unwrap_or(last).min(last)
+        });
+        let nexts = checks.iter().skip(1).map(|check| check.begin).chain([end]);
+        for (check, to) in checks.iter().zip(nexts).filter(|(check, _)| check.is_observed()) {
+            let mut from = check.begin;
+            for gap in gaps.iter().filter(|gap| gap.to > check.begin && gap.from < to) {
+                times.push((from, gap.from));
+                from = from.max(gap.to);
+            }
+            times.push((from, to));
         }
-        times.push((from, last));
     }
     times.retain(|(from, to)| from < to);
     times
@@ -294,7 +321,7 @@ mod tests {
 
     fn check(second: Micros, found: Found) -> Check {
         let begin = second * 1_000_000;
-        Check { begin, failing: begin + 100_000, end: begin + 200_000, timed: true, found }
+        Check { begin, shown: begin, failing: begin + 100_000, end: begin + 200_000, timed: true, found }
     }
 
     /// One check per second: `.` passed, `x` failed, `-` was not observed, a space is no check.

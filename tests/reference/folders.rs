@@ -144,6 +144,9 @@ pub struct Case {
     every: Micros,
     /// Runs have headers, and the marks of outages say when they began. Older versions wrote neither.
     headers: bool,
+    /// The range of the report.
+    since: Option<Micros>,
+    until: Option<Micros>,
 }
 
 // Generation.
@@ -202,7 +205,30 @@ impl Case {
         }
         // Without headers, nothing says which pass of a repeated hour is meant.
         let headers = night || random.chance(80);
-        Case { seed, zone, utc: random.chance(15), runs, rotations, names, every, headers }
+        let mut case = Case {
+            seed,
+            zone,
+            utc: random.chance(15),
+            runs,
+            rotations,
+            names,
+            every,
+            headers,
+            since: None,
+            until: None,
+        };
+        // Not within a time of missed checks, which counts as a whole.
+        let mut bound = |share: i64| {
+            let at = random.between(begin, end) / SECOND * SECOND;
+            let is_missed = |(to, mark): &(Micros, Mark)| matches!(mark, Mark::NotObserved { from, .. } if *from - 2 * SECOND < at && at < to + 2 * SECOND);
+            let is_missed = case.runs.iter().flat_map(|run| &run.marks).any(is_missed);
+            (random.chance(share) && !is_missed).then_some(at)
+        };
+        (case.since, case.until) = (bound(20), bound(20));
+        if case.since.zip(case.until).is_some_and(|(since, until)| since >= until) {
+            case.until = None;
+        }
+        case
     }
 }
 
@@ -330,6 +356,16 @@ fn scans(random: &mut Random, start: Micros, every: Micros, least: i64, runs: &m
         }
         runs.push(Run { dbs: true, format, canary, start: begin, interval: every, checks, marks: Vec::new() });
 
+        // A scan by hand, which may overlap the next one.
+        let by_hand = at + random.pick(&[every / 3, every - 3_500_000, every + 2_500_000]);
+        if random.chance(5) && since_gap > 3 {
+            let who = Who { db: Some(0), ..Who::default() };
+            let slow = random.chance(30).then_some(Fault::Timeout);
+            let elapsed = slow.map_or(1_500, |fault| fault.takes(random));
+            let checks = vec![Made { number: 1, who, begin: by_hand, elapsed, fault: slow }];
+            runs.push(Run { dbs: true, format, canary, start: by_hand, interval: every, checks, marks: Vec::new() });
+        }
+
         since_gap += 1;
         at += every;
         if since_gap > 6 && random.chance(5) {
@@ -366,7 +402,7 @@ impl Made {
     }
 
     /// The check, with its times as they were, or as the lines of its run show them.
-    fn check(&self, format: Option<Format>) -> Check {
+    fn check(&self, line: Format, format: Option<Format>) -> Check {
         let found = match self.fault {
             None => Found::Passed,
             Some(Fault::Local) => Found::NotObserved(Fault::Local.detail().into()),
@@ -376,6 +412,7 @@ impl Made {
         let begin = shown(self.begin);
         Check {
             begin,
+            shown: line.cut(self.begin),
             failing: begin + (self.failing() - self.begin),
             end: begin + self.elapsed,
             timed: format == Some(Format::Json),
@@ -393,7 +430,7 @@ impl Run {
 
     fn facts(&self, shown: bool) -> Mode {
         let format = shown.then_some(self.format);
-        let checks = self.checks.iter().map(|made| (made.who.clone(), self.canary, made.check(format)));
+        let checks = self.checks.iter().map(|made| (made.who.clone(), self.canary, made.check(self.format, format)));
         Mode { checks: checks.collect(), ..Mode::default() }
     }
 
@@ -420,8 +457,12 @@ impl Case {
                 Mark::NotObserved { missed, .. } => *missed,
                 _ => 0,
             };
-            mode.missed = self.runs.iter().filter(|run| run.dbs == dbs).flat_map(|run| &run.marks).map(missed).sum();
-            mode
+            let is_within = |(at, _): &&(Micros, Mark)| {
+                self.since.is_none_or(|since| *at >= since) && self.until.is_none_or(|until| *at < until)
+            };
+            let marks = self.runs.iter().filter(|run| run.dbs == dbs).flat_map(|run| &run.marks);
+            mode.missed = marks.filter(is_within).map(missed).sum();
+            mode.within(self.since, self.until)
         };
         // Moments and counts are those of the lines; bounds are those of the run, as far as the lines contain them.
         let exact = expected(&mode(false, false), &mode(true, false));
@@ -442,7 +483,9 @@ impl Case {
             .filter_map(run_of)
             .collect();
         let is_one = involved.iter().all(|run| run.start == involved[0].start) && !involved[0].dbs;
-        if is_one && outage.after.is_some() {
+        // A run's mark tells of the whole outage.
+        let is_whole = self.since.is_none_or(|since| involved.iter().all(|run| run.start > since));
+        if is_one && is_whole && outage.after.is_some() {
             // The mark at its end has milliseconds.
             return MILLISECOND / 2 + 1;
         }
@@ -466,7 +509,7 @@ impl Case {
             }
         };
         for run in &runs {
-            let (mut ended, mut in_break) = (None, None);
+            let (mut ended, mut in_break, mut missing) = (None, None, None);
             for (at, mark) in &run.marks {
                 match mark {
                     Mark::CycleCompleted(_, rest) if *rest > 0 => {
@@ -474,14 +517,17 @@ impl Case {
                         in_break = Some(*at);
                     }
                     Mark::CycleStarted(_) => in_break = None,
-                    Mark::NotObserved { from, .. } => add(*from, *at, run.format),
+                    Mark::NotObserved { from, .. } => {
+                        add(*from, *at, run.format);
+                        missing = Some(*from);
+                    }
                     Mark::Finished | Mark::Stopped => ended = Some(*at),
                     _ => {}
                 }
             }
             // A killed run observes nothing after its last check.
             let last = run.checks.iter().map(|check| check.begin).max().unwrap_or(run.start);
-            let ended = ended.or(in_break).unwrap_or(last);
+            let ended = ended.or(in_break).or(missing.filter(|from| *from > last)).unwrap_or(last);
             add(ended, ended + 1, run.format);
         }
         gaps
@@ -489,7 +535,8 @@ impl Case {
 
     /// A time between two scans that is clearly longer than usual is not observed.
     fn gaps_of_scans(&self, shown: bool) -> Vec<Gap> {
-        let scans: Vec<_> = self.runs.iter().filter(|run| run.dbs && !run.checks.is_empty()).collect();
+        let mut scans: Vec<_> = self.runs.iter().filter(|run| run.dbs && !run.checks.is_empty()).collect();
+        scans.sort_by_key(|run| run.start);
         let cut = |run: &Run| if shown { run.format.cut(run.start) } else { run.start };
         let pairs = scans.windows(2).map(|pair| Gap { from: cut(pair[0]), to: cut(pair[1]) });
         pairs.filter(|gap| gap.to - gap.from > self.every * 3 / 2 + SECOND).collect()
@@ -849,18 +896,28 @@ impl Case {
     }
 
     fn command(&self, folder: &Path) -> String {
-        let utc = if self.utc { " --utc" } else { "" };
-        format!("TZ={} redis-health report --json{utc} {}", self.zone.name, folder.display())
+        format!("TZ={} redis-health report --json{} {}", self.zone.name, self.flags(), folder.display())
+    }
+
+    fn flags(&self) -> String {
+        let mut flags = if self.utc { " --utc".to_owned() } else { String::new() };
+        for (flag, at) in [("since", self.since), ("until", self.until)] {
+            if let Some(at) = at {
+                let _ = write!(flags, " --{flag} {}", self.zone.rfc3339(at));
+            }
+        }
+        flags
     }
 
     fn compare(&self, env: &TestEnv) -> Vec<String> {
-        if self.runs.iter().all(|run| run.checks.is_empty()) {
+        let reference = self.expected();
+        // A report of nothing is an error.
+        if reference.from.is_none() {
             return Vec::new();
         }
         self.write(&env.logs());
-        let reference = self.expected();
-        let utc = if self.utc { " --utc" } else { "" };
-        let output = env.run_with(&[("TZ", self.zone.name)], &format!("report --json --html page.html{utc}"));
+        let flags = format!("report --json --html page.html{}", self.flags());
+        let output = env.run_with(&[("TZ", self.zone.name)], &flags);
         let Ok(document) = serde_json::from_str::<Value>(&output.stdout) else { return vec![format!("{output:?}")] };
 
         let gaps = self.gaps_of_cycles(false).len() + self.gaps_of_scans(false).len();
@@ -914,13 +971,23 @@ impl Case {
                 add(&mut |case| drop(case.rotations.remove(file)));
             }
         }
+        if self.since.is_some() {
+            add(&mut |case| case.since = None);
+        }
+        if self.until.is_some() {
+            add(&mut |case| case.until = None);
+        }
         // Whole runs of `cycles`, and scans at either end, because their interval must stay regular.
         let is_scan = |run: &Run| run.dbs;
         let scans: Vec<Micros> = self.runs.iter().filter(|run| is_scan(run)).map(|run| run.start).collect();
         if !scans.is_empty() {
             add(&mut |case| case.runs.retain(|run| !run.dbs));
             for from in [scans.len() / 2, 1] {
-                if scans.len() - from >= FEWEST_SCANS {
+                let is_regular = |scans: &[Micros]| {
+                    let begin = &scans[..scans.len().min(FEWEST_SCANS)];
+                    begin.windows(2).all(|pair| (pair[1] - pair[0]).abs_diff(self.every) < SECOND.unsigned_abs())
+                };
+                if scans.len() - from >= FEWEST_SCANS && is_regular(&scans[from..]) {
                     add(&mut |case| case.runs.retain(|run| !run.dbs || run.start >= scans[from]));
                     add(&mut |case| case.runs.retain(|run| !run.dbs || run.start < scans[scans.len() - from]));
                 }

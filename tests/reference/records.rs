@@ -35,7 +35,7 @@ pub fn facts(records: &[Value], exact: bool) -> Mode {
     }
 
     let missed = of_type("not_observed").filter_map(|mark| mark["missed"].as_u64()).sum();
-    Mode { checks, gaps, missed }
+    Mode { checks, gaps, missed, ..Mode::default() }
 }
 
 fn check(record: &Value, start: Option<Micros>) -> Option<(Who, bool, Check)> {
@@ -63,6 +63,13 @@ fn check(record: &Value, start: Option<Micros>) -> Option<(Who, bool, Check)> {
     Some((
         who,
         record["wrote"] == true,
-        Check { begin, failing: begin + failing, end: begin + elapsed, timed: true, found },
+        Check {
+            begin,
+            shown: micros(&record["at"])?,
+            failing: begin + failing,
+            end: begin + elapsed,
+            timed: true,
+            found,
+        },
     ))
 }

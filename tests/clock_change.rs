@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Duration, FixedOffset};
 use serde_json::Value;
 
-use crate::support::env::TestEnv;
+use crate::support::env::{Running, TestEnv};
+use crate::support::scripted::{Behaviour, LIMIT, Server, eventually};
 
 /// The moment at which clocks are set back: in the time before it and in the time after it.
 const NIGHTS: [(&str, &str, &str); 3] = [
@@ -243,4 +244,81 @@ fn a_clock_that_is_set_back_during_a_run_makes_no_time() {
             outages(&document, None).into_iter().map(|(_, at_least, failed)| (at_least, failed)).collect();
         assert_eq!(found, [(4.0, 5), (14.0, 15)], "{style:?} {output:?}");
     }
+}
+
+#[test]
+fn report_gives_back_what_a_run_knew_in_the_night_in_which_clocks_go_back() {
+    // Each run begins two seconds before the change. An outage lasts over it.
+    let runs = NIGHTS.iter().flat_map(|night| ["classic", "json"].map(|format| (*night, format)));
+    let runs: Vec<_> = runs
+        .map(|((zone, before, after), format)| {
+            let (env, server) = (TestEnv::new(), Server::start());
+            let begin = DateTime::parse_from_rfc3339(before).unwrap().to_utc() - Duration::seconds(2);
+            // An offset in seconds, because a local time would be ambiguous.
+            let fake = format!("faketime -f {:+}", (begin - chrono::Utc::now()).num_seconds());
+            let flags = "--cycles 1 --run-duration 60 --check-interval 100ms --rotate 1500 --json";
+            let arguments = format!("cycles -p {} --log-format {format} {flags}", server.port());
+            let mut command = env.wrapped(&fake, &arguments);
+            command.env("TZ", zone);
+            let run = Running::start_behind(command);
+            (format!("{zone} {format}"), &after[19..], run, env, server)
+        })
+        .collect();
+    for (name, _, _, env, server) in &runs {
+        assert!(eventually(LIMIT, || server.finished() > 2), "{name}");
+        server.behave(Behaviour::Refuse);
+        assert!(eventually(LIMIT, || env.names().iter().any(|log| log.starts_with("redis_error"))), "{name}");
+    }
+    for (name, offset, _, env, server) in &runs {
+        // In the repeated time.
+        assert!(eventually(LIMIT, || env.read_all().contains(offset)), "{name}");
+        server.behave(Behaviour::Serve);
+        assert!(
+            eventually(LIMIT, || env.read_all().contains("at_most") || env.read_all().contains("at most")),
+            "{name}"
+        );
+    }
+
+    for (name, _, run, env, _server) in runs {
+        let live = run.stop().json();
+        // The zone of the reader does not matter.
+        let read = env.run("report --json").json();
+        for same in ["checks", "failures"] {
+            assert_eq!(live[same], read[same], "{same} {name}: {live} {read}");
+        }
+        let (live, read) = (&live["databases"][0]["outages"], &read["databases"][0]["outages"]);
+        let key = |outage: &Value| -> Vec<Value> {
+            let at = |name: &str| outage[name].as_str().map(|at| DateTime::parse_from_rfc3339(at).unwrap().timestamp());
+            let times = ["first_failure", "last_failure"].map(|name| Value::from(at(name)));
+            [times.to_vec(), vec![outage["failed_checks"].clone()]].concat()
+        };
+        let keys = |outages: &Value| outages.as_array().unwrap().iter().map(key).collect::<Vec<_>>();
+        assert_eq!(keys(live), keys(read), "{name}");
+        assert!(!keys(live).is_empty());
+    }
+}
+
+#[test]
+fn a_block_of_the_repeated_hour_gives_its_offset() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    for (utc, expected) in
+        [("2025-10-26 00:30:00", " +02:00 ==="), ("2025-10-26 01:30:00", " +01:00 ==="), ("2025-10-26 02:30:00", "")]
+    {
+        // faketime reads the time in UTC, the program shows it in Berlin.
+        let fake = format!("env TZ=UTC faketime '{utc}' env TZ=Europe/Berlin");
+        let output = Running::start(env.wrapped(&fake, &format!("dbs -n 0 -p {}", server.port()))).wait();
+        assert_eq!(output.code, Some(0), "{output:?}");
+        let log = env.read("redis_db_health.log");
+        let header = log.lines().rfind(|line| line.starts_with("=== Run of dbs on "));
+        if expected.is_empty() {
+            assert_eq!(log.matches("=== Run of ").count(), 2, "{log}");
+        } else {
+            assert!(header.is_some_and(|header| header.ends_with(expected)), "{log}");
+        }
+    }
+    let document = env.run("report --json").json();
+    assert_eq!(
+        (&document["from"], &document["checks"]),
+        (&Value::from("2025-10-26T02:30:00.000+02:00"), &Value::from(3))
+    );
 }

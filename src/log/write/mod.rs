@@ -8,6 +8,7 @@ pub mod rotate;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use chrono::{Local, MappedLocalTime, TimeZone as _};
 
 use crate::log::record::{Destination, Format, Record, Run};
 use crate::model::notify::Notify;
@@ -29,8 +30,8 @@ pub struct LogFiles {
 struct OpenLog {
     destination: Destination,
     file: LogFile,
-    /// The header of the run in this file. None for the blocks of `dbs`, which say all about themselves, and before the run
-    /// begins.
+    /// The header of the run in this file. None before the run begins, and for the blocks of `dbs`, which say all about
+    /// themselves except in the repeated hour when daylight saving time ends.
     header: Option<Header>,
 }
 
@@ -91,7 +92,9 @@ impl Log {
 
     /// Begins a run. Its records follow its header, in each file.
     pub fn begin(&mut self, run: Run, writes: bool) {
-        for log in self.files.iter_mut().filter(|log| log.destination != Destination::Health) {
+        let local = Local.offset_from_local_datetime(&run.began.at.naive_local());
+        let is_repeated = matches!(local, MappedLocalTime::Ambiguous(..));
+        for log in self.files.iter_mut().filter(|log| log.destination != Destination::Health || is_repeated) {
             log.header = Some(Header::new(run.clone(), writes, self.format));
         }
     }

@@ -81,6 +81,25 @@ fn an_outage_is_reported_as_it_happens() {
 }
 
 #[test]
+fn the_checks_of_each_database_that_a_signal_cut_off_are_counted() {
+    for (behaviour, some_pass) in [(Behaviour::StallAfter(0), false), (Behaviour::StallAfter(9), true)] {
+        let (env, server) = (TestEnv::new(), Server::start());
+        server.behave(behaviour);
+        let port = server.port();
+        let run = env.spawn(&format!("cycles -p {port} --max-db 9 -t 10m --deadline 10m --check-interval 5m --json"));
+        assert!(server.wait_accepted(1, LIMIT));
+        if some_pass {
+            env.wait_for("redis_success.log", |log| log.contains("DB 1 SUCCESS"));
+        }
+
+        let document = run.stop().json();
+        let (checks, unfinished) =
+            (document["checks"].as_u64().unwrap(), document["unfinished_checks"].as_u64().unwrap());
+        assert_eq!((checks > 0, checks + unfinished), (some_pass, 10), "{document}");
+    }
+}
+
+#[test]
 fn every_signal_ends_a_run_with_its_mark_and_summary() {
     let signals = [(Signal::HUP, "SIGHUP", 129), (Signal::INT, "SIGINT", 130), (Signal::TERM, "SIGTERM", 143)];
     for (signal, name, code) in signals {

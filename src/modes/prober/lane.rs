@@ -1,6 +1,7 @@
 //! The checks of one target: which are running, and how each one reports.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +49,36 @@ impl LaneState {
     }
 }
 
+/// How many outcomes one check still owes, as a part of the sum over all running checks.
+pub struct Owed {
+    /// None if the number of databases is unknown: then one is owed until the check ends.
+    own: Option<AtomicU64>,
+    sum: Arc<AtomicU64>,
+}
+
+impl Owed {
+    /// Adds a check of `count` databases, or of an unknown number.
+    pub fn new(count: Option<u64>, sum: &Arc<AtomicU64>) -> Self {
+        sum.fetch_add(count.unwrap_or(1), Ordering::Relaxed);
+        Owed { own: count.map(AtomicU64::new), sum: sum.clone() }
+    }
+
+    fn pay(&self) {
+        let Some(own) = &self.own else { return };
+        let paid = own.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |owed| owed.checked_sub(1));
+        if paid.is_ok() {
+            self.sum.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        let rest = self.own.as_ref().map_or(1, |own| own.load(Ordering::Relaxed));
+        self.sum.fetch_sub(rest, Ordering::Relaxed);
+    }
+}
+
 /// Reports the outcomes of one check. The check ends when this is dropped.
 pub struct Reporter {
     pub target: Target,
@@ -57,6 +88,7 @@ pub struct Reporter {
     pub has_db: bool,
     pub send: SendEvent,
     pub tally: Arc<Mutex<Tally>>,
+    pub owed: Owed,
     /// How long the check waited before it began.
     pub waited: Duration,
 }
@@ -65,6 +97,7 @@ impl Reporter {
     /// Reports the outcome for one database.
     pub fn outcome(&self, mut outcome: Outcome) {
         outcome.details.begin_earlier(self.waited);
+        self.owed.pay();
         let mut state = self.lane.state();
         state.reported = state.reported.max(self.tick.number);
         let oldest = state.oldest();

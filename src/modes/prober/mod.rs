@@ -10,6 +10,7 @@ mod lane;
 mod slots;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, debug_span};
 
 use cluster::{Cluster, TopologyFound};
-use lane::{Lane, Reporter};
+use lane::{Lane, Owed, Reporter};
 pub use slots::Slots;
 
 use crate::model::event::{Event, SendEvent, Tick};
@@ -43,6 +44,8 @@ pub struct Prober {
     slots: Slots,
     /// How many checks did not pass, over all targets.
     tally: Arc<Mutex<Tally>>,
+    /// How many outcomes the running checks still owe.
+    owed: Arc<AtomicU64>,
     /// Subjects include the database even if there is only one.
     names_single_db: bool,
 }
@@ -60,6 +63,7 @@ impl Prober {
             tasks: JoinSet::new(),
             slots,
             tally: Arc::default(),
+            owed: Arc::default(),
             names_single_db,
         }
     }
@@ -122,10 +126,11 @@ impl Prober {
         }
     }
 
-    /// Ends all checks, and returns how many were running.
+    /// Ends all checks, and returns how many had no result: of each database of each target. A check that counts the
+    /// databases itself is one.
     pub fn abort(&mut self) -> u64 {
         while self.tasks.try_join_next().is_some() {}
-        let unfinished = self.tasks.len() as u64;
+        let unfinished = self.owed.load(Ordering::Relaxed);
         self.tasks.abort_all();
         unfinished
     }
@@ -200,8 +205,12 @@ impl Prober {
             Target::Shard(_) => !is_single,
             Target::Endpoint | Target::Node(_) => !is_single || self.names_single_db,
         };
-        let (send, tally) = (self.send.clone(), self.tally.clone());
-        Reporter { target, tick, lane, has_db, send, tally, waited: Duration::ZERO }
+        let count = match target {
+            Target::Held | Target::Cluster => Some(1),
+            Target::Endpoint | Target::Node(_) | Target::Shard(_) => self.checker.databases.count(),
+        };
+        let (send, tally, owed) = (self.send.clone(), self.tally.clone(), Owed::new(count, &self.owed));
+        Reporter { target, tick, lane, has_db, send, tally, owed, waited: Duration::ZERO }
     }
 
     fn lane(&mut self, target: &Target) -> Arc<Lane> {

@@ -9,7 +9,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
 
-use crate::support::env::{Output, TestEnv};
+use crate::support::env::{BINARY, Output, Running, TestEnv};
 use crate::support::logs::second;
 use crate::support::scripted::{Behaviour, Server};
 
@@ -582,6 +582,30 @@ fn the_time_before_a_range_in_a_break_does_not_count() {
     // The break is still a part of the time in which the outage may have begun.
     let outage = &row(&document, None)["outages"][0];
     assert_eq!((&outage["spans_gap"], &outage["at_most_s"]), (&Value::from(true), &Value::from(420.0)));
+}
+
+#[test]
+fn many_names_need_little_memory_and_the_report_says_where_it_stopped() {
+    let env = TestEnv::new();
+    let mut lines = String::new();
+    for name in 0..100_000 {
+        let result = if name == 99_999 { "FAILURE: refused: Connection refused" } else { "SUCCESS 1" };
+        writeln!(lines, "{} NODE node-{name:06}.example:6379 {result}", second(name / 100)).unwrap();
+    }
+    env.write("redis_success.log", &lines);
+
+    // The address space, which is more than the memory in use.
+    let limited = |flags: &str| env.program(&["sh", "-c", &format!("ulimit -v 131072; exec {BINARY} report {flags}")]);
+    let output = Running::start(limited("--json")).wait();
+    // A failure without a row of its own is still a failure.
+    assert_eq!((output.code, output.json()["failures"].as_u64()), (Some(1), Some(1)), "{}", output.stderr);
+    let document = output.json();
+    assert_eq!(document["databases"].as_array().unwrap().len(), 20_000);
+    assert_eq!((&document["checks"], &document["unlisted_checks"]), (&Value::from(100_000), &Value::from(80_000)));
+
+    let output = Running::start(limited("--html page.html")).wait();
+    let words = "checks of further databases or nodes, which have no row: 80000\n";
+    assert!(output.stdout.contains(words), "{:.300} {}", output.stdout, output.stderr);
 }
 
 #[test]

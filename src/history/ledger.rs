@@ -18,6 +18,10 @@ use crate::model::subject::Subject;
 /// The maximum number of subjects with their own latency histogram. 10,000 databases would need too much memory.
 const HISTOGRAMS: usize = 1024;
 
+/// The maximum number of subjects with their own history. Names in logs may come from anybody, and a report of more rows
+/// could not be read.
+const SUBJECTS: usize = 20_000;
+
 /// The maximum number of changes and of gaps that are kept.
 const KEPT: usize = 100_000;
 
@@ -86,6 +90,15 @@ impl Account {
     }
 }
 
+/// Checks that are in no account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Absent {
+    /// Scheduled but not run, according to the marks.
+    pub missed: u64,
+    /// Of further subjects, which have no account.
+    pub unlisted: u64,
+}
+
 /// The history of all subjects.
 #[derive(Clone, Debug)]
 pub struct Ledger {
@@ -104,8 +117,7 @@ pub struct Ledger {
     pub latency: Option<Box<Histogram<u32>>>,
     /// The latency over time.
     pub series: TimeSeries,
-    /// Checks that were scheduled but not run, according to the marks.
-    pub missed: u64,
+    pub absent: Absent,
     /// The state of subjects before the requested range.
     remembered: BTreeMap<Subject, OutageHistory>,
 }
@@ -122,7 +134,7 @@ impl Default for Ledger {
             failures: 0,
             latency: None,
             series: TimeSeries::default(),
-            missed: 0,
+            absent: Absent::default(),
             not_observed: BTreeMap::new(),
             remembered: BTreeMap::new(),
         }
@@ -200,8 +212,13 @@ impl Ledger {
         transitions: &mut Vec<(Subject, Transition)>,
     ) {
         let room = self.accounts.len() < HISTOGRAMS;
+        let is_full = self.accounts.len() >= SUBJECTS;
         let account = match self.accounts.get_mut(subject) {
             Some(account) => account,
+            None if is_full => {
+                self.absent.unlisted += 1;
+                return;
+            }
             None => self.accounts.entry(subject.clone()).or_insert_with(|| Account {
                 latency: room.then(histogram).flatten(),
                 history: self.remembered.remove(subject).unwrap_or_default(),
@@ -248,6 +265,10 @@ impl Ledger {
         }
         let took = check.took.unwrap_or_default();
         let observe = |failure| Observation { at: check.at, took, failure };
+        let is_new = !self.remembered.contains_key(&check.subject.writing(false));
+        if is_new && self.remembered.len() >= SUBJECTS {
+            return;
+        }
         let reads = if check.subject.write { None } else { check.result.err() };
         let account = self.remembered.entry(check.subject.writing(false)).or_default();
         account.remember(&observe(reads));

@@ -50,7 +50,7 @@ impl LiveHistory {
                 }
             }
             Event::NotObserved { from, missed, .. } => {
-                self.ledger.missed += missed;
+                self.ledger.absent.missed += missed;
                 self.begin_gap(*from);
             }
             Event::RecordsLost { from, .. } => self.begin_gap(*from),
@@ -154,5 +154,39 @@ impl LiveHistory {
 
     fn target_state(&mut self, target: &Target) -> &mut TargetState {
         self.targets.entry(target.clone()).or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::DateTime;
+
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        let at = DateTime::from_timestamp_millis(i64::try_from(millis).unwrap()).unwrap().fixed_offset();
+        Moment { stamp: Stamp { at, millis: true }, since: Duration::from_millis(millis) }
+    }
+
+    #[test]
+    fn a_suspension_over_the_end_of_a_cycle_counts_besides_the_break() {
+        let mut history = LiveHistory::default();
+        let tick = |millis| Event::TickStarted(Tick { number: 1, at: at(millis), writes: false });
+        // The machine was suspended for a second before the cycle ended at 3 s. The break lasts a second too.
+        let events = [
+            tick(1_000),
+            Event::NotObserved { from: at(2_000), to: at(3_000).stamp, missed: 1 },
+            Event::CycleCompleted { cycle: 1, at: at(3_000), break_duration: Duration::from_secs(1) },
+            tick(4_001),
+            tick(5_001),
+        ];
+        for event in events {
+            assert!(history.take(&event).is_empty());
+        }
+        let (ledger, _) = history.finish();
+        assert_eq!(ledger.gaps.total(), Duration::from_millis(2_001));
+        assert_eq!(ledger.absent.missed, 1);
     }
 }

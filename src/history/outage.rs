@@ -248,7 +248,10 @@ impl OutageHistory {
 
         // The outage of the log may have begun earlier, in a run that was killed, or later, if only a part of the log is
         // read. The run's lower bound is then of another time, and so is its upper bound if it began earlier.
-        let Some(outage) = unreported.find(|outage| outage.lasts_at(first_failure)) else { return };
+        // After the clock was set back in an outage, only its first failure is found by its time.
+        let outage = unreported
+            .find(|outage| is_logged_as(outage.first_failure, first_failure) || outage.lasts_at(first_failure));
+        let Some(outage) = outage else { return };
         let is_same = is_logged_as(outage.first_failure, first_failure);
         let is_cut = outage.first_failure.stamp.at > first_failure.at;
         outage.reported =

@@ -52,5 +52,5 @@ pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
         console.line(text::render(&report, &Style::of_standard_output()));
     }
 
-    Ok(if report.outages() > 0 { Exit::Failed } else { Exit::Healthy })
+    Ok(if report.outages() > 0 || report.failures > 0 { Exit::Failed } else { Exit::Healthy })
 }

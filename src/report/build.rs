@@ -49,7 +49,12 @@ impl From<Ledger> for Report {
             rows,
             changes: ledger.changes.into_iter().map(|changed| (None, changed)).collect(),
             points: ledger.series.points().collect(),
-            missing: Missing { missed_checks: ledger.missed, failures_alone, ..Missing::default() },
+            missing: Missing {
+                missed_checks: ledger.absent.missed,
+                unlisted_checks: ledger.absent.unlisted,
+                failures_alone,
+                ..Missing::default()
+            },
             ..Report::default()
         }
     }
@@ -81,6 +86,7 @@ impl Missing {
     fn merge(self, other: Missing) -> Missing {
         Missing {
             missed_checks: self.missed_checks + other.missed_checks,
+            unlisted_checks: self.unlisted_checks + other.unlisted_checks,
             skipped_lines: self.skipped_lines + other.skipped_lines,
             guessed_times: self.guessed_times + other.guessed_times,
             failures_alone: self.failures_alone + other.failures_alone,

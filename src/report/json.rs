@@ -23,6 +23,7 @@ pub fn render(report: &Report) -> String {
         not_observed: &report.not_observed,
         unfinished_checks: report.missing.unfinished_checks,
         missed_checks: report.missing.missed_checks,
+        unlisted_checks: report.missing.unlisted_checks,
         lost_records: report.missing.lost_records,
         skipped_lines: report.missing.skipped_lines,
         failures_alone: report.missing.failures_alone,
@@ -52,6 +53,8 @@ struct Document<'r> {
     not_observed: &'r BTreeMap<String, u64>,
     unfinished_checks: Option<u64>,
     missed_checks: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    unlisted_checks: u64,
     lost_records: Option<u64>,
     skipped_lines: u64,
     #[serde(skip_serializing_if = "is_zero")]

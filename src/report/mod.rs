@@ -136,6 +136,8 @@ pub struct Report {
 pub struct Missing {
     /// Checks that were scheduled but not run.
     pub missed_checks: u64,
+    /// Checks of databases and nodes that have no row, because there are too many.
+    pub unlisted_checks: u64,
     /// Live runs only: checks that a signal interrupted.
     pub unfinished_checks: Option<u64>,
     /// Live runs only: records that could not be written.
@@ -157,6 +159,7 @@ impl Missing {
         [
             ("checks still running at the end", self.unfinished_checks.unwrap_or(0)),
             ("checks scheduled but not run", self.missed_checks),
+            ("checks of further databases or nodes, which have no row", self.unlisted_checks),
             ("records that could not be written", self.lost_records.unwrap_or(0)),
             ("lines that could not be read", self.skipped_lines),
             ("failures at times without successes in the logs", self.failures_alone),

@@ -64,6 +64,25 @@ pub struct Block {
     pub stamp: Stamp,
     pub results: Vec<LoggedResult>,
     pub writes: bool,
+    /// A subject came before one that sorts before it.
+    is_unsorted: bool,
+}
+
+impl Block {
+    fn new(stamp: Stamp, results: Vec<LoggedResult>) -> Self {
+        Block { stamp, results, writes: false, is_unsorted: false }
+    }
+
+    /// Whether it has a result of this subject. Databases are in order, so it is mostly not searched.
+    fn has(&self, subject: &Subject) -> bool {
+        let is_last = self.results.last().is_none_or(|last| last.subject < *subject);
+        (self.is_unsorted || !is_last) && self.results.iter().any(|known| known.subject == *subject)
+    }
+
+    fn add(&mut self, result: LoggedResult) {
+        self.is_unsorted |= self.results.last().is_some_and(|last| last.subject > result.subject);
+        self.results.push(result);
+    }
 }
 
 /// One database of a block.
@@ -406,19 +425,19 @@ impl OpenBlocks {
     fn add(&mut self, entry: Entry, ready: &mut VecDeque<LogEvent>, check: &mut Option<LogEvent>) -> bool {
         match entry {
             Entry::BlockBegan(stamp) => {
-                let new = Box::new(Block { stamp, results: Vec::new(), writes: false });
+                let new = Box::new(Block::new(stamp, Vec::new()));
                 if let Some(before) = self.block.replace(new) {
                     self.older = Some(before.stamp);
                     ready.push_back(block_event(before));
                 }
             }
             Entry::CheckResult { subject, result, took, connection } => {
-                let known = |block: &&mut Box<Block>| !block.results.iter().any(|known| known.subject == subject);
+                let is_new = |block: &&mut Box<Block>| !block.has(&subject);
                 let logged = LoggedResult { subject: subject.clone(), result, took, connection };
-                match (self.block.as_mut().filter(known), self.older) {
-                    (Some(block), _) => block.results.push(logged),
+                match (self.block.as_mut().filter(is_new), self.older) {
+                    (Some(block), _) => block.add(logged),
                     (None, Some(stamp)) => {
-                        let late = Block { stamp, results: vec![logged], writes: false };
+                        let late = Block::new(stamp, vec![logged]);
                         ready.push_back(block_event(Box::new(late)));
                     }
                     (None, None) => return false,

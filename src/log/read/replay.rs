@@ -367,7 +367,7 @@ impl Replay {
             Mark::Canary { .. } => cycles.writes = true,
             Mark::NotObserved { from, missed, .. } => {
                 cycles.begin_gap(cycles.moment(from));
-                cycles.ledger.missed += if counted { missed } else { 0 };
+                cycles.ledger.absent.missed += if counted { missed } else { 0 };
             }
             Mark::RecordsLost { from, to, .. } => {
                 cycles.begin_gap(cycles.moment(from));
@@ -518,7 +518,7 @@ mod tests {
         let (_, ledger) = replay.into_ledgers();
         let gaps: Vec<_> = ledger.gaps.iter().map(|(from, to)| (from.as_secs(), to.as_secs())).collect();
         assert_eq!(gaps, [(15, 50)]);
-        assert_eq!((ledger.checks, ledger.missed), (12, 0));
+        assert_eq!((ledger.checks, ledger.absent.missed), (12, 0));
     }
 
     #[test]

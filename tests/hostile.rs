@@ -136,7 +136,7 @@ fn no_output_shows_a_hostile_identity_raw() {
             let line = |name: &str| format!("{name}:{number}{text}x");
             server.become_(|nature| nature.info = ["server_name", "redis_version", "run_id"].map(line).into());
             env.wait_for("redis_success.log", |log| {
-                log.matches(" run id ").count() + log.matches(r#""what":"run_id""#).count() > number
+                log.matches(" run id ").count() + log.matches(r#""what":"server""#).count() > number
             });
         }
 

@@ -27,13 +27,16 @@ use tempfile::TempDir;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
+/// A part of the benchmark, which can be run alone.
+type Part = fn(&Bench) -> Outcome<()>;
+
 fn main() -> Outcome<()> {
     let binary = std::env::current_exe()?.with_file_name("../redis-health");
     if !binary.exists() {
         return Err("target/release/redis-health is missing; run cargo build --release first".into());
     }
     let bench = Bench { binary, folder: TempDir::new()? };
-    let parts: [(&str, fn(&Bench) -> Outcome<()>); 11] = [
+    let parts: [(&str, Part); 11] = [
         ("small_scan", Bench::small_scan),
         ("large_scan", Bench::large_scan),
         ("large_cycles", Bench::large_cycles),

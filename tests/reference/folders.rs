@@ -176,7 +176,7 @@ impl Case {
         let every = random.pick(&[60, 120, 300, 900]) * SECOND;
         if modes == 2 || modes == 4 {
             let end = if modes == 4 { now } else { begin };
-            scans(&mut random, begin, every, (end - begin) / every, &mut runs);
+            scans(&mut random, zone, (begin, every, (end - begin) / every), &mut runs);
         }
 
         let end = runs.iter().flat_map(|run| &run.checks).map(|check| check.begin).max().unwrap_or(now);
@@ -225,8 +225,13 @@ impl Case {
             (random.chance(share) && !is_missed).then_some(at)
         };
         (case.since, case.until) = (bound(20), bound(20));
-        if case.since.zip(case.until).is_some_and(|(since, until)| since >= until) {
-            case.until = None;
+        let is_within =
+            |run: &&Run| case.since.is_none_or(|at| run.start > at) && case.until.is_none_or(|at| run.start < at);
+        let scans = case.runs.iter().filter(|run| run.dbs).filter(is_within).count();
+        let is_empty = case.since.zip(case.until).is_some_and(|(since, until)| since >= until);
+        // A few scans do not show their interval.
+        if is_empty || (1..FEWEST_SCANS).contains(&scans) {
+            (case.since, case.until) = (None, None);
         }
         case
     }
@@ -338,7 +343,7 @@ fn cycles(random: &mut Random, start: Micros, night: bool) -> Run {
 }
 
 /// Scans of `dbs` at a regular interval, with gaps that are clearly longer.
-fn scans(random: &mut Random, start: Micros, every: Micros, least: i64, runs: &mut Vec<Run>) {
+fn scans(random: &mut Random, zone: &Zone, (start, every, least): (Micros, Micros, i64), runs: &mut Vec<Run>) {
     let format = random.pick(&[Format::Seconds, Format::Seconds, Format::Json]);
     let (canary, last) = (random.chance(15), random.between(0, 4));
     let mut weather = Weather { until: start + every * 3, fault: None, scale: every, canary };
@@ -368,8 +373,12 @@ fn scans(random: &mut Random, start: Micros, every: Micros, least: i64, runs: &m
 
         since_gap += 1;
         at += every;
-        if since_gap > 6 && random.chance(5) {
-            at += every * random.between(3, 20);
+        let gap = every * random.between(3, 20);
+        // In a repeated hour, nothing in a block tells which pass follows a gap.
+        let is_ambiguous =
+            zone.repeats() && at < zone.change + 7_200 * SECOND && at + gap > zone.change - 7_200 * SECOND;
+        if since_gap > 6 && random.chance(5) && !is_ambiguous {
+            at += gap;
             since_gap = 0;
         }
     }

@@ -37,6 +37,11 @@ fn formatted(local: Micros, format: &str) -> String {
 }
 
 impl Zone {
+    /// Whether the clocks go back.
+    pub fn repeats(&self) -> bool {
+        self.offsets.1 < self.offsets.0
+    }
+
     fn offset(&self, at: Micros) -> i64 {
         if at < self.change { self.offsets.0 } else { self.offsets.1 }
     }

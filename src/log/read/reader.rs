@@ -107,7 +107,10 @@ impl LogEvent {
 
     /// Its place in time, in microseconds since 1970 as if the clock had not been set.
     pub fn place(&self) -> i64 {
-        self.at.at.timestamp_micros() + self.shift
+        // A small shift comes from timestamps that are cut to milliseconds. Marks do not have it, and would change places
+        // with the checks next to them.
+        let is_set = self.shift.unsigned_abs() > u64::try_from(MAX_CLOCK_ERROR.as_micros()).unwrap_or(u64::MAX);
+        self.at.at.timestamp_micros() + if is_set { self.shift } else { 0 }
     }
 
     /// Sorts events with the same timestamp, which are frequent if timestamps are whole seconds.

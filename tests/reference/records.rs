@@ -47,14 +47,9 @@ fn check(record: &Value, start: Option<Micros>) -> Option<(Who, bool, Check)> {
     let who = Who { held: record["held"] == true, db, write };
     let (kind, detail) = (record["kind"].as_str().unwrap_or(""), record["detail"].as_str().unwrap_or(""));
 
-    // A check fails when it receives an error; if it was waiting for a reply, when it sent the command; if it timed
-    // out, when it started.
+    // The record of a failed check says how far into it the failing phase began.
     let elapsed = took("elapsed_us");
-    let failing = match (write, kind) {
-        (true, _) => elapsed - took("write_us"),
-        (false, "timeout") => 0,
-        (false, _) => elapsed - took("select_us") - took("ping_us") - took("write_us"),
-    };
+    let failing = took("onset_us");
     let found = match record["ok"].as_bool() {
         Some(true) => Found::Passed,
         None => Found::NotObserved(detail.into()),

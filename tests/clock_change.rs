@@ -47,7 +47,7 @@ impl Night {
             Style::Plain => String::new(),
             Style::Headed if since == 0 => format!("=== Run of {mode} on checker-1 began at {} ===\n", exact(began)),
             Style::Headed => format!(
-                "=== Run of {mode} on checker-1 began at {}, after {since} s it is {} ===\n",
+                "=== Run of {mode} on checker-1 began at {}, continues {since} s later at {} ===\n",
                 exact(began),
                 exact(at)
             ),
@@ -213,9 +213,10 @@ fn a_clock_that_is_set_back_during_a_run_makes_no_time() {
                         &format!("\"since_start_us\":{}", (at - start).num_microseconds().unwrap()),
                         &format!("\"since_start_us\":{}", tick * 1_000_000),
                     ),
-                    _ => {
-                        shifted.replace(&format!("after {} s", (at - start).num_seconds()), &format!("after {tick} s"))
-                    }
+                    _ => shifted.replace(
+                        &format!("continues {} s", (at - start).num_seconds()),
+                        &format!("continues {tick} s"),
+                    ),
                 };
             }
             let at_text = at.format("%Y-%m-%d %H:%M:%S");

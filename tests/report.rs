@@ -502,9 +502,9 @@ fn bounds_are_those_that_the_run_reported() {
          2025-08-27 07:35:01.200 SUCCESS 7\n",
     );
     let errors = "2025-08-27 07:35:00.200 FAILURE: refused: Connection refused\n\
-         === Outage of endpoint began at 2025-08-27 07:35:00.200, first failure at 2025-08-27 07:35:00.200 +00:00 after 0.001 s ===\n\
+         === Outage of endpoint began at 2025-08-27 07:35:00.200, 0.001 s into the check of 2025-08-27 07:35:00.200 +00:00 ===\n\
          2025-08-27 07:35:00.600 FAILURE: refused: Connection refused\n\
-         === Outage of endpoint began at 2025-08-27 07:35:00.600, first failure at 2025-08-27 07:35:00.600 +00:00 after 0.001 s ===\n\
+         === Outage of endpoint began at 2025-08-27 07:35:00.600, 0.001 s into the check of 2025-08-27 07:35:00.600 +00:00 ===\n\
          2025-08-27 07:35:00.800 FAILURE: refused: Connection refused\n\
          2025-08-27 07:35:01.000 FAILURE: refused: Connection refused\n\
          === Outage of endpoint ended at 2025-08-27 07:35:01.201, lasted at least 0.399 s, at most 0.801 s, first failure at 2025-08-27 07:35:00.600 +00:00 ===\n\
@@ -536,7 +536,7 @@ fn a_run_killed_in_an_outage_and_started_again_is_one_outage() {
     ];
     let errors = [
         line(20, refused),
-        format!("=== Outage of endpoint began at {0}, first failure at {0}.000 +00:00 after 0.803 s ===\n", second(20)),
+        format!("=== Outage of endpoint began at {0}, 0.803 s into the check of {0}.000 +00:00 ===\n", second(20)),
         line(40, refused),
         line(100, refused),
         line(120, refused),
@@ -746,7 +746,7 @@ fn failures_of_scans_whose_blocks_are_gone_belong_to_dbs() {
 fn the_header_of_a_run_tells_that_it_writes() {
     // The file with the beginning of the run is gone.
     let env = TestEnv::new();
-    let header = "=== Run of cycles on checker-1 began at 2025-08-26 07:35:01.000 +00:00, after 86400 s it is \
+    let header = "=== Run of cycles on checker-1 began at 2025-08-26 07:35:01.000 +00:00, continues 86400 s later at \
                   2025-08-27 07:35:01.000 +00:00 ===\n=== Each check writes a canary key from 2025-08-27 07:35:01 ===\n";
     let line = |tick: i64| match tick {
         20..23 => format!("{} WRITE FAILURE: readonly: READONLY You can't write\n", second(tick)),

@@ -687,7 +687,7 @@ impl Case {
             let (name, at) = (name(&who), outage.first_failure);
             let mut text = format!("Outage of {name} began at {}", zone.stamp(at, millis));
             if self.headers {
-                let _ = write!(text, ", first failure at {} after {} s", zone.exact(at), seconds(onset));
+                let _ = write!(text, ", {} s into the check of {}", seconds(onset), zone.exact(at));
             }
             let fields = format!("\"outage_began\"{},\"onset_s\":{}", Case::fields(&who), exact_seconds(onset));
             add(ERROR, folded(at), at, mark(at, text, &fields));
@@ -808,7 +808,7 @@ impl Case {
             ),
             (_, 0) => format!("=== Run of {mode} on checker-1 began at {began} ===\n"),
             _ => format!(
-                "=== Run of {mode} on checker-1 began at {began}, after {} s it is {} ===\n",
+                "=== Run of {mode} on checker-1 began at {began}, continues {} s later at {} ===\n",
                 seconds(since),
                 zone.exact(at)
             ),

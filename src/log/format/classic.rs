@@ -18,6 +18,8 @@ use crate::model::subject::{Subject, Target};
 
 const BLOCK: &str = "===== Redis DB Health Check at ";
 const CANARY: &str = "Each check writes a canary key";
+const CONTINUES: &str = ", continues ";
+const INTO: &str = " s into the check of ";
 const FIRST_FAILURE: &str = ", first failure at ";
 
 /// Writes the lines of a record, without the final line end.
@@ -64,7 +66,7 @@ impl Display for Mark {
                 write!(f, "Run of {} on {host} began at {}", mode.as_str(), began.exact())?;
                 match since_start.as_millis() {
                     0 => Ok(()),
-                    _ => write!(f, ", after {} s it is {}", seconds(*since_start), at.exact()),
+                    _ => write!(f, "{CONTINUES}{} s later at {}", seconds(*since_start), at.exact()),
                 }
             }
             Mark::CycleStarted { cycle, at } => write!(f, "Cycle {cycle} started at {at}"),
@@ -98,7 +100,7 @@ impl Display for Mark {
             Mark::OutageBegan { subject, at, onset } => {
                 write!(f, "Outage of {subject} began at {at}")?;
                 match onset {
-                    Some(onset) => write!(f, "{FIRST_FAILURE}{} after {} s", at.exact(), seconds(*onset)),
+                    Some(onset) => write!(f, ", {}{INTO}{}", seconds(*onset), at.exact()),
                     None => Ok(()),
                 }
             }
@@ -302,13 +304,13 @@ fn read_mark(text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
     read_change(text, timestamps)
 }
 
-/// `2025-08-27 07:35:01, first failure at 2025-08-27 07:35:01.250 +00:00 after 0.803 s`.
+/// `2025-08-27 07:35:01, 0.803 s into the check of 2025-08-27 07:35:01.250 +00:00`.
 fn read_outage_began(subject: Subject, text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
-    let (at, onset) = match text.split_once(FIRST_FAILURE) {
+    let (at, onset) = match text.split_once(INTO) {
         None => (whole_stamp(text, timestamps)?, None),
-        Some((_, rest)) => {
-            let (at, onset) = rest.split_once(" after ")?;
-            (timestamps.read_exact(at)?, Some(read_seconds(onset.strip_suffix(" s")?)?))
+        Some((before, at)) => {
+            let (_, onset) = before.rsplit_once(", ")?;
+            (timestamps.read_exact(at)?, Some(read_seconds(onset)?))
         }
     };
     Some(Mark::OutageBegan { subject, at, onset })
@@ -331,11 +333,11 @@ fn read_outage_ended(subject: Subject, text: &str, timestamps: &mut TimestampRea
     Some(Mark::OutageEnded { subject, at, first_failure, at_least: read_seconds(at_least)?, at_most })
 }
 
-/// `checker-1 began at 2025-08-27 07:35:01.250 +02:00, after 3600.000 s it is 2025-08-27 08:35:01.250 +02:00`.
+/// `checker-1 began at 2025-08-27 07:35:01.250 +02:00, continues 3600 s later at 2025-08-27 08:35:01.250 +02:00`.
 fn read_run(mode: Mode, text: &str, timestamps: &mut TimestampReader) -> Option<Mark> {
     let (host, rest) = text.split_once(" began at ")?;
-    let (began, now) = match rest.split_once(", after ") {
-        Some((began, now)) => (began, Some(now.split_once(" s it is ")?)),
+    let (began, now) = match rest.split_once(CONTINUES) {
+        Some((began, now)) => (began, Some(now.split_once(" s later at ")?)),
         None => (rest, None),
     };
 
@@ -478,8 +480,8 @@ mod tests {
                     at: at("2025-08-28T00:00:01+02:00"),
                     since_start: Duration::from_secs(3600),
                 },
-                "=== Run of cycles on checker-1 began at 2025-08-27 07:35:01.000 +00:00, after 3600 s it is \
-                 2025-08-28 00:00:01.000 +02:00 ===",
+                "=== Run of cycles on checker-1 began at 2025-08-27 07:35:01.000 +00:00, continues 3600 s later \
+                 at 2025-08-28 00:00:01.000 +02:00 ===",
             ),
             (
                 Mark::OutageBegan {
@@ -487,8 +489,8 @@ mod tests {
                     at: at("2025-08-27T07:35:01.250Z"),
                     onset: Some(Duration::from_millis(803)),
                 },
-                "=== Outage of DB 3 began at 2025-08-27 07:35:01, first failure at 2025-08-27 07:35:01.250 +00:00 \
-                 after 0.803 s ===",
+                "=== Outage of DB 3 began at 2025-08-27 07:35:01, 0.803 s into the check of \
+                 2025-08-27 07:35:01.250 +00:00 ===",
             ),
             (
                 Mark::OutageEnded {

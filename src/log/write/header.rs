@@ -103,15 +103,27 @@ mod tests {
             (
                 check("2025-10-26T02:58:01.500+02:00", 1_200),
                 false,
-                ", after 1.2 s it is 2025-10-26 02:58:01.500 +02:00",
+                ", continues 1.2 s later at 2025-10-26 02:58:01.500 +02:00",
             ),
-            (check("2025-10-26T02:00:01+01:00", 121_000), true, ", after 121 s it is 2025-10-26 02:00:01.000 +01:00"),
+            (
+                check("2025-10-26T02:00:01+01:00", 121_000),
+                true,
+                ", continues 121 s later at 2025-10-26 02:00:01.000 +01:00",
+            ),
             // A check that began before the one above and ended after it.
-            (check("2025-10-26T02:59:59+02:00", 119_000), true, ", after 119 s it is 2025-10-26 02:59:59.000 +02:00"),
-            (mark("2025-10-26T02:00:02+01:00"), true, ", after 122 s it is 2025-10-26 02:00:02.000 +01:00"),
+            (
+                check("2025-10-26T02:59:59+02:00", 119_000),
+                true,
+                ", continues 119 s later at 2025-10-26 02:59:59.000 +02:00",
+            ),
+            (mark("2025-10-26T02:00:02+01:00"), true, ", continues 122 s later at 2025-10-26 02:00:02.000 +01:00"),
             // The clock is set back by two minutes.
-            (check("2025-10-26T01:58:03+01:00", 123_000), true, ", after 123 s it is 2025-10-26 01:58:03.000 +01:00"),
-            (mark("2025-10-26T01:58:05+01:00"), false, ", after 125 s it is 2025-10-26 01:58:05.000 +01:00"),
+            (
+                check("2025-10-26T01:58:03+01:00", 123_000),
+                true,
+                ", continues 123 s later at 2025-10-26 01:58:03.000 +01:00",
+            ),
+            (mark("2025-10-26T01:58:05+01:00"), false, ", continues 125 s later at 2025-10-26 01:58:05.000 +01:00"),
         ] {
             let (moment, repeats) = header.before(&record);
             assert_eq!((header.lines(moment), repeats), (format!("{began}{end} ===\n"), is_new), "{record:?}");

@@ -10,6 +10,7 @@ mod cluster;
 mod cycles;
 mod dbs;
 mod engines;
+mod failover;
 mod faults;
 mod files;
 mod held;

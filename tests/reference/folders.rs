@@ -225,9 +225,8 @@ impl Case {
             (random.chance(share) && !is_missed).then_some(at)
         };
         (case.since, case.until) = (bound(20), bound(20));
-        let is_within =
-            |run: &&Run| case.since.is_none_or(|at| run.start > at) && case.until.is_none_or(|at| run.start < at);
-        let scans = case.runs.iter().filter(|run| run.dbs).filter(is_within).count();
+        // The scans after the range show how often scans run, those before it do not.
+        let scans = case.runs.iter().filter(|run| run.dbs && case.since.is_none_or(|at| run.start > at)).count();
         let is_empty = case.since.zip(case.until).is_some_and(|(since, until)| since >= until);
         // A few scans do not show their interval.
         if is_empty || (1..FEWEST_SCANS).contains(&scans) {
@@ -329,13 +328,13 @@ fn cycles(random: &mut Random, start: Micros, night: bool) -> Run {
         7..=8 => {
             // A signal interrupts the checks that are running.
             let stopped = random.between(start + interval, end);
-            run.checks.retain(|check| check.begin + check.elapsed < stopped);
+            run.end_at(stopped);
             run.marks.retain(|(at, _)| *at < stopped);
             run.marks.push((stopped, Mark::Stopped));
         }
         _ => {
             let killed = random.between(start + interval, end);
-            run.checks.retain(|check| check.begin + check.elapsed < killed);
+            run.end_at(killed);
             run.marks.retain(|(at, _)| *at < killed);
         }
     }
@@ -431,6 +430,13 @@ impl Made {
 }
 
 impl Run {
+    /// Drops the checks that have not finished at this time, and those that began after one of them: what is missing
+    /// between two lines looks like lost lines.
+    fn end_at(&mut self, end: Micros) {
+        let unfinished = self.checks.iter().filter(|check| check.end() >= end).map(|check| check.begin).min();
+        self.checks.retain(|check| unfinished.is_none_or(|begin| check.begin < begin));
+    }
+
     fn ended_in_break(&self) -> bool {
         let of_cycle = |(_, mark): &&(Micros, Mark)| !matches!(mark, Mark::Stopped | Mark::Finished);
         let last = self.marks.iter().rfind(of_cycle);
@@ -846,7 +852,9 @@ impl Case {
                 // The last time of a line of this run in this file.
                 let last = headed.insert(line.run, line.shown);
                 let is_headed = last.is_some_and(|last| self.zone().is_same(last, line.shown));
-                if self.headers && file != HEALTH && !is_headed {
+                // A block has a header only where its local time occurs twice.
+                let has_header = file != HEALTH || !self.utc && self.zone.occurs_twice(run.start);
+                if self.headers && has_header && !is_headed {
                     part.push_str(&self.header(run, line.shown));
                 }
                 part.push_str(&line.text);

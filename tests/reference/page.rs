@@ -22,14 +22,12 @@ pub fn differences(page: &str, document: &Value) -> Vec<String> {
             Some(row) => found.extend(row_differences(&name, row, database)),
             None => found.push(format!("page: no row of {name}")),
         }
-        for outage in database["outages"].as_array().unwrap_or(&none) {
-            let is_it = |row: &&Cells| {
-                covers(&row[0], &name)
-                    && row[1] == stamp(&outage["first_failure"], &row[1])
-                    && (row[2] == "…" && outage["first_success_after"].is_null()
-                        || row[2] == stamp(&outage["first_success_after"], &row[2]))
-            };
-            match outages.iter().find(is_it) {
+        let of_row = database["outages"].as_array().unwrap_or(&none);
+        for (index, outage) in of_row.iter().enumerate() {
+            let is_it = |row: &&Cells| covers(&row[0], &name) && has_times_of(row, outage);
+            // In the repeated hour when daylight saving ends, two outages may have the same local times.
+            let nth = of_row[..index].iter().filter(|other| have_same_times(other, outage)).count();
+            match outages.iter().filter(is_it).nth(nth) {
                 Some(row) => found.extend(outage_differences(&name, row, outage)),
                 None => found.push(format!("page: no outage of {name} at {}", outage["first_failure"])),
             }
@@ -66,6 +64,19 @@ fn covers(row: &str, name: &str) -> bool {
 fn stamp(stamp: &Value, like: &str) -> String {
     let text = stamp.as_str().unwrap_or("").replacen('T', " ", 1);
     text.get(..if like.len() == 23 { 23 } else { 19 }).unwrap_or("").to_owned()
+}
+
+/// Whether a row of the page shows the times of this outage.
+fn has_times_of(row: &Cells, outage: &Value) -> bool {
+    row[1] == stamp(&outage["first_failure"], &row[1])
+        && (row[2] == "…" && outage["first_success_after"].is_null()
+            || row[2] == stamp(&outage["first_success_after"], &row[2]))
+}
+
+/// Whether the page shows two outages with the same times, in local time.
+fn have_same_times(one: &Value, other: &Value) -> bool {
+    let local = |outage: &Value, field: &str| outage[field].as_str().and_then(|at| at.get(..23)).map(str::to_owned);
+    ["first_failure", "first_success_after"].iter().all(|field| local(one, field) == local(other, field))
 }
 
 fn row_differences(name: &str, row: &Cells, database: &Value) -> Vec<String> {

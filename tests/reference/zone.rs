@@ -42,6 +42,12 @@ impl Zone {
         self.offsets.1 < self.offsets.0
     }
 
+    /// Whether the clocks show this time twice.
+    pub fn occurs_twice(&self, at: Micros) -> bool {
+        let length = (self.offsets.0 - self.offsets.1) * SECOND;
+        (self.change - length..self.change + length).contains(&at)
+    }
+
     fn offset(&self, at: Micros) -> i64 {
         if at < self.change { self.offsets.0 } else { self.offsets.1 }
     }

@@ -31,7 +31,8 @@ pub struct TimestampReader {
     minute: Option<Minute>,
     /// The offset of all lines, from the header of a run of `cycles`.
     offset: Option<FixedOffset>,
-    /// The offset of the lines with one local time, from the header of a scan.
+    /// The offset of the lines with one local time, from the header of a scan. Its lines have whole seconds: one with
+    /// milliseconds in the same second is of a run of `cycles`.
     scan: Option<(NaiveDateTime, FixedOffset)>,
     pace: Pace,
     /// How many timestamps could not be decided.
@@ -177,7 +178,7 @@ impl TimestampReader {
     /// Whether the last timestamp is that of the scan in the last header.
     pub fn is_of_scan(&self) -> bool {
         let local = self.last.map(|last| last.naive_local());
-        self.scan.zip(local).is_some_and(|((scan, _), local)| local.with_nanosecond(0) == Some(scan))
+        self.scan.zip(local).is_some_and(|((scan, _), local)| local == scan)
     }
 
     /// How many timestamps could not be decided.
@@ -253,7 +254,7 @@ impl TimestampReader {
 
     fn offset(&mut self, local: NaiveDateTime) -> MappedLocalTime<FixedOffset> {
         if let Some((scan, offset)) = self.scan
-            && local.with_nanosecond(0) == Some(scan)
+            && local == scan
         {
             return MappedLocalTime::Single(offset);
         }

@@ -349,6 +349,75 @@ fn the_repeated_hour_when_daylight_saving_ends() {
 }
 
 #[test]
+fn old_marks_of_a_later_run_do_not_bound_the_whole_outage() {
+    let env = TestEnv::new();
+    env.write(
+        "redis_success.log",
+        "=== Cycle 1 started at 2026-01-03 02:01:07 ===\n2026-01-03 02:01:07 SUCCESS 1\n\
+         2026-01-03 02:01:17 SUCCESS 2\n=== Cycle 1 started at 2026-01-03 02:13:12 ===\n\
+         2026-01-03 02:13:22 SUCCESS 2\n",
+    );
+    // The first run is killed in the outage. The second one has seen only the last failure.
+    env.write(
+        "redis_error.log",
+        "2026-01-03 02:01:27 FAILURE: refused: Connection refused\n\
+         === Outage of endpoint began at 2026-01-03 02:01:27 ===\n\
+         2026-01-03 02:13:12 FAILURE: refused: Connection refused\n\
+         === Outage of endpoint began at 2026-01-03 02:13:12 ===\n\
+         === Outage of endpoint ended at 2026-01-03 02:13:22, lasted at least 0 s, its beginning was not observed ===\n",
+    );
+    let (_, document) = json(&env, "");
+
+    let outages = row(&document, None)["outages"].as_array().unwrap();
+    assert_eq!(outages.len(), 1, "{document}");
+    assert_eq!((outages[0]["at_least_s"].as_f64(), outages[0]["at_most_s"].as_f64()), (Some(705.0), Some(725.0)));
+}
+
+#[test]
+fn a_failure_of_cycles_in_the_second_of_a_scan_is_not_one_of_the_scan() {
+    let env = TestEnv::new();
+    env.write(
+        "redis_success.log",
+        "=== Run of cycles on h began at 2026-03-10 03:25:13.738 +00:00 ===\n\
+         === Cycle 1 started at 2026-03-10 03:25:13.738 ===\n\
+         2026-03-10 03:25:13.738 DB 3 SUCCESS 1\n2026-03-10 03:25:14.738 DB 3 SUCCESS 3\n",
+    );
+    env.write(
+        "redis_error.log",
+        "=== Run of dbs on h began at 2026-03-10 03:25:14.407 +00:00 ===\n\
+         2026-03-10 03:25:14 DB 2 FAILURE: loading: LOADING\n\
+         2026-03-10 03:25:14.238 DB 3 FAILURE: refused: Connection refused\n",
+    );
+    env.write(
+        "redis_db_health.log",
+        "===== Redis DB Health Check at 2026-03-10 03:25:14 =====\nDB 2: NOT RUNNING (loading: LOADING)\n\n",
+    );
+    let (_, document) = json(&env, "");
+
+    let rows: Vec<_> = document["databases"].as_array().unwrap().iter().collect();
+    let figures: Vec<_> = rows.iter().map(|row| (row["db"].as_u64(), row["checks"].as_u64())).collect();
+    assert_eq!(figures.len(), 2, "{document}");
+    assert!(figures.contains(&(Some(3), Some(3))) && figures.contains(&(Some(2), Some(1))), "{figures:?}");
+}
+
+#[test]
+fn scans_after_the_range_show_that_those_in_it_are_regular() {
+    let env = TestEnv::new();
+    let block = |at: i64| format!("===== Redis DB Health Check at {} =====\nDB 0: RUNNING\n\n", second(at));
+    for (times, unobserved) in [
+        (&[0, 300, 600, 900][..], 0.0),
+        // Nothing shows how often scans run.
+        (&[0, 300], 300.0),
+        (&[0, 300, 310], 300.0),
+    ] {
+        env.write("redis_db_health.log", &times.iter().copied().map(block).collect::<String>());
+        let (_, document) = json(&env, "--until 2025-08-27T07:40:02Z");
+        assert_eq!(document["checks"], 2, "{document}");
+        assert_eq!(document["unobserved_s"], unobserved, "{times:?}");
+    }
+}
+
+#[test]
 fn the_quarter_after_the_repeated_hour_is_not_repeated() {
     let env = TestEnv::new();
     let block = |time: &str| format!("===== Redis DB Health Check at 2025-10-26 {time} =====\nDB 0: RUNNING\n\n");

@@ -144,6 +144,23 @@ impl Mark {
             | Mark::OutageEnded { at, .. } => *at,
         }
     }
+
+    /// Whether it tells of a time without checks, or of another run: the time to the next check is not an interval.
+    pub fn interrupts_checks(&self) -> bool {
+        match self {
+            Mark::CycleStarted { .. }
+            | Mark::CycleCompleted { .. }
+            | Mark::AllFinished { .. }
+            | Mark::Stopped { .. }
+            | Mark::NotObserved { .. }
+            | Mark::RecordsLost { .. } => true,
+            Mark::RunStarted { .. }
+            | Mark::Canary { .. }
+            | Mark::Changed { .. }
+            | Mark::OutageBegan { .. }
+            | Mark::OutageEnded { .. } => false,
+        }
+    }
 }
 
 /// The log file that a record goes to.

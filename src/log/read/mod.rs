@@ -51,6 +51,18 @@ pub struct Range {
     pub until: Option<DateTime<FixedOffset>>,
 }
 
+impl Range {
+    /// Replays an event as one before, in, or after the range.
+    fn replay(&self, replay: &mut Replay, event: LogEvent) {
+        let at = event.at.at;
+        if self.until.is_some_and(|until| at >= until) && !event.completes_earlier() {
+            replay.look_ahead(&event);
+        } else {
+            replay.take(event, self.since.is_none_or(|since| at >= since));
+        }
+    }
+}
+
 /// What is told about the files.
 #[derive(Clone, Copy, Debug)]
 pub enum Notice<'n> {
@@ -104,15 +116,11 @@ fn read_folder(
         heads.extend(reader.next(tell)?.map(|event| Reverse(Head { event, index })));
     }
 
-    let counted = |event: &LogEvent| range.since.is_none_or(|since| event.at.at >= since);
     let mut next = heads.pop().map(|Reverse(first)| first);
     while let Some(Head { event, index }) = next {
-        if range.until.is_none_or(|until| event.at.at < until || event.completes_earlier()) {
-            held_back.add(event);
-            while let Some(event) = held_back.take_due() {
-                let counted = counted(&event);
-                replay.take(event, counted);
-            }
+        held_back.add(event);
+        while let Some(event) = held_back.take_due() {
+            range.replay(&mut replay, event);
         }
 
         // The next event is mostly from the same log, and often there is only one log.
@@ -125,8 +133,7 @@ fn read_folder(
         };
     }
     for (_, event) in held_back.events {
-        let counted = counted(&event);
-        replay.take(event, counted);
+        range.replay(&mut replay, event);
     }
 
     let skipped_lines = readers.iter().map(|reader| reader.skipped).sum();

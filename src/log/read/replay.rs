@@ -32,6 +32,8 @@ struct Stream {
     /// The shift of the current event.
     shift: i64,
     coverage: Coverage,
+    /// The event after the requested range was seen that shows whether the last interval in it was a usual one.
+    looked_ahead: bool,
     /// Plain successes that are not in the ledger yet: how many, and the last of them.
     run: Option<(u64, Moment)>,
 }
@@ -48,6 +50,7 @@ impl Stream {
             writes: false,
             shift: 0,
             coverage: Coverage::default(),
+            looked_ahead: false,
             run: None,
         }
     }
@@ -156,6 +159,21 @@ impl Stream {
         (last < until.min(at.since)).then_some(last)
     }
 
+    /// Takes the time of a check after the requested range, up to which the schedule went on.
+    fn look_ahead(&mut self, at: Stamp) {
+        let at = self.moment(at).since;
+        if self.looked_ahead || self.last.is_none_or(|last| at <= last.since) {
+            return;
+        }
+
+        self.looked_ahead = true;
+        if let Some((from, to)) = self.usual_interval.next(at) {
+            self.ledger.gaps.add(from, to);
+        }
+        // The interval up to this check is not in the range.
+        self.usual_interval.doubtful = None;
+    }
+
     /// The history after the last check.
     fn into_ledger(mut self) -> Ledger {
         self.end_run();
@@ -192,6 +210,9 @@ pub struct Replay {
     repeated: Repeated,
     /// The last known address and identity of each target, from scans that contain them.
     observed: BTreeMap<Target, Observed>,
+    /// When the outage of each subject began in its run, by the last mark. Marks of old versions tell it only there, and
+    /// not where the outage ended.
+    began: BTreeMap<Subject, Stamp>,
 }
 
 /// The failures in the blocks of one timestamp. The error log repeats each of them.
@@ -223,6 +244,7 @@ impl Default for Replay {
             cycles: Stream::new(UsualInterval::of_a_run()),
             repeated: Repeated::default(),
             observed: BTreeMap::new(),
+            began: BTreeMap::new(),
         }
     }
 }
@@ -254,6 +276,20 @@ impl Replay {
             EventKind::Check(check) => self.check(at, &check, counted),
             EventKind::Block(block) => self.block(*block, counted),
             EventKind::Mark(mark) => self.mark(*mark, counted),
+        }
+    }
+
+    /// Looks at an event after the requested range. It is not counted, but shows whether checks went on at the interval
+    /// of the last ones in the range.
+    pub fn look_ahead(&mut self, LogEvent { at, kind, shift }: &LogEvent) {
+        self.cycles.shift = *shift;
+        match kind {
+            EventKind::Block(block) => self.dbs.look_ahead(block.stamp),
+            EventKind::Success { .. } => self.cycles.look_ahead(*at),
+            EventKind::Check(check) if check.mode != Some(Mode::Dbs) => self.cycles.look_ahead(*at),
+            EventKind::Check(_) => {}
+            // Then the next interval shows nothing.
+            EventKind::Mark(mark) => self.cycles.looked_ahead |= mark.interrupts_checks(),
         }
     }
 
@@ -374,13 +410,19 @@ impl Replay {
                 cycles.lost_until = Some(cycles.moment(to));
             }
             Mark::Changed { target, at, change } if counted => cycles.ledger.change(Changed { target, at, change }),
-            Mark::OutageBegan { subject, at, onset: Some(onset) } if counted => {
-                cycles.ledger.set_reported_onset(&subject, at, onset);
+            Mark::OutageBegan { subject, at, onset } => {
+                if let Some(onset) = onset.filter(|_| counted) {
+                    cycles.ledger.set_reported_onset(&subject, at, onset);
+                }
+                self.began.insert(subject, at);
             }
-            Mark::OutageEnded { subject, at, first_failure, at_least, at_most } if counted => {
-                self.outage_ended(&subject, &ReportedEnd { at, first_failure, at_least, at_most });
+            Mark::OutageEnded { subject, at, first_failure, at_least, at_most } => {
+                let first_failure = first_failure.or(self.began.remove(&subject));
+                if counted {
+                    self.outage_ended(&subject, &ReportedEnd { at, first_failure, at_least, at_most });
+                }
             }
-            Mark::RunStarted { .. } | Mark::Changed { .. } | Mark::OutageBegan { .. } | Mark::OutageEnded { .. } => {}
+            Mark::RunStarted { .. } | Mark::Changed { .. } => {}
         }
     }
 }

@@ -308,8 +308,7 @@ async fn resolve(
     deadline: Deadline,
     info: &mut ConnectionInfo,
 ) -> Result<Vec<SocketAddr>, Failure> {
-    let phase = || Phase::Resolve(host.to_owned());
-    let addresses = timed(&mut info.timings.resolve, deadline.bound(phase, resolver.resolve(host, port))).await?;
+    let addresses = timed(&mut info.timings.resolve, resolver.resolve(host, port, deadline)).await?;
 
     info.addresses = addresses.iter().map(SocketAddr::ip).collect();
     if host.parse::<IpAddr>().is_err() {

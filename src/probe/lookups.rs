@@ -57,8 +57,10 @@ pub struct Lookups {
 /// A host that somebody waits for.
 struct Entry {
     answer: watch::Sender<Option<Answer>>,
-    /// None until its look-up begins.
+    /// None until its look-up begins, and after it was abandoned.
     current: Option<Current>,
+    /// A look-up was made or is under way.
+    has_begun: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -101,13 +103,18 @@ impl Lookups {
         let (sender, receiver) = watch::channel(None);
         let queue = if self.slow_hosts.contains(&host) { &mut self.slow } else { &mut self.first };
         queue.push_back(host.clone());
-        self.entries.insert(host, Entry { answer: sender, current: None });
+        self.entries.insert(host, Entry { answer: sender, current: None, has_begun: false });
         receiver
     }
 
     /// Whether a requested look-up may begin now.
     pub fn has_next(&self) -> bool {
         self.queue().is_some()
+    }
+
+    /// Whether a look-up of a requested host was begun.
+    pub fn has_begun(&self, host: &str) -> bool {
+        self.entries.get(host).is_some_and(|entry| entry.has_begun)
     }
 
     /// Begins the next look-up. None if none is requested, or none may begin.
@@ -128,6 +135,7 @@ impl Lookups {
             self.last_id += 1;
             let of_slow_host = self.slow_hosts.contains(&host);
             entry.current = Some(Current { id: self.last_id, since: now, of_slow_host });
+            entry.has_begun = true;
             self.under_way += 1;
             self.of_slow_hosts += usize::from(of_slow_host);
             return Some(Job { host, id: self.last_id, since: now });

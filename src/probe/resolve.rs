@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::model::failure::{Failure, Kind};
+use crate::model::failure::{Failure, Kind, Phase};
+use crate::probe::deadline::Deadline;
 use crate::probe::lookups::{Answer, Lookups, MAX_UNDER_WAY, SLOW};
 
 /// How long a thread waits for another look-up before it ends. The last one stays, because a new thread may be refused.
@@ -27,6 +28,8 @@ pub struct Resolver(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     has_work: Condvar,
+    /// Starts a thread that makes look-ups.
+    start_thread: fn(Arc<Shared>) -> io::Result<()>,
 }
 
 struct State {
@@ -35,6 +38,8 @@ struct State {
     idle: usize,
     /// A thread was woken or started and does not run yet.
     waking: bool,
+    /// Why no further thread could be started for the look-ups that wait.
+    refused: Option<Failure>,
 }
 
 impl std::fmt::Debug for Resolver {
@@ -46,17 +51,21 @@ impl std::fmt::Debug for Resolver {
 impl Resolver {
     /// A resolver without threads. They start with the first look-up.
     pub fn new() -> Self {
-        let state = State { lookups: Lookups::new(Instant::now()), threads: 0, idle: 0, waking: false };
-        Resolver(Arc::new(Shared { state: Mutex::new(state), has_work: Condvar::new() }))
+        Self::with_threads(start_thread)
     }
 
-    /// The addresses of `host`, in the resolver's order. An IP address is returned unchanged. A text that is neither a
-    /// host name nor an address is not looked up.
+    fn with_threads(start_thread: fn(Arc<Shared>) -> io::Result<()>) -> Self {
+        let state = State { lookups: Lookups::new(Instant::now()), threads: 0, idle: 0, waking: false, refused: None };
+        Resolver(Arc::new(Shared { state: Mutex::new(state), has_work: Condvar::new(), start_thread }))
+    }
+
+    /// The addresses of `host`, in the resolver's order, before `deadline`. An IP address is returned unchanged. A text
+    /// that is neither a host name nor an address is not looked up.
     ///
     /// # Errors
     /// A failure of kind `dns`: the name does not exist, or no name server answered. A failure of kind `local`: there is
-    /// no thread, descriptor or memory for the look-up.
-    pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    /// no thread, descriptor or memory for the look-up. A `timeout`: the look-up did not end in time.
+    pub async fn resolve(&self, host: &str, port: u16, deadline: Deadline) -> Result<Vec<SocketAddr>, Failure> {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
@@ -64,16 +73,14 @@ impl Resolver {
             return Err(Failure::new(Kind::Dns, format!("{host}: not a host name or an address")));
         }
 
+        // Kept until the end of this function: a look-up that nobody waits for is forgotten.
         let mut answer = self.0.request(host);
-        let answer = loop {
-            tokio::select! {
-                biased;
-                answer = answer.wait_for(Option::is_some) => break answer.ok().and_then(|answer| answer.clone()),
-                () = sleep(SLOW) => self.0.replace_slow(host),
-            }
-        };
-        // The sender is never dropped without an answer while somebody waits.
-        let addresses = answer.unwrap_or_else(|| Err(Failure::new(Kind::Dns, "the look-up was given up")))?;
+        let phase = || Phase::Resolve(host.to_owned());
+        let addresses = deadline.bound(phase, self.0.wait(&mut answer, host)).await;
+        let addresses = addresses.map_err(|failure| match failure.kind {
+            Kind::Timeout => self.0.no_thread_for(host).unwrap_or(failure),
+            _ => failure,
+        })?;
         Ok(addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect())
     }
 }
@@ -97,6 +104,25 @@ impl Shared {
         answer
     }
 
+    async fn wait(self: &Arc<Self>, answer: &mut watch::Receiver<Option<Answer>>, host: &str) -> Answer {
+        let answer = loop {
+            tokio::select! {
+                biased;
+                answer = answer.wait_for(Option::is_some) => break answer.ok().and_then(|answer| answer.clone()),
+                () = sleep(SLOW) => self.replace_slow(host),
+            }
+        };
+        // The sender is never dropped without an answer while somebody waits.
+        answer.unwrap_or_else(|| Err(Failure::new(Kind::Dns, "the look-up was given up")))
+    }
+
+    /// Why the look-up of a host that somebody waits for did not begin, if it could have begun on another thread.
+    fn no_thread_for(&self, host: &str) -> Option<Failure> {
+        let state = self.state();
+        let lacks_thread = state.lookups.has_next() && !state.lookups.has_begun(host);
+        state.refused.clone().filter(|_| lacks_thread)
+    }
+
     fn replace_slow(self: &Arc<Self>, host: &str) {
         let mut state = self.state();
         state.lookups.replace_slow(host, Instant::now());
@@ -109,14 +135,13 @@ impl Shared {
             return;
         }
         if state.idle > 0 {
-            state.waking = true;
+            (state.waking, state.refused) = (true, None);
             self.has_work.notify_one();
         } else if state.threads < MAX_UNDER_WAY {
-            let shared = self.clone();
-            match thread::Builder::new().name("name look-up".to_owned()).spawn(move || shared.work()) {
-                Ok(_) => (state.threads, state.waking) = (state.threads + 1, true),
-                // The threads that there are continue.
-                Err(_) if state.threads > 0 => {}
+            match (self.start_thread)(self.clone()) {
+                Ok(()) => (state.threads, state.waking, state.refused) = (state.threads + 1, true, None),
+                // The threads that there are continue, but they may all be occupied until the deadline.
+                Err(error) if state.threads > 0 => state.refused = Some(Failure::no_thread(&error)),
                 Err(error) => state.lookups.fail_all(&Failure::no_thread(&error)),
             }
         }
@@ -146,6 +171,10 @@ impl Shared {
             state.lookups.finish(&job, answer, is_served, Instant::now());
         }
     }
+}
+
+fn start_thread(shared: Arc<Shared>) -> io::Result<()> {
+    thread::Builder::new().name("name look-up".to_owned()).spawn(move || shared.work()).map(drop)
 }
 
 /// Asks the system's resolver, and returns whether a name server answered. Blocks until then, or until libc gives up.
@@ -190,6 +219,10 @@ pub fn is_host(text: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn deadline() -> Deadline {
+        Deadline::after(Duration::from_secs(60))
+    }
+
     #[test]
     fn only_host_names_and_addresses_are_looked_up() {
         for host in ["localhost", "a-1.b_c.example.", "10.0.0.1", "::1", "fe80::1%eth0", &"a".repeat(63)] {
@@ -200,7 +233,7 @@ mod tests {
             assert!(!is_host(host), "{host}");
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let failure = runtime.block_on(Resolver::new().resolve("a\nb", 1)).unwrap_err();
+        let failure = runtime.block_on(Resolver::new().resolve("a\nb", 1, deadline())).unwrap_err();
         assert_eq!(failure.to_string(), "dns: a\\nb: not a host name or an address");
     }
 
@@ -212,7 +245,7 @@ mod tests {
             let mut tasks = tokio::task::JoinSet::new();
             for port in 1..=100 {
                 let resolver = resolver.clone();
-                tasks.spawn(async move { resolver.resolve("localhost", port).await });
+                tasks.spawn(async move { resolver.resolve("localhost", port, deadline()).await });
             }
             tasks.join_all().await
         };
@@ -221,5 +254,39 @@ mod tests {
         ports.sort_unstable();
         assert_eq!(ports, (1..=100).collect::<Vec<_>>());
         assert_eq!(resolver.0.state().threads, 1);
+    }
+
+    #[test]
+    fn a_look_up_without_a_thread_is_not_a_silent_name_server() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        // EAGAIN, as for a limit of processes.
+        let resolver = Resolver::with_threads(|_| Err(rustix::io::Errno::AGAIN.into()));
+        let resolve = |host: &'static str| {
+            let deadline = Deadline::after(Duration::from_millis(20));
+            runtime.block_on(resolver.resolve(host, 1, deadline)).unwrap_err().to_string()
+        };
+        const NO_THREAD: &str = "local: no thread: resource temporarily unavailable";
+        assert_eq!(resolve("first"), NO_THREAD);
+
+        // The only thread makes a look-up that does not end.
+        let hung = resolver.0.request_on_a_thread("hung");
+        assert_eq!(resolve("other"), NO_THREAD);
+        assert_eq!(resolve("hung"), "timeout: no answer to the name look-up of hung within 20ms");
+
+        // A look-up that was abandoned had begun.
+        resolver.0.state().lookups.replace_slow("hung", Instant::now() + 2 * SLOW);
+        assert_eq!(resolve("hung"), "timeout: no answer to the name look-up of hung within 20ms");
+        drop(hung);
+    }
+
+    impl Shared {
+        /// Begins a look-up as a thread does.
+        fn request_on_a_thread(&self, host: &str) -> watch::Receiver<Option<Answer>> {
+            let mut state = self.state();
+            let answer = state.lookups.request(host);
+            assert!(state.lookups.next(Instant::now()).is_some());
+            state.threads = 1;
+            answer
+        }
     }
 }

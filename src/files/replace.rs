@@ -98,7 +98,10 @@ fn keep_access(file: &File, old: &fs::Metadata) -> io::Result<()> {
         // Only root may give files away.
         let _ = fchown(file, Some(old.uid()), Some(old.gid()));
     }
-    file.set_permissions(Permissions::from_mode(old.mode() & 0o777))
+
+    // The permissions of a group are not for another group.
+    let kept = if file.metadata()?.gid() == old.gid() { 0o777 } else { 0o707 };
+    file.set_permissions(Permissions::from_mode(old.mode() & kept))
 }
 
 fn write_in_place(path: &Path, content: &[u8]) -> io::Result<()> {

@@ -276,3 +276,45 @@ fn a_missing_log_folder_does_not_end_a_run() {
     assert_eq!(output.code, Some(143));
     assert!(output.stdout.contains("records that could not be written: "), "{output:?}");
 }
+
+#[test]
+fn records_that_could_not_be_written_are_marked_in_the_log() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    let run = env.endless(&format!("-p {} --check-interval 20ms", server.port()));
+    env.wait_for("redis_success.log", |text| numbers(text).len() >= 3);
+
+    // An outage while no record can be written: a device is refused as a log.
+    let logs = ["redis_error.log", "redis_success.log"].map(|name| env.logs().join(name));
+    let aside = |log: &Path| log.with_extension("aside");
+    for log in &logs {
+        fs::hard_link(log, aside(log)).unwrap();
+        let device = log.with_extension("device");
+        std::os::unix::fs::symlink("/dev/full", &device).unwrap();
+        fs::rename(device, log).unwrap();
+    }
+    run.wait_for_stderr(|text| text.contains("redis_success.log: cannot write a record: "));
+    server.behave(Behaviour::ResetOnAccept);
+    assert!(server.wait_accepted(server.accepted() + 5, LIMIT));
+    server.behave(Behaviour::Serve);
+    assert!(server.wait_accepted(server.accepted() + 5, LIMIT));
+    for log in &logs {
+        fs::rename(aside(log), log).unwrap();
+    }
+
+    let log = env.wait_for("redis_success.log", |text| text.contains("=== Records lost from "));
+    let kept = numbers(&log).len();
+    let log = env.wait_for("redis_success.log", |text| numbers(text).len() > kept + 3);
+    run.stop();
+
+    // The mark is before the first record that was written again.
+    let (before, after) = log.split_once("=== Records lost from ").unwrap();
+    let (last, first) = (numbers(before).into_iter().max(), numbers(after).into_iter().min());
+    assert!(first.zip(last).is_some_and(|(first, last)| first > last + 5), "{log}");
+
+    let report = env.run("report --json");
+    let document: serde_json::Value = serde_json::from_str(&report.stdout).unwrap();
+    assert!(document["lost_records"].as_u64() >= Some(5), "{report:?}");
+    assert!(document["unobserved_s"].as_f64() > Some(0.0), "{report:?}");
+    let report = env.run("report");
+    assert!(report.stdout.contains("\nrecords that could not be written: "), "{report:?}");
+}

@@ -95,6 +95,8 @@ impl Account {
 pub struct Absent {
     /// Scheduled but not run, according to the marks.
     pub missed: u64,
+    /// Records that could not be written, according to the marks.
+    pub lost: u64,
     /// Of further subjects, which have no account.
     pub unlisted: u64,
 }

@@ -52,6 +52,7 @@ impl From<Ledger> for Report {
             missing: Missing {
                 missed_checks: ledger.absent.missed,
                 unlisted_checks: ledger.absent.unlisted,
+                lost_records: Some(ledger.absent.lost).filter(|lost| *lost > 0),
                 failures_alone,
                 ..Missing::default()
             },
@@ -87,6 +88,7 @@ impl Missing {
         Missing {
             missed_checks: self.missed_checks + other.missed_checks,
             unlisted_checks: self.unlisted_checks + other.unlisted_checks,
+            lost_records: [self.lost_records, other.lost_records].into_iter().flatten().reduce(|a, b| a + b),
             skipped_lines: self.skipped_lines + other.skipped_lines,
             guessed_times: self.guessed_times + other.guessed_times,
             failures_alone: self.failures_alone + other.failures_alone,

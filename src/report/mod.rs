@@ -140,7 +140,7 @@ pub struct Missing {
     pub unlisted_checks: u64,
     /// Live runs only: checks that a signal interrupted.
     pub unfinished_checks: Option<u64>,
-    /// Live runs only: records that could not be written.
+    /// Records that could not be written. None for logs without a mark of such records.
     pub lost_records: Option<u64>,
     /// Logs only: lines that could not be read.
     pub skipped_lines: u64,

@@ -135,6 +135,13 @@ impl Stream {
         }
     }
 
+    /// Records were lost in this time.
+    fn lose(&mut self, from: Stamp, to: Stamp, count: u64) {
+        self.ledger.absent.lost += count;
+        self.begin_gap(self.moment(from));
+        self.lost_until = Some(self.moment(to));
+    }
+
     /// Notes the time before a check that was not observed.
     fn end_gap(&mut self, at: Moment) {
         let from = self.gap.take().map(|from| from.since).or_else(|| self.lost_before(at));
@@ -405,10 +412,7 @@ impl Replay {
                 cycles.begin_gap(cycles.moment(from));
                 cycles.ledger.absent.missed += if counted { missed } else { 0 };
             }
-            Mark::RecordsLost { from, to, .. } => {
-                cycles.begin_gap(cycles.moment(from));
-                cycles.lost_until = Some(cycles.moment(to));
-            }
+            Mark::RecordsLost { from, to, count } => cycles.lose(from, to, if counted { count } else { 0 }),
             Mark::Changed { target, at, change } if counted => cycles.ledger.change(Changed { target, at, change }),
             Mark::OutageBegan { subject, at, onset } => {
                 if let Some(onset) = onset.filter(|_| counted) {

@@ -100,6 +100,18 @@ impl LogFile {
         self.lost
     }
 
+    /// Whether the last write failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing
+    }
+
+    /// Writes records that are not counted as lost, because they are tried again. Returns whether all were written.
+    pub fn try_write(&mut self, batch: &Batch, header: Option<&Header>) -> bool {
+        let before = self.lost;
+        self.write(batch, header);
+        std::mem::replace(&mut self.lost, before) == before
+    }
+
     /// Writes records, as many as possible with one `write(2)`. Never fails: checks continue even if records are lost,
     /// and lost records are counted.
     pub fn write(&mut self, batch: &Batch, header: Option<&Header>) {

@@ -3,6 +3,7 @@
 mod append;
 mod batch;
 mod header;
+mod loss;
 pub mod rotate;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ pub use append::Append;
 use append::LogFile;
 use batch::Batch;
 use header::Header;
+use loss::Losses;
 use rotate::{Period, Rotate};
 
 /// Where the log files are and how they are kept.
@@ -46,6 +48,7 @@ pub struct Log {
     rotate: Option<Rotate>,
     /// The day or hour of the last write, with a rotation by time.
     period: Option<Period>,
+    losses: Losses,
 }
 
 impl Log {
@@ -87,7 +90,7 @@ impl Log {
 
         let period = files.rotate.and_then(|rotate| rotate.current_period());
         let (batch, rotate) = (Batch::default(), files.rotate);
-        Ok(Log { format: files.format, files: open, batch, misdirected: 0, rotate, period })
+        Ok(Log { format: files.format, files: open, batch, misdirected: 0, rotate, period, losses: Losses::default() })
     }
 
     /// Begins a run. Its records follow its header, in each file.
@@ -110,6 +113,8 @@ impl Log {
             self.files.iter_mut().for_each(|log| log.file.begin_period());
         }
 
+        self.write_loss(records);
+        let lost_before = self.lost();
         let mut written = 0;
         for OpenLog { destination, file, header } in &mut self.files {
             self.batch.clear();
@@ -128,6 +133,27 @@ impl Log {
         }
         // A mode writes only records whose files it opened, so this stays 0.
         self.misdirected += records.len() as u64 - written;
+        self.losses.note(records, self.lost() - lost_before);
+    }
+
+    /// Writes the mark of the records that were lost, once it is due. It is tried again with the next records.
+    fn write_loss(&mut self, next: &[Record]) {
+        let is_success_log = |log: &&mut OpenLog| log.destination == Destination::Success;
+        let Some(OpenLog { file, header, .. }) = self.files.iter_mut().find(is_success_log) else { return };
+        let Some(mark) = self.losses.due(next, file.is_failing()) else { return };
+
+        self.batch.clear();
+        let at = header.as_mut().map(|header| {
+            let (at, is_new) = header.before(&mark);
+            if is_new {
+                self.batch.repeat_header(&header.lines(at));
+            }
+            at
+        });
+        self.batch.add(&mark, self.format, at);
+        if file.try_write(&self.batch, header.as_ref()) {
+            self.losses.told();
+        }
     }
 
     /// How many records could not be written so far.
@@ -229,6 +255,43 @@ mod tests {
         let sizes: Vec<_> = files.iter().map(|file| file.metadata().unwrap().len()).collect();
         assert!(sizes.iter().all(|size| *size <= 100), "{sizes:?}");
         assert_eq!(sizes.iter().sum::<u64>(), 300);
+    }
+
+    #[test]
+    fn records_that_were_lost_are_marked_before_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = LogFiles { folder: folder.path().to_owned(), format: Format::Classic, rotate: None };
+        let full = Arc::new(Mutex::new(false));
+        let is_full = full.clone();
+        let append: Append = Arc::new(move |mut file, bytes| {
+            if *is_full.lock().unwrap() { Err(std::io::ErrorKind::StorageFull.into()) } else { file.write(bytes) }
+        });
+        let destinations = [Destination::Success, Destination::Error];
+        let mut log = Log::open_with(&files, &destinations, Arc::new(|_| {}), append).unwrap();
+        let next = |log: &mut Log, number: u64, is_full: bool, result| {
+            *full.lock().unwrap() = is_full;
+            let Record::Check { at, mode, since_start, subject, number, details, wrote, .. } = check(number, Ok(()))
+            else {
+                unreachable!()
+            };
+            let at = Stamp { at: at.at + Duration::from_secs(number), ..at };
+            log.write(&[Record::Check { at, mode, since_start, subject, number, result, details, wrote }]);
+        };
+
+        next(&mut log, 1, false, Ok(()));
+        for number in 2..5 {
+            next(&mut log, number, true, if number == 3 { refused() } else { Ok(()) });
+        }
+        next(&mut log, 5, false, Ok(()));
+        next(&mut log, 6, false, Ok(()));
+
+        assert_eq!(
+            std::fs::read_to_string(folder.path().join("redis_success.log")).unwrap(),
+            "2025-08-27 07:35:02 SUCCESS 1\n\
+             === Records lost from 2025-08-27 07:35:02 to 2025-08-27 07:35:05: 3 ===\n\
+             2025-08-27 07:35:06 SUCCESS 5\n2025-08-27 07:35:07 SUCCESS 6\n"
+        );
+        assert_eq!(log.lost(), 3);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -216,6 +216,7 @@ fn checker() -> Checker {
         canary: Some(Canary::new()),
         in_cluster: false,
         settled: AtomicU64::new(0),
+        highest: AtomicU32::new(0),
     }
 }
 

@@ -59,6 +59,32 @@ fn lines_name_the_database_if_there_are_several() {
 }
 
 #[test]
+fn auto_fails_every_database_that_the_server_has_had() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    server.become_(|nature| nature.databases = 4);
+    let port = server.port();
+    let run = env.endless_until(&format!("-p {port} --max-db auto --metrics-file redis.prom"), "DB 3 SUCCESS 2\n");
+    server.behave(Behaviour::Refuse);
+    let refused = |db: u32| format!("DB {db} FAILURE: refused: ");
+    env.wait_for("redis_error.log", |text| (0..4).all(|db| text.contains(&refused(db))));
+
+    // It comes back with fewer databases.
+    server.become_(|nature| nature.databases = 2);
+    server.behave(Behaviour::Serve);
+    let missing = |db: u32| format!("DB {db} FAILURE: no-such-db: ");
+    env.wait_for("redis_error.log", |text| (2..4).all(|db| text.contains(&missing(db))));
+    env.wait_for("redis_error.log", |text| text.contains("Outage of DB 1 ended"));
+    let output = run.stop();
+
+    let log = env.read("redis_error.log");
+    assert!(!log.contains("DB 4 ") && !log.contains("Outage of DB 2 ended"), "{log}");
+    let metrics = std::fs::read_to_string(env.path().join("redis.prom")).unwrap();
+    let up: Vec<_> = metrics.lines().filter(|line| line.starts_with("redis_health_up{")).collect();
+    let is_up = |db: u32| up.iter().any(|line| line.contains(&format!("db=\"{db}\"")) && line.ends_with(" 1"));
+    assert_eq!([0, 1, 2, 3].map(is_up), [true, true, false, false], "{up:?}, {output:?}");
+}
+
+#[test]
 fn an_outage_is_reported_as_it_happens() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();

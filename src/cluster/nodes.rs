@@ -208,7 +208,7 @@ fn too_many() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU32, AtomicU64};
     use std::time::Duration;
 
     use super::*;
@@ -232,6 +232,7 @@ mod tests {
             canary: Some(Canary::new()),
             in_cluster: true,
             settled: AtomicU64::new(0),
+            highest: AtomicU32::new(0),
         };
         Nodes::new(Arc::new(checker), false)
     }

@@ -1,7 +1,7 @@
 //! Opens everything that `dbs` and `cycles` need before the first check.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use crate::auth::credentials::{CredentialsProvider, forbid_core_dumps};
@@ -105,6 +105,7 @@ impl Session {
             canary: plan.canary.then(|| Canary::new().of_cluster(plan.cluster)),
             in_cluster: plan.cluster,
             settled: AtomicU64::new(0),
+            highest: AtomicU32::new(0),
         };
         let checker = Arc::new(checker);
         Ok((Session { console, checker, plan: plan.clone(), metrics, _lock: lock }, Files { log, trace }))

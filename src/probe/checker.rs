@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -56,6 +56,9 @@ pub struct Checker {
     pub in_cluster: bool,
     /// How many indexes have a result so far, for the progress bar.
     pub settled: AtomicU64,
+    /// The highest index that the server has selected so far. With `--max-db auto` it fails too if the server is down, or
+    /// has fewer databases after a restart.
+    pub highest: AtomicU32,
 }
 
 /// Receives each outcome as soon as it is known.
@@ -185,6 +188,7 @@ impl Checker {
             canary,
             in_cluster: self.in_cluster,
             settled: AtomicU64::new(0),
+            highest: AtomicU32::new(0),
         }
     }
 
@@ -250,9 +254,14 @@ impl Checker {
         self.settled.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Fails all remaining indexes, or only the next one if the number of databases is unknown.
+    /// Fails all remaining indexes. If the number of databases is unknown: those that the server has had, but at least
+    /// the next one.
     fn fail_rest(&self, progress: &mut Progress<'_>, failure: &Failure) {
-        let last = if self.databases == Databases::Auto { progress.next } else { progress.last };
+        let last = if self.databases == Databases::Auto {
+            progress.last.min(progress.next.max(self.highest.load(Ordering::Relaxed)))
+        } else {
+            progress.last
+        };
         let asked = progress.asked();
         while progress.next <= last {
             self.settle(progress, Settled::failed(failure.clone(), asked));
@@ -318,9 +327,14 @@ impl Checker {
 
         let Replies { select, ping, mut waits, mut at } = pipeline.replies(progress.since).await?;
         let select = select.map_err(|failure| self.advise(failure));
-        let is_range_end =
-            self.databases == Databases::Auto && select.as_ref().is_err_and(|failure| !is_per_database_error(failure));
-        if is_range_end && progress.next > 0 && select.as_ref().is_err_and(|failure| failure.kind == Kind::NoSuchDb) {
+        if select.is_ok() {
+            self.highest.fetch_max(progress.next, Ordering::Relaxed);
+        }
+        let is_range_end = self.is_range_end(progress.next, &select);
+        if is_range_end
+            && self.is_new(progress.next)
+            && select.as_ref().is_err_and(|failure| failure.kind == Kind::NoSuchDb)
+        {
             return Ok(ControlFlow::Break(ConnectionEnd::Finished));
         }
 
@@ -358,6 +372,18 @@ impl Checker {
         }
         pipeline.deadline = Deadline::at(at + self.timeout, self.timeout).no_later_than(progress.end);
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Whether `--max-db auto` goes no further than this index. It goes on to the highest index that the server has had.
+    fn is_range_end(&self, db: u32, select: &Result<(), Failure>) -> bool {
+        self.databases == Databases::Auto
+            && db >= self.highest.load(Ordering::Relaxed)
+            && select.as_ref().is_err_and(|failure| !is_per_database_error(failure))
+    }
+
+    /// Whether the server has never had this index. It must have DB 0.
+    fn is_new(&self, db: u32) -> bool {
+        db > self.highest.load(Ordering::Relaxed)
     }
 
     /// Suggests `--cluster` if the server turns out to be a cluster's node. Before Valkey 9, such a node has only DB 0.

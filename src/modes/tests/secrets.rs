@@ -54,6 +54,7 @@ fn no_value_with_the_password_prints_it() {
                 canary: None,
                 in_cluster: false,
                 settled: 0.into(),
+                highest: 0.into(),
             };
             for text in [
                 shown,

@@ -194,15 +194,7 @@ impl Case {
         if random.chance(40) {
             rotations.clear();
         }
-        let mut names = random.pick(&[Names::Numbers, Names::Dates, Names::Stamps]);
-        let days = |cuts: &Vec<Micros>| {
-            let mut days: Vec<_> = cuts.iter().map(|at| zone.format(*at, "%Y%m%d")).collect();
-            days.dedup();
-            days.len() == cuts.len()
-        };
-        if names == Names::Dates && !rotations.values().all(days) {
-            names = Names::Numbers;
-        }
+        let names = random.pick(&[Names::Numbers, Names::Dates, Names::Stamps]);
         // Without headers, nothing says which pass of a repeated hour is meant.
         let headers = night || random.chance(80);
         let mut case = Case {
@@ -217,6 +209,15 @@ impl Case {
             since: None,
             until: None,
         };
+        // Only one file of a log can have the name of a day.
+        let days = |cuts: &Vec<Micros>| {
+            let mut days: Vec<_> = cuts.iter().map(|at| case.zone().format(*at, "%Y%m%d")).collect();
+            days.dedup();
+            days.len() == cuts.len()
+        };
+        if names == Names::Dates && !case.rotations.values().all(days) {
+            case.names = Names::Numbers;
+        }
         // Not within a time of missed checks, which counts as a whole.
         let mut bound = |share: i64| {
             let at = random.between(begin, end) / SECOND * SECOND;

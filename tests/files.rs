@@ -135,7 +135,7 @@ fn a_link_that_the_user_made_is_followed_and_its_target_is_rotated() {
     symlink("../elsewhere/redis_db_health.log", &link).unwrap();
 
     for _ in 0..3 {
-        assert_eq!(env.run(&format!("dbs -p {} --log-format json --rotate 500", server.port())).code, Some(0));
+        assert_eq!(env.run(&format!("dbs -p {} --log-format json --rotate 1K", server.port())).code, Some(0));
     }
     assert!(link.symlink_metadata().unwrap().is_symlink());
     let mut names: Vec<_> = fs::read_dir(&elsewhere).unwrap().map(|file| file.unwrap().file_name()).collect();
@@ -230,7 +230,7 @@ fn whoever_reads_the_log_folder_cannot_hold_its_lock() {
 #[test]
 fn whoever_reads_a_log_cannot_prevent_its_rotation() {
     let (env, server) = (TestEnv::new(), Server::start());
-    let dbs = format!("dbs -p {} --rotate 1", server.port());
+    let dbs = format!("dbs -p {} --log-format json --rotate 1K", server.port());
     assert_eq!(env.run(&dbs).code, Some(0));
     let log = File::open(env.logs().join("redis_db_health.log")).unwrap();
     log.lock().unwrap();

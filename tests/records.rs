@@ -61,7 +61,7 @@ fn rotation_loses_no_record_and_deletes_only_its_own_files() {
     let foreign = [".1", ".2024-01-01.gz", ".bak", "x"].map(|end| format!("redis_success.log{end}"));
     foreign.iter().for_each(|name| env.write(name, "another file"));
 
-    let run = env.endless(&format!("-p {} --check-interval 20ms --rotate 500 --keep 3", server.port()));
+    let run = env.endless(&format!("-p {} --check-interval 20ms --rotate 1K --keep 3", server.port()));
     let rotated = || {
         let mut names = env.names();
         names.retain(|name| name.starts_with("redis_success.log.20") && !name.ends_with("gz"));
@@ -115,7 +115,7 @@ fn each_file_of_a_run_begins_with_its_header() {
 fn several_processes_can_rotate_at_the_same_time() {
     let (env, server) = (TestEnv::new(), Server::start());
     let port = server.port();
-    let runs: Vec<_> = (0..30).map(|_| env.spawn(&format!("dbs -p {port} --rotate 1000"))).collect();
+    let runs: Vec<_> = (0..30).map(|_| env.spawn(&format!("dbs -p {port} --rotate 1K"))).collect();
 
     for run in runs {
         assert_eq!(run.wait().code, Some(0));
@@ -124,7 +124,7 @@ fn several_processes_can_rotate_at_the_same_time() {
     // How many of them rotate depends on which of them hold the lock. One run after the other always rotates.
     let before = env.names().len();
     for _ in 0..4 {
-        assert_eq!(env.run(&format!("dbs -p {port} --rotate 1000")).code, Some(0));
+        assert_eq!(env.run(&format!("dbs -p {port} --rotate 1K")).code, Some(0));
     }
 
     let all = env.read_all();
@@ -180,13 +180,13 @@ fn a_rotation_that_fails_loses_no_record() {
     let (env, server) = (TestEnv::new(), Server::start());
     // A file that is mounted cannot be renamed.
     let mount = "touch logs/redis_success.log; mount --bind logs/redis_success.log logs/redis_success.log";
-    let flags = "--cycles 1 --run-duration 1.01 --check-interval 50ms --rotate 300 --keep 1";
+    let flags = "--cycles 1 --run-duration 1.01 --check-interval 25ms --rotate 1K --keep 1";
     let run = Running::start(env.in_namespaces("-rm", mount, &format!("cycles -p {} {flags}", server.port())));
     let output = run.wait();
 
     assert_eq!(output.code, Some(0), "{output:?}");
     assert_eq!(output.stderr.matches("redis_success.log: cannot rotate this log: ").count(), 1, "{output:?}");
-    let checks = 21 - output.missed();
+    let checks = 41 - output.missed();
     assert_eq!(numbers(&env.read("redis_success.log")).len(), checks, "{output:?}");
 }
 

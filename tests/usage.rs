@@ -14,6 +14,8 @@ fn bad_input_is_reported_with_a_remedy() {
         ("dbs --max-db many", "--max-db", "or auto"),
         ("dbs -t 0", "--timeout", "more than zero"),
         ("dbs -t soon", "--timeout", "250ms"),
+        ("dbs -t 0.5ms", "--timeout", "at least 1 ms"),
+        ("cycles -t 0.000001", "--timeout", "at least 1 ms"),
         ("dbs --deadline 0", "--deadline", "more than zero"),
         ("cycles --check-interval 0", "--check-interval", "more than zero"),
         ("cycles --run-duration 0s", "--run-duration", "more than zero"),
@@ -57,6 +59,8 @@ fn bad_input_is_reported_with_a_remedy() {
         ("dbs --tls --insecure -h a..b", "--host", "--sni"),
         ("dbs --keep 3", "--keep", "--rotate"),
         ("dbs --rotate weekly", "--rotate", "daily"),
+        ("dbs --rotate 10", "--rotate", "such as 10M"),
+        ("dbs --rotate 1023", "--rotate", "at least 1K"),
         ("dbs --nonsense", "--nonsense", "--help"),
         ("dbs --no-select --max-db 3", "--no-select and --max-db", "leave one of them out"),
         ("dbs --no-select -n 3", "--no-select and -n", "leave one of them out"),
@@ -71,6 +75,11 @@ fn bad_input_is_reported_with_a_remedy() {
         ("dbs -h redis://:hunter2@h", "--host", "--uri"),
         ("dbs -h ops:hunter2@h", "--host", "--uri"),
         ("dbs -u hunter2:x@h", "--uri", "redis://"),
+        ("dbs -u redis://:hunter2/x@h", "--uri", "must be percent-encoded"),
+        ("dbs -u redis://ops:hunter2#x@h", "--uri", "must be percent-encoded"),
+        ("dbs -u redis://ops:hunter2?x@h", "--uri", "must be percent-encoded"),
+        ("dbs -u redis://hunter2/x@h", "--uri", "must be percent-encoded"),
+        ("dbs -u redis://hunter2?x@h", "--uri", "must be percent-encoded"),
         ("report redis://:hunter2@h", "URI", "the folder or the files"),
         #[cfg(not(feature = "iam"))]
         ("dbs --iam --iam-cache a", "--iam", "--features iam"),
@@ -85,6 +94,26 @@ fn bad_input_is_reported_with_a_remedy() {
         let output = env.run(arguments);
         env.assert_refused(&output, flag, remedy, arguments);
         assert!(!output.stderr.contains("hunter2"), "{arguments}: {output:?}");
+    }
+}
+
+#[test]
+fn an_invalid_value_names_its_variable() {
+    for (name, value, arguments, flag) in [
+        ("REDIS_HEALTH_CHECK_INTERVAL", "abc", "cycles -p 1", "--check-interval"),
+        ("REDIS_HEALTH_PORT", "redis", "dbs", "--port"),
+        ("REDIS_HEALTH_TIMEOUT", "0", "dbs -p 6380", "--timeout"),
+    ] {
+        let env = TestEnv::new();
+        let output = env.run_with(&[(name, value)], arguments);
+        env.assert_refused(&output, flag, &format!("{name} in the environment"), arguments);
+    }
+
+    // The flag overrides the variable.
+    for arguments in ["dbs -t 0", "dbs -t0", "dbs --timeout 0", "dbs --timeout=0"] {
+        let env = TestEnv::new();
+        let output = env.run_with(&[("REDIS_HEALTH_TIMEOUT", "0")], arguments);
+        env.assert_refused(&output, "--timeout", "250ms (see --help)", arguments);
     }
 }
 

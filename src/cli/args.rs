@@ -242,7 +242,7 @@ pub struct Connection {
 
     /// Time limit of one check, from the name lookup to the last reply.
     #[arg(short, long, value_name = "DURATION", env = "REDIS_HEALTH_TIMEOUT", default_value = "2s")]
-    #[arg(value_parser = units::nonzero_duration, allow_negative_numbers = true)]
+    #[arg(value_parser = units::timeout, allow_negative_numbers = true)]
     pub timeout: Duration,
 
     /// Check only this database.
@@ -391,12 +391,17 @@ fn log_format(text: &str) -> Result<Format, String> {
     }
 }
 
+/// The smallest size for `--rotate`, in bytes. With `--rotate 10` the unit was forgotten.
+const MIN_ROTATED: u64 = 1 << 10;
+
 fn rotation(text: &str) -> Result<Rotation, String> {
     match text {
         "daily" => Ok(Rotation::Daily),
         "hourly" => Ok(Rotation::Hourly),
-        size => units::size(size)
-            .map(Rotation::Size)
-            .ok_or_else(|| "must be daily, hourly, or a size such as 500K or 10M".to_owned()),
+        size => match units::size(size) {
+            Some(bytes) if bytes >= MIN_ROTATED => Ok(Rotation::Size(bytes)),
+            Some(_) => Err("must be at least 1K; give the size with a unit, such as 10M".to_owned()),
+            None => Err("must be daily, hourly, or a size such as 500K or 10M".to_owned()),
+        },
     }
 }

@@ -34,6 +34,18 @@ pub fn nonzero_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Like [`nonzero_duration`], but rejects a time in which no server can answer: under 1 ms.
+///
+/// # Errors
+/// The text says what is wrong, with an example.
+pub fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = nonzero_duration(text)?;
+    if timeout < Duration::from_millis(1) {
+        return Err("must be at least 1 ms, such as 0.5 or 250ms".to_owned());
+    }
+    Ok(timeout)
+}
+
 /// Parses a size in bytes. Units are powers of 1024, as in logrotate: `500K`, `10M`, `1G`.
 pub fn size(text: &str) -> Option<u64> {
     let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {

@@ -25,7 +25,9 @@ pub struct Uri {
 /// Errors do not repeat the URI, because it may contain a password.
 pub fn parse(text: &str) -> anyhow::Result<Uri> {
     let remedy = "write redis://user:password@host:port/db, rediss://… for TLS, or unix:///path/of/socket";
-    let url = Url::parse(text).with_context(|| format!("--uri: this is not a URI; {remedy}"))?;
+    let advice =
+        if has_late_at(text) { "; in a password, / # ? @ must be percent-encoded: %2F %23 %3F %40" } else { "" };
+    let url = Url::parse(text).with_context(|| format!("--uri: this is not a URI; {remedy}{advice}"))?;
 
     let decode = |text: &str| -> anyhow::Result<String> {
         let text = percent_decode_str(text).decode_utf8().context("--uri: it contains an escape that is not UTF-8")?;
@@ -36,7 +38,7 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
             return Ok(None);
         }
         let index = text.parse().ok().filter(|index| *index <= MAX_INDEX);
-        Ok(Some(index.with_context(|| format!("--uri: the database is not an index from 0 to {MAX_INDEX}"))?))
+        Ok(Some(index.with_context(|| format!("--uri: the database is not an index from 0 to {MAX_INDEX}{advice}"))?))
     };
 
     let (user, password) = match (decode(url.username())?, url.password()) {
@@ -49,10 +51,10 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
     let user = user.filter(|user| !user.is_empty());
     let password = password.filter(|password| !password.is_empty() || user.is_some()).map(Secret::new);
 
-    ensure!(url.fragment().is_none(), "--uri: # must be written as %23");
+    ensure!(url.fragment().is_none(), "--uri: # must be written as %23{advice}");
     match url.scheme() {
         "redis" | "valkey" | "rediss" | "valkeys" => {
-            ensure!(url.query().is_none(), "--uri: a query (after ?) is not supported; {remedy}");
+            ensure!(url.query().is_none(), "--uri: a query (after ?) is not supported; {remedy}{advice}");
             let host = url.host_str().unwrap_or_default();
             let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
             let host = if host.is_empty() { "127.0.0.1".to_owned() } else { decode(host)? };
@@ -79,6 +81,12 @@ pub fn parse(text: &str) -> anyhow::Result<Uri> {
         }
         _ => bail!("--uri: unknown scheme; {remedy}"),
     }
+}
+
+/// Whether an `@` follows the first `/`, `?` or `#` after the scheme: then that is probably part of a password.
+fn has_late_at(text: &str) -> bool {
+    let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+    rest.split_once(['/', '?', '#']).is_some_and(|(_, late)| late.contains('@'))
 }
 
 /// Whether the user information of a URI contains a colon.

@@ -30,7 +30,7 @@ pub enum Exit {
     Usage,
     /// Another `cycles` run is using the log folder.
     Locked,
-    /// A record could not be written.
+    /// A record could not be written, or the result to standard output.
     Lost,
     /// No check failed, but one could not be made for a reason on our side.
     NotObserved,

@@ -920,3 +920,45 @@ fn logs_without_checks_are_an_error() {
     assert_eq!(output.code, Some(2), "{output:?}");
     assert!(output.stderr.contains("no check was found in logs (lines that could not be read: 1)"), "{output:?}");
 }
+
+#[test]
+fn the_longest_outage_of_equal_lower_bounds_has_the_greater_upper_bound() {
+    let env = TestEnv::new();
+    let success = |(number, second): (usize, &u32)| format!("2025-08-27 07:35:{second:02} SUCCESS {number}\n");
+    let failure = |second: &u32| format!("2025-08-27 07:35:{second:02} FAILURE: refused: Connection refused\n");
+    env.write("redis_success.log", &[1, 5, 6, 9].iter().enumerate().map(success).collect::<String>());
+    env.write("redis_error.log", &[2, 3, 7, 8].iter().map(failure).collect::<String>());
+
+    let report = env.run("report --utc --json --html page.html").json();
+    let outages = report["databases"][0]["outages"].as_array().unwrap();
+    let bounds: Vec<_> =
+        outages.iter().map(|outage| (outage["at_least_s"].clone(), outage["at_most_s"].clone())).collect();
+    let page = fs::read_to_string(env.path().join("page.html")).unwrap();
+
+    assert!(bounds.len() == 2 && bounds[0].0 == bounds[1].0, "{bounds:?}");
+    assert!(bounds[0].1.as_f64() > bounds[1].1.as_f64(), "{bounds:?}");
+    let (at_least, at_most) = (bounds[0].0.as_f64().unwrap(), bounds[0].1.as_f64().unwrap());
+    let headline = format!("longest outage: at least {at_least} s, at most {at_most} s");
+    assert!(page.contains(&headline), "{headline}: {page}");
+}
+
+#[test]
+fn a_result_that_cannot_be_written_to_standard_output_is_told() {
+    let (env, server) = (TestEnv::new(), Server::start());
+    env.write("redis_success.log", "2025-08-27 07:35:01 SUCCESS 1\n");
+    let scan = format!("dbs -p {} --max-db 0 --json", server.port());
+    for arguments in ["report", "report --json", &scan] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = env.command(arguments).stdout(full).stderr(std::process::Stdio::piped()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+
+        let line = "redis-health: cannot write to standard output: No space left on device (os error 28)\n";
+        assert_eq!((output.status.code(), stderr.as_str()), (Some(4), line), "{arguments}");
+
+        // Nobody reads a closed pipe, so this is not a loss.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = env.command(arguments).stdout(writer).stderr(std::process::Stdio::piped()).output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{arguments}");
+    }
+}

@@ -82,8 +82,9 @@ pub async fn run(DbsPlan { plan, quiet, json }: DbsPlan) -> anyhow::Result<Exit>
         stopped: stopped.map(|signal| (signal, plan.clock.now())),
     }));
     let ended = recording.end(signal, &mut signals, &console).await;
+    let lost = ended.lost + u64::from(console.has_failed());
     // A signal that came too late to interrupt anything does not change the result.
-    Ok(Exit::of_run(ended.cut_by.or(stopped), ended.lost, prober.tally()))
+    Ok(Exit::of_run(ended.cut_by.or(stopped), lost, prober.tally()))
 }
 
 fn shown(quiet: bool, json: bool) -> Shown {

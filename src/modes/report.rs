@@ -52,5 +52,8 @@ pub fn run(plan: &ReportPlan) -> anyhow::Result<Exit> {
         console.line(text::render(&report, &Style::of_standard_output()));
     }
 
+    if console.has_failed() {
+        return Ok(Exit::Lost);
+    }
     Ok(if report.outages() > 0 || report.failures > 0 { Exit::Failed } else { Exit::Healthy })
 }

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ pub struct Console {
     output: Arc<Output>,
     /// Lines that were dropped because the queue was full.
     dropped: Arc<AtomicU64>,
+    /// Lines of a console that writes at once could not be written.
+    failed: Arc<AtomicBool>,
 }
 
 enum Output {
@@ -72,12 +74,16 @@ enum Message {
 impl Console {
     /// A console whose lines are written at once.
     pub fn direct() -> Self {
-        Console { output: Arc::new(Output::Direct), dropped: Arc::default() }
+        Console { output: Arc::new(Output::Direct), dropped: Arc::default(), failed: Arc::default() }
     }
 
     /// A console whose lines on standard output are written at once, and those on standard error by a separate thread.
     pub fn direct_lines() -> Self {
-        Console { output: Arc::new(Output::DirectLines(OnceLock::new())), dropped: Arc::default() }
+        Console {
+            output: Arc::new(Output::DirectLines(OnceLock::new())),
+            dropped: Arc::default(),
+            failed: Arc::default(),
+        }
     }
 
     /// A console whose lines are written by a separate thread.
@@ -85,16 +91,38 @@ impl Console {
     /// # Errors
     /// The thread cannot be started.
     pub fn thread() -> anyhow::Result<Self> {
-        Ok(Console { output: Arc::new(Output::Thread(start_thread()?)), dropped: Arc::default() })
+        Ok(Console {
+            output: Arc::new(Output::Thread(start_thread()?)),
+            dropped: Arc::default(),
+            failed: Arc::default(),
+        })
     }
 
     /// Writes one or more lines to standard output.
     pub fn line(&self, text: impl Display) {
         let text = format!("{text}\n");
         match &*self.output {
-            Output::Direct | Output::DirectLines(_) => write(io::stdout(), &text),
+            Output::Direct | Output::DirectLines(_) => self.line_now(&text),
             Output::Thread(sender) => self.pass(sender, Message::Line(text)),
         }
+    }
+
+    fn line_now(&self, text: &str) {
+        let mut stream = io::stdout();
+        let written = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
+        // A closed pipe is not an error.
+        let failure = written.err().filter(|error| error.kind() != io::ErrorKind::BrokenPipe);
+        if let Some(error) = failure
+            && !self.failed.swap(true, Ordering::Relaxed)
+        {
+            self.notice(format_args!("cannot write to standard output: {error}"));
+        }
+    }
+
+    /// Whether a line could not be written to standard output, which was told. Only known of a console that writes its
+    /// lines at once.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// Writes one or more lines to standard error.

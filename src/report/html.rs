@@ -164,7 +164,8 @@ fn summary(report: &Report) -> Vec<String> {
         lines.push("only an error log was read, which contains no successful checks".to_owned());
     }
 
-    let worst = report.rows.iter().flat_map(|row| &row.outages).max_by_key(|outage| outage.at_least());
+    let worst = report.rows.iter().flat_map(|row| &row.outages);
+    let worst = worst.max_by_key(|outage| (outage.at_least(), outage.at_most()));
     if let Some(outage) = worst {
         let at_most = outage.at_most().map(|at_most| format!(", at most {} s", seconds(at_most))).unwrap_or_default();
         lines.push(format!("longest outage: at least {} s{at_most}", seconds(outage.at_least())));

@@ -367,3 +367,22 @@ fn a_document_is_whole_after_a_signal() {
         run.wait();
     }
 }
+
+#[test]
+fn a_refusal_says_what_to_do_about_it() {
+    let env = TestEnv::new();
+    fs::create_dir_all(env.logs()).unwrap();
+    fifo(&env.logs().join("redis_success.log"));
+    let output = env.run("cycles -p 1");
+    assert!(output.stderr.contains("; remove it or name another folder: it is a FIFO"), "{output:?}");
+
+    for mode in ["cycles", "dbs"] {
+        let output = env.run(&format!("{mode} -p 1 --log-dir logs/redis_success.log"));
+        assert!(output.code == Some(2) && output.stderr.contains("it exists and is not a folder"), "{output:?}");
+    }
+
+    env.write("old.log", "2025-08-27 07:35:01 SUCCESS 1\n");
+    let output = env.run("report logs/old.log --html /nonexist/x");
+    assert!(output.code == Some(2) && output.stderr.contains("No such file or directory"), "{output:?}");
+    assert!(!output.stderr.contains(".redis-health-"), "{output:?}");
+}

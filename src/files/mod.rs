@@ -9,5 +9,5 @@ mod open;
 mod place;
 pub mod replace;
 
-pub use open::{Opened, open_append, open_read, read_input};
+pub use open::{Opened, create_folder, open_append, open_read, read_input};
 pub use place::beside;

@@ -1,4 +1,4 @@
-//! Opens a file for appending or for reading.
+//! Opens a file for appending or for reading, and creates its folder.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
@@ -15,6 +15,17 @@ pub struct Opened {
     pub file: File,
     /// Its own path, after symbolic links. None for a stream such as `/dev/stdout`, which cannot be renamed.
     pub path: Option<PathBuf>,
+}
+
+/// Creates a folder, and those that contain it, if they are missing.
+///
+/// # Errors
+/// It cannot be created, or something else is there.
+pub fn create_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => io::Error::new(error.kind(), "it exists and is not a folder"),
+        _ => error,
+    })
 }
 
 /// Opens a file for appending, and creates it if it is missing.

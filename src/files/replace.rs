@@ -88,7 +88,12 @@ fn replace(path: &Path, mode: Option<u32>, content: &[u8]) -> io::Result<()> {
 fn new_file_beside(path: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".redis-health-").suffix(".tmp").permissions(Permissions::from_mode(0o666));
-    builder.tempfile_in(folder(path))
+    // The crate adds the temporary name to the error, which says nothing to the user.
+    let without_name = |error: io::Error| match error.to_string().split_once(" at path ") {
+        Some((reason, _)) => io::Error::new(error.kind(), reason),
+        None => error,
+    };
+    builder.tempfile_in(folder(path)).map_err(without_name)
 }
 
 /// Gives a new file the owner and the permissions of the one that it replaces.

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 
 use crate::exit_code::Locked;
+use crate::files::create_folder;
 use crate::files::lock::{Lock, LockError};
 use crate::model::text::Printable;
 use crate::output::console::Console;
@@ -19,7 +20,7 @@ const NAME: &str = ".redis-health.lock";
 /// The folder cannot be created, the lock file cannot be opened, or another run is using the folder ([`Locked`]).
 pub fn lock_folder(folder: &Path, console: &Console) -> anyhow::Result<Option<Lock>> {
     let shown = Printable::path(folder);
-    std::fs::create_dir_all(folder)
+    create_folder(folder)
         .with_context(|| format!("--log-dir: cannot create folder {shown}; name one that can be written to"))?;
 
     match Lock::take(&folder.join(NAME)) {

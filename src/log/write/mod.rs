@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use chrono::{Local, MappedLocalTime, TimeZone as _};
 
+use crate::files::create_folder;
 use crate::log::record::{Destination, Format, Record, Run};
 use crate::model::notify::Notify;
 pub use append::Append;
@@ -71,20 +72,22 @@ impl Log {
         append: Append,
     ) -> anyhow::Result<Self> {
         let folder = &files.folder;
-        std::fs::create_dir_all(folder).with_context(|| {
+        create_folder(folder).with_context(|| {
             format!("--log-dir: cannot create folder {}; name one that can be written to", folder.display())
         })?;
 
         let mut open = Vec::new();
         for destination in destinations {
             let path = folder.join(destination.file_name());
-            let file =
-                LogFile::open(path.clone(), files.rotate, append.clone(), notify.clone()).with_context(|| {
-                    format!(
-                        "--log-dir: cannot open {} for appending; fix its permissions or name another folder",
-                        path.display()
-                    )
-                })?;
+            let file = LogFile::open(path.clone(), files.rotate, append.clone(), notify.clone()).map_err(|error| {
+                let error = anyhow::Error::from(error);
+                let is_file = !path.exists() || path.is_file();
+                let remedy = if is_file { "fix its permissions" } else { "remove it" };
+                error.context(format!(
+                    "--log-dir: cannot open {} for appending; {remedy} or name another folder",
+                    path.display()
+                ))
+            })?;
             open.push(OpenLog { destination: *destination, file, header: None });
         }
 

@@ -962,3 +962,12 @@ fn a_result_that_cannot_be_written_to_standard_output_is_told() {
         assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{arguments}");
     }
 }
+
+#[test]
+fn availability_without_lone_failures_names_the_checks_that_it_is_of() {
+    let env = TestEnv::new();
+    env.write("redis_error.log", "2025-08-27 07:05:01 FAILURE: refused: Connection refused\n");
+    env.write("redis_success.log", "2025-08-27 07:35:01 SUCCESS 1\n");
+    let output = text(&env, "--utc");
+    assert!(output.stdout.starts_with("2 checks, 1 failed, availability 100.000 % of 1 check\n"), "{output:?}");
+}

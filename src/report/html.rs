@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use askama::Template;
 
-use super::text::{availability, availability_of, length};
+use super::text::{availability_of, length, overall_availability};
 use super::{Incident, Report, Row, change_in_words, latency_cells, name_of_rows, stamp};
 use crate::history::outage::Outage;
 use crate::log::read::Folder;
@@ -126,10 +126,7 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
             0 if report.span.is_some() => "no check could be made".to_owned(),
             0 => "no check".to_owned(),
             failures if report.missing.failures_only => format!("{failures} failures"),
-            checks => {
-                let alone = report.missing.failures_alone;
-                availability(checks - alone, report.failures - alone)
-            }
+            _ => overall_availability(report),
         },
         healthy: report.outages() == 0,
         summary: summary(report),

@@ -62,8 +62,7 @@ fn write(report: &Report, style: Style, f: &mut String) -> fmt::Result {
 
 fn overview(report: &Report, style: Style, f: &mut String) -> fmt::Result {
     let name = report.endpoint.as_ref().map(|endpoint| format!("{endpoint}: ")).unwrap_or_default();
-    let alone = report.missing.failures_alone;
-    let share = availability(report.checks - alone, report.failures - alone);
+    let share = overall_availability(report);
     let outcome = match (report.checks, report.failures) {
         (0, _) if report.span.is_some() => "no check could be made".to_owned(),
         (0, _) => "no check was run".to_owned(),
@@ -235,6 +234,18 @@ fn wrapped(text: &str, width: usize, f: &mut String) -> fmt::Result {
 pub fn availability(checks: u64, failures: u64) -> String {
     let thousandths = u128::from(checks - failures.min(checks)) * 100_000 / u128::from(checks.max(1));
     format!("{}.{:03} %", thousandths / 1000, thousandths % 1000)
+}
+
+/// The availability over all rows, with the number of checks that it is of if some do not count, or a dash if none does.
+pub fn overall_availability(report: &Report) -> String {
+    let alone = report.missing.failures_alone;
+    let share = |counted| availability(counted, report.failures.saturating_sub(alone));
+    match (report.checks.saturating_sub(alone), alone) {
+        (0, _) => "–".to_owned(),
+        (counted, 0) => share(counted),
+        (1, _) => format!("{} of 1 check", share(1)),
+        (counted, _) => format!("{} of {counted} checks", share(counted)),
+    }
 }
 
 /// The availability of a row, or a dash if it is unknown.

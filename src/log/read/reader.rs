@@ -461,9 +461,7 @@ impl OpenBlocks {
             }
             // The mark of an interrupted scan is inside its block.
             Entry::Mark(Mark::Stopped { .. }) if self.block.is_some() => {}
-            Entry::Mark(mark) => {
-                ready.extend(time_of(&mark).map(|at| LogEvent::new(at, EventKind::Mark(Box::new(mark)))))
-            }
+            Entry::Mark(mark) => ready.push_back(LogEvent::new(time_of(&mark), EventKind::Mark(Box::new(mark)))),
         }
         true
     }
@@ -473,19 +471,11 @@ fn block_event(block: Box<Block>) -> LogEvent {
     LogEvent::new(block.stamp, EventKind::Block(block))
 }
 
-/// The time by which a mark is sorted. None for a mark that only repeats what the checks show.
-fn time_of(mark: &Mark) -> Option<Stamp> {
+/// The time by which a mark is sorted. For a range of time: its beginning.
+fn time_of(mark: &Mark) -> Stamp {
     match mark {
-        Mark::RunStarted { at, .. }
-        | Mark::CycleStarted { at, .. }
-        | Mark::CycleCompleted { at, .. }
-        | Mark::AllFinished { at }
-        | Mark::Stopped { at, .. }
-        | Mark::Canary { at }
-        | Mark::Changed { at, .. }
-        | Mark::OutageBegan { at, .. }
-        | Mark::OutageEnded { at, .. } => Some(*at),
-        Mark::NotObserved { from, .. } | Mark::RecordsLost { from, .. } => Some(*from),
+        Mark::NotObserved { from, .. } | Mark::RecordsLost { from, .. } => *from,
+        _ => mark.at(),
     }
 }
 
